@@ -1,0 +1,82 @@
+# The two commands of a newcomer are `make up` and `make test`; `make help` lists the others.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+# The fleet that `make up` boots; its directory holds all of it.
+export HEARTCODE_FLEET_DIR ?= $(CURDIR)/.fleet
+# Debian release of the virtual hosts: trixie (13) or bookworm (12).
+SUITE ?= trixie
+FLEET := scripts/fleet.py
+FLEET_ADDRESS = python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["machines"]["gateway"]["address"])' $(HEARTCODE_FLEET_DIR)/fleet.json
+GATEWAY_PORT := 4000
+
+.PHONY: help
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+.PHONY: bootstrap
+bootstrap: ## Install the Debian and Python packages that the rest needs
+	@scripts/bootstrap.sh
+
+.PHONY: fleet
+fleet: bootstrap
+	@$(FLEET) create gateway rig1 rig2 --suite $(SUITE)
+	@[[ -s $(HEARTCODE_FLEET_DIR)/counting.gguf ]] || python scripts/make_demo_model.py $(HEARTCODE_FLEET_DIR)/counting.gguf
+
+.PHONY: up
+up: fleet ## Boot the virtual fleet and deploy to it
+	@ansible-playbook -i inventory/virtual playbooks/site.yml
+	@url=$$($(MAKE) -s url) && printf '\nThe fleet is up: %s\nTry it:\n\n  %s\n\n' "$$url" \
+	  "curl -N $$url/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Count!\"}], \"max_tokens\": 50, \"stream\": true}'"
+
+.PHONY: url
+url: ## Print the base URL of the virtual fleet's gateway
+	@[[ -e $(HEARTCODE_FLEET_DIR)/fleet.json ]] || { echo "There is no virtual fleet; run: make up" >&2; exit 1; }
+	@echo "http://$$($(FLEET_ADDRESS)):$(GATEWAY_PORT)"
+
+.PHONY: key
+key: ## Print an API key for it (an empty line as long as none is needed)
+	@echo
+
+.PHONY: down
+down: ## End the virtual fleet; nothing of it stays
+	@$(FLEET) destroy
+
+.PHONY: proxy
+proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:8081,... PORT=8080
+	@BACKENDS='$(BACKENDS)' PORT='$(or $(PORT),8080)' scripts/run_proxy.sh
+
+.PHONY: test
+test: lint unit fleet-test ## Run every check and test
+
+.PHONY: lint
+lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus configuration
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint -q
+	shellcheck $$(git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' --)
+	tests/lint/rendered.sh
+
+.PHONY: unit
+unit: bootstrap ## Run the unit and integration tests, with a real llama-server
+	@pytest tests/unit
+	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
+	  && python scripts/make_demo_model.py "$$model" \
+	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration
+
+.PHONY: fleet-test
+fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
+	@pytest tests/fleet_tool
+	@scripts/molecule_test.sh fleet
+
+.PHONY: requirements
+requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)
+	@for name in app/requirements requirements requirements-dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url "$$name.in" -o "$$name.txt"; done

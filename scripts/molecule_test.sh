@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs a molecule scenario of tests/molecule on a virtual fleet of its own:
+#
+#   scripts/molecule_test.sh SCENARIO [test|create|converge|verify|destroy]
+#
+# The fleet lies in .fleet-test, so that one that a person works with is left alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scenario=$1 action=${2:-test}
+export HEARTCODE_FLEET_DIR=$PWD/.fleet-test
+export MOLECULE_GLOB=$PWD/tests/molecule/*/molecule.yml
+export ANSIBLE_HOME=$PWD/.ansible
+
+cleanup() {
+    status=$?
+    # What a person needs to see why it failed, before the fleet is gone.
+    if ((status)) && [[ $action == test && -e $HEARTCODE_FLEET_DIR/fleet.json ]]; then
+        scripts/fleet.py list || true
+        scripts/fleet.py destroy || true
+    fi
+}
+trap cleanup EXIT
+
+.venv/bin/molecule "$action" --scenario-name "$scenario"

@@ -1,0 +1,128 @@
+"""What cannot work stops the play before anything is changed, in one line that says how to mend it."""
+
+import re
+import subprocess
+
+import pytest
+from conftest import Fleet
+from counting import chat, count_to
+
+
+def refusals(done: subprocess.CompletedProcess[str]) -> str:
+    """The messages of the failed tasks, on one line."""
+    assert done.returncode != 0, "the play did not stop"
+    changed = [int(n) for n in re.findall(r"changed=(\d+)", done.stdout)]
+    assert changed
+    assert not any(changed), f"something was changed:\n{done.stdout}"
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        pytest.param(
+            {"llama_server_gpus": []},
+            "llama_server_gpus of rig1 must list each of the rig's GPUs once",
+            id="no GPUs listed",
+        ),
+        pytest.param(
+            {"model_file": "../model.bin"},
+            "give the name of a .gguf file without a path",
+            id="a model that is not a GGUF",
+        ),
+        pytest.param(
+            {"model_src": "/nowhere/model.gguf"},
+            "there is no such file on the control node",
+            id="a model that is not there",
+        ),
+        pytest.param(
+            {"model_src": "", "model_file": "absent.gguf"},
+            "rig1 has no /var/lib/heartcode/models/absent.gguf. Put the file there",
+            id="a model that the rig does not have",
+        ),
+        pytest.param(
+            {"llama_cpp_source_sha256": "00ff"},
+            "llama_cpp_source_sha256 must be 64 hexadecimal digits",
+            id="a hash that is none",
+        ),
+        pytest.param(
+            {"llama_cpp_source_sha256": "0" * 64},
+            "restore llama_cpp_source_version and llama_cpp_source_sha256",
+            id="a hash that the source does not have",
+        ),
+        pytest.param(
+            {"llama_cpp_cmake_extra_options": ["-DX=1"], "llama_cpp_build_min_disk_mib": 10**9},
+            "building llama.cpp needs 1000000000. Make room there",
+            id="too little disk for the build",
+        ),
+        pytest.param(
+            {"llama_cpp_cmake_extra_options": ["-DX=1"], "llama_cpp_build_min_ram_mib": 10**9},
+            "building llama.cpp needs 1000000000. Stop what uses the memory",
+            id="too little memory for the build",
+        ),
+        pytest.param(
+            {"llama_cpp_backend": "rocm"},
+            "value of llama_cpp_backend must be one of: cuda, cpu",
+            id="an unknown backend",
+        ),
+        pytest.param(
+            {"llama_cpp_backend": "cuda", "llama_server_gpus": [{"uuid": "0"}]},
+            "0 is not the UUID of a GPU",
+            id="an index instead of a UUID",
+        ),
+        pytest.param(
+            {"app_port": 22},
+            "port 22 (app_port) is in use by",
+            id="a port in use on a rig",
+        ),
+        pytest.param(
+            {"gateway_port": 22},
+            "port 22 (gateway_port) is in use by",
+            id="a port in use on the gateway",
+        ),
+        pytest.param(
+            {"app_settings": {"PORT": 1}},
+            "app_settings must not hold PORT",
+            id="a setting given twice",
+        ),
+        pytest.param(
+            {"common_extra_ca_file": "/nowhere/ca.pem"},
+            "Correct the path or set it to",
+            id="a CA file that is not there",
+        ),
+    ],
+)
+def test_bad_input_is_refused(fleet: Fleet, variables: dict[str, object], message: str) -> None:
+    assert message in refusals(fleet.playbook("--extra-vars", str(variables)))
+
+
+def test_a_missing_variable_is_named(fleet: Fleet) -> None:
+    inventory = fleet.directory / "incomplete.yml"
+    inventory.write_text("all: {vars: {model_file: null}}\n")
+    done = fleet.playbook("--extra-vars", f"@{inventory}")
+    inventory.unlink()
+    assert "model_file" in refusals(done)
+
+
+def test_an_unsupported_system_is_refused(fleet: Fleet) -> None:
+    fleet.ssh("rig2", "cp /etc/os-release /root/ && sed 's/ID=debian/ID=ubuntu/;s/Debian/Ubuntu/'"
+              " /root/os-release > /run/os-release && mount --bind /run/os-release /etc/os-release")
+    try:
+        message = refusals(fleet.playbook())
+    finally:
+        fleet.ssh("rig2", "umount /etc/os-release && rm /run/os-release /root/os-release")
+    assert "rig2 runs Ubuntu" in message
+    assert "HeartCode deploys to Debian 12 or 13" in message
+
+
+def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
+    current = "readlink /opt/heartcode/llama.cpp/current"
+    before = [fleet.ssh(rig, current) for rig in fleet.rigs]
+    done = fleet.playbook("--limit", "rigs", "--extra-vars", str({"llama_cpp_cmake_extra_options": ["-DCMAKE_CXX_COMPILER=false"]}))
+    assert done.returncode != 0
+    output = " ".join(done.stdout.split())
+    assert "Building llama.cpp failed on rig1" in output
+    assert "the installed version goes on serving" in output
+    assert [fleet.ssh(rig, current) for rig in fleet.rigs] == before
+    answer = chat(fleet.url, max_tokens=5).json()
+    assert answer["choices"][0]["message"]["content"].split() == count_to(5)

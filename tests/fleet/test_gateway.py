@@ -1,0 +1,123 @@
+"""The fleet through its one door, as clients see it."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+from conftest import ROOT, Fleet, wait_for
+from counting import chat, count_to, events, text_of
+
+
+def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
+    body = (
+        '{"messages": [{"role": "user", "content": "Count!"}], "max_tokens": 50, "stream": false}'
+    )
+    done = subprocess.run(
+        ["curl", "-fsS", f"{fleet.url}/v1/chat/completions"]
+        + ["-H", "Content-Type: application/json", "-d", body],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    content = requests.models.complexjson.loads(done.stdout)["choices"][0]["message"]["content"]
+    assert content.split() == count_to(50)
+
+
+def test_a_stream_counts_to_2000_without_gap(fleet: Fleet) -> None:
+    with chat(fleet.url, max_tokens=2000, stream=True) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert "".join(map(text_of, events(response))).split() == count_to(2000)
+
+
+def test_text_completions_stream_too(fleet: Fleet) -> None:
+    body = {"prompt": " 1 2 3", "max_tokens": 10, "stream": True}
+    with requests.post(f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60) as response:
+        text = "".join(event["choices"][0]["text"] for event in events(response))
+    assert text.split() == [str(n) for n in range(4, 14)]
+
+
+def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
+    """The first token is here when the rig still works on the last: nothing is held back."""
+
+    def working() -> bool:
+        return any(
+            '"is_processing":true'
+            in fleet.ssh(rig, f"curl -s http://127.0.0.1:{8081 + n}/slots").replace(" ", "")
+            for rig, n in fleet.backends()
+        )
+
+    fleet_is_idle = not working()
+    with chat(fleet.url, max_tokens=3500, stream=True) as response:
+        arriving = events(response)
+        first = next(text for event in arriving if (text := text_of(event)))
+        still_working = working()
+        rest = list(arriving)
+    assert fleet_is_idle
+    assert first.split() == ["1"]
+    assert still_working
+    assert len(rest) > 1000, "the tokens came in lumps"
+
+
+def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> None:
+    def generated(rig: str, number: int) -> float:
+        metrics = fleet.ssh(rig, f"curl -s http://127.0.0.1:{8081 + number}/metrics")
+        (line,) = (m for m in metrics.splitlines() if m.startswith("llamacpp:tokens_predicted_total"))
+        return float(line.split()[-1])
+
+    backends = fleet.backends()
+    assert len(backends) == 4
+    before = {backend: generated(*backend) for backend in backends}
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: chat(fleet.url, max_tokens=200), range(16)))
+    for answer in answers:
+        content = answer.json()["choices"][0]["message"]["content"]
+        assert content.split() == count_to(200)
+    idle = [b for b in backends if generated(*b) == before[b]]
+    assert not idle, "these backends had no part in the burst"
+
+
+def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
+    answer = requests.post(
+        f"{fleet.url}/v1/completions",
+        json={"prompt": " 1", "max_tokens": 1},
+        headers={"X-Request-Id": "fleet-test-42"},
+        timeout=60,
+    )
+    assert answer.headers["X-Request-Id"] == "fleet-test-42"
+    logs = [
+        fleet.ssh(rig, "journalctl --unit=heartcode --output=cat | grep -c fleet-test-42", check=False)
+        for rig in fleet.rigs
+    ]
+    assert sorted(logs) == ["0", "1"], "one rig has logged it, once"
+
+
+def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:
+    fleet.tool("stop", "rig2")
+    try:
+        for _ in range(6):
+            answer = chat(fleet.url, max_tokens=5)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["choices"][0]["message"]["content"].split() == count_to(5)
+    finally:
+        fleet.tool("start", "rig2")
+    wait_for(
+        lambda: fleet.ssh("rig2", "systemctl is-active heartcode-llama@0 heartcode-llama@1 heartcode")
+        .split() == ["active"] * 3,
+        "rig2 serves again after its boot",
+    )
+
+
+def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
+    fleet.tool("cut", "rig1")
+    try:
+        for _ in range(4):
+            assert chat(fleet.url, max_tokens=5).status_code == 200
+    finally:
+        fleet.tool("restore", "rig1")
+
+
+def test_the_health_check_script_passes(fleet: Fleet) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts/health_check.sh", fleet.url], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

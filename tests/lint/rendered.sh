@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Holds the units and the rendered configurations against the programs that will read them, in the
+# versions of the reference OS: systemd-analyze, nginx and promtool run in a Debian 13 root of their own,
+# so nothing has to be installed on this machine.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
+suite=trixie
+packages=systemd,procps,nginx,prometheus,prometheus-node-exporter
+root=$cache/$suite-$(sha256sum "$0" | cut -c1-12)
+
+if ! [[ -d $root ]]; then
+    echo "Making the root in which units and configurations are checked ($suite: $packages)"
+    mkdir -p "$cache"
+    part=$(mktemp -d "$cache/.part-XXXXXX")
+    trap 'rm -rf --one-file-system "$part"' EXIT
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Identifier: Packages' | awk '$2 == "Debian" {print $1; exit}')
+    mmdebstrap --quiet --variant=minbase --include="$packages" "$suite" "$part/root" "$mirror"
+    # What the units start is installed by the roles; here it only has to exist.
+    for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready \
+        app/current/venv/bin/gunicorn app/current/venv/bin/python; do
+        install -D -m 0755 /dev/null "$part/root/opt/heartcode/$program"
+    done
+    mv "$part/root" "$root"
+fi
+
+output=$(mktemp -d)
+trap 'rm -rf "$output"' EXIT
+.venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" >"$output/log" ||
+    { cat "$output/log"; exit 1; }
+cp -r systemd "$output/systemd"
+
+# A private mount namespace: whatever is mounted is gone when the command ends.
+unshare --mount --propagation private bash -euo pipefail -c '
+    mount --bind "$2" "$1/mnt"
+    mount -t tmpfs tmpfs "$1/run"
+    mount -t proc proc "$1/proc"
+    mount --bind /dev "$1/dev"
+    in_root() { chroot "$1" "${@:2}"; }
+
+    for unit in "$1"/mnt/systemd/heartcode*; do
+        install -m 0644 "$unit" "$1/run/"
+    done
+    mkdir -p "$1/run/systemd/system"
+    mv "$1"/run/heartcode* "$1/run/systemd/system/"
+    for unit in "$1"/run/systemd/system/heartcode*; do
+        name=$(basename "$unit")
+        echo "systemd-analyze verify $name"
+        said=$(in_root "$1" systemd-analyze verify --man=no "${name/@./@0.}" 2>&1) || { echo "$said"; exit 1; }
+        # It warns with status 0; a warning about a file of ours is a failure.
+        if grep -F heartcode <<<"$said"; then exit 1; fi
+    done
+
+    echo "nginx -t heartcode.conf"
+    echo "events {} http { include /mnt/heartcode.conf; }" >"$2/nginx.conf"
+    in_root "$1" nginx -t -q -c /mnt/nginx.conf
+
+    echo "promtool check config prometheus.yml"
+    in_root "$1" promtool check config --syntax-only /mnt/prometheus.yml
+' - "$root" "$output"
