@@ -7,16 +7,20 @@ cd "$(dirname "$0")/../.."
 
 cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
 suite=trixie
-packages=systemd,procps,nginx,prometheus,prometheus-node-exporter
+packages=(nginx prometheus)
 root=$cache/$suite-$(sha256sum "$0" | cut -c1-12)
 
 if ! [[ -d $root ]]; then
-    echo "Making the root in which units and configurations are checked ($suite: $packages)"
+    echo "Making the root in which units and configurations are checked ($suite with ${packages[*]})"
     mkdir -p "$cache"
     part=$(mktemp -d "$cache/.part-XXXXXX")
     trap 'rm -rf --one-file-system "$part"' EXIT
-    mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Identifier: Packages' | awk '$2 == "Debian" {print $1; exit}')
-    mmdebstrap --quiet --variant=minbase --include="$packages" "$suite" "$part/root" "$mirror"
+    cp -a "$(scripts/fleet.py image --suite "$suite")" "$part/root"
+    cp /etc/resolv.conf "$part/root/etc/resolv.conf"
+    # No service is started: there is no systemd in there.
+    chroot "$part/root" sh -euc "apt-get update -q
+        DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" ||
+        { cat "$part/log"; exit 1; }
     # What the units start is installed by the roles; here it only has to exist.
     for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready \
         app/current/venv/bin/gunicorn app/current/venv/bin/python; do

@@ -1,0 +1,66 @@
+"""gunicorn's configuration: `cd app && gunicorn -c gunicorn.conf.py`.
+
+Everything that a person can set comes from `heartcode.settings`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from heartcode import metrics_files
+from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
+
+try:
+    _settings = Settings.from_env(os.environ)
+except SettingsError as error:
+    print(error, file=sys.stderr)
+    sys.exit(EXIT_BAD_SETTINGS)
+
+wsgi_app = "heartcode.wsgi:application"
+_host = f"[{_settings.listen}]" if ":" in _settings.listen else _settings.listen
+bind = f"{_host}:{_settings.port}"
+
+# One process: it sees all requests of the rig and so knows how busy each backend is.
+workers = 1
+worker_class = "gevent"
+worker_connections = 2000
+
+# How long the event loop may stand still, not how long a request may take.
+timeout = 60
+graceful_timeout = _settings.graceful_timeout_s
+# An idle connection holds up a stop for this long. A gateway that keeps connections open has to
+# close them earlier, so that it never sends a request into one that is being closed here.
+keepalive = 5
+
+# The proxy writes its own line for each request.
+accesslog = None
+errorlog = "-"
+loglevel = _settings.log_level
+
+# The worker's heartbeat file: on a disk, a slow write could look like a worker that hangs.
+worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn makes the file with mkstemp and unlinks it
+# Would be made in a home directory that the service has not got.
+control_socket_disable = True
+
+
+def on_starting(_server: Any) -> None:
+    """Begin with no request active, however the last proxy ended."""
+    metrics_files.prepare(_settings.metrics_dir)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the worker a seat that no other has; runs before it is one of WORKERS."""
+    taken = {other.metrics_seat for other in server.WORKERS.values()}
+    worker.metrics_seat = metrics_files.free_seat(taken)
+
+
+def post_fork(_server: Any, worker: Any) -> None:
+    """Settle where the worker's metrics go, before it imports the application."""
+    metrics_files.use(_settings.metrics_dir, seat=worker.metrics_seat)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Count the requests of a worker that has ended, killed or not, as no longer active."""
+    metrics_files.leave(_settings.metrics_dir, seat=worker.metrics_seat)

@@ -1,0 +1,21 @@
+"""Puts the proxy together."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from heartcode import errors, observe, rig
+from heartcode.endpoints import health, inference, models
+from heartcode.settings import Settings
+
+
+def create_app(settings: Settings) -> Flask:
+    """Return the proxy as a WSGI application."""
+    app = Flask("heartcode", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    rig.init_app(app, rig.Rig.from_settings(settings))
+    observe.init_app(app)
+    errors.init_app(app)
+    for endpoints in (inference, models, health):
+        app.register_blueprint(endpoints.bp)
+    return app

@@ -1,0 +1,1 @@
+"""The proxy's endpoints; each module here has a blueprint `bp`."""

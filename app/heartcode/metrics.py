@@ -1,0 +1,39 @@
+"""Every metric of the proxy.
+
+The exporter's process reads them from files, see `metrics_files`; how they are written has to be
+settled (`metrics_files.use`) before this module is imported.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "inference_requests_total",
+    "Inference requests by the HTTP status that the client got and by how they ended.",
+    ["endpoint", "status", "outcome"],
+)
+# Pascal cards: a cached prompt and a short answer take a second, a long answer takes minutes.
+DURATION = Histogram(
+    "inference_duration_seconds",
+    "Time from the request to the last byte of an answer that came from a backend.",
+    ["endpoint"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600),
+)
+# "live": a worker that is gone has no requests, whatever it counted last.
+ACTIVE = Gauge(
+    "active_requests",
+    "Inference requests that are being served now.",
+    multiprocess_mode="livesum",
+)
+RETRIES = Counter(
+    "inference_retries_total",
+    "Requests that were moved to another backend, by what was wrong with the former.",
+    ["reason"],
+)
+BACKEND_UP = Gauge(
+    "backend_up",
+    "1 if the last request to the backend got an answer, 0 if it failed.",
+    ["backend"],
+    multiprocess_mode="livemostrecent",
+)

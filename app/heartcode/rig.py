@@ -1,0 +1,53 @@
+"""What the endpoints of this rig work with: its settings, its backends and the way to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from heartcode.errors import ApiError
+from heartcode.pool import Backend, Pool
+from heartcode.relay import Relay
+from heartcode.settings import Settings
+
+_EXTENSION = "heartcode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """One host with its backends."""
+
+    settings: Settings
+    pool: Pool
+    relay: Relay
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Rig:
+        """Set up the rig; nothing is connected yet."""
+        pool = Pool(Backend(url, avoid_s=settings.avoid_s) for url in settings.backends)
+        relay = Relay(
+            pool,
+            connect_timeout_s=settings.connect_timeout_s,
+            silence_timeout_s=settings.silence_timeout_s,
+        )
+        return cls(settings=settings, pool=pool, relay=relay)
+
+    def refuse_if_draining(self) -> None:
+        """Raise the 503 that answers everything new while the rig is being emptied.
+
+        The sign is a file, so that it can be set twice and outlives a restart of the proxy.
+        """
+        if (self.settings.run_dir / "draining").exists():
+            raise ApiError(503, "this rig is draining", code="draining")
+
+
+def init_app(app: Flask, rig: Rig) -> None:
+    """Let the endpoints of `app` find the rig."""
+    app.extensions[_EXTENSION] = rig
+
+
+def current_rig() -> Rig:
+    """Return the rig of the app that serves this request."""
+    rig: Rig = current_app.extensions[_EXTENSION]
+    return rig

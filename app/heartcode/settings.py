@@ -1,0 +1,266 @@
+"""The settings of the proxy and its exporter, in one table that feeds code and documentation.
+
+    settings = Settings.from_env(os.environ)
+
+Only the entry points (`gunicorn.conf.py`, `wsgi`, `exporter`) hand over the process environment;
+nothing else reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# sysexits.h EX_CONFIG. The unit names it in RestartPreventExitStatus: another start mends nothing.
+EXIT_BAD_SETTINGS = 78
+
+
+class SettingsError(ValueError):
+    """Some settings cannot be used; `problems` holds a sentence for each of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"HeartCode cannot start, its settings are wrong:{lines}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the table: a field of `Settings` and the variable that fills it.
+
+    `default` is None where a value must be given. `parse` raises ValueError with the second half of
+    a sentence, "is not ...".
+    """
+
+    field: str
+    variable: str
+    default: str | None
+    unit: str
+    sentence: str
+    parse: Callable[[str], Any]
+
+
+def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        problem = f"is not a whole number from {lowest} to {highest}"
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest))):
+            raise ValueError(problem)
+        if not lowest <= int(text) <= highest:
+            raise ValueError(problem)
+        return int(text)
+
+    return parse
+
+
+def _seconds(highest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= highest:  # false for "nan" too
+            raise ValueError(f"is not a number of seconds above 0 and up to {highest:g}")
+        return value
+
+    return parse
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("is not an IP address") from None
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("is not an absolute path")
+    return path
+
+
+def _log_level(text: str) -> str:
+    levels = ("debug", "info", "warning", "error")
+    if text.lower() not in levels:
+        raise ValueError(f"is not one of {', '.join(levels)}")
+    return text.lower()
+
+
+def _base_url(text: str) -> str:
+    problem = f"holds {text!r}, which is not a base URL like http://127.0.0.1:8081"
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError(problem) from None
+    # http alone: backends listen on the loopback interface. No path: the client's is passed on.
+    extra = url.username or url.password or url.query or url.fragment or url.path.strip("/")
+    if url.scheme != "http" or not url.hostname or not port or extra:
+        raise ValueError(problem)
+    return text.rstrip("/")
+
+
+def _base_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(_base_url(part.strip()) for part in text.split(","))
+    if len(set(urls)) != len(urls):
+        raise ValueError("names a backend twice")
+    return urls
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting(
+        field="backends",
+        variable="HEARTCODE_BACKENDS",
+        default=None,
+        unit="base URLs, separated by commas",
+        sentence="The rig's llama-servers, one for each GPU.",
+        parse=_base_urls,
+    ),
+    Setting(
+        field="listen",
+        variable="HEARTCODE_LISTEN",
+        default="0.0.0.0",  # noqa: S104 - the gateway is another host
+        unit="IP address",
+        sentence="Where the proxy and the exporter listen.",
+        parse=_address,
+    ),
+    Setting(
+        field="port",
+        variable="PORT",
+        default="8080",
+        unit="TCP port",
+        sentence="The port of the proxy.",
+        parse=_whole_number(1, 65535),
+    ),
+    Setting(
+        field="metrics_port",
+        variable="METRICS_PORT",
+        default="9091",
+        unit="TCP port",
+        sentence="The port of the exporter.",
+        parse=_whole_number(1, 65535),
+    ),
+    Setting(
+        field="model",
+        variable="HEARTCODE_MODEL",
+        default="",
+        unit="name",
+        sentence="What /v1/models shows; empty: what a backend itself answers.",
+        parse=str,
+    ),
+    Setting(
+        field="connect_timeout_s",
+        variable="HEARTCODE_CONNECT_TIMEOUT_S",
+        default="2",
+        unit="seconds",
+        sentence="How long a backend may take to accept a connection.",
+        parse=_seconds(60),
+    ),
+    Setting(
+        field="silence_timeout_s",
+        variable="HEARTCODE_SILENCE_TIMEOUT_S",
+        default="600",
+        unit="seconds",
+        sentence=(
+            "How long a backend may send nothing; an answer that is not streamed is silent until "
+            "its last token."
+        ),
+        parse=_seconds(86400),
+    ),
+    Setting(
+        field="avoid_s",
+        variable="HEARTCODE_AVOID_S",
+        default="5",
+        unit="seconds",
+        sentence="How long a backend that failed is asked only when there is no other.",
+        parse=_seconds(3600),
+    ),
+    Setting(
+        field="max_body_bytes",
+        variable="HEARTCODE_MAX_BODY_BYTES",
+        default=str(10 * 1024 * 1024),
+        unit="bytes",
+        sentence="The largest request body; a larger one is answered with 413.",
+        parse=_whole_number(1024, 1024 * 1024 * 1024),
+    ),
+    Setting(
+        field="run_dir",
+        variable="HEARTCODE_RUN_DIR",
+        default="/run/heartcode",
+        unit="directory",
+        sentence="New requests are refused while a file `draining` lies here.",
+        parse=_directory,
+    ),
+    Setting(
+        field="metrics_dir",
+        variable="HEARTCODE_METRICS_DIR",
+        default="/run/heartcode/metrics",
+        unit="directory",
+        sentence="Where the proxy keeps its metrics for the exporter.",
+        parse=_directory,
+    ),
+    Setting(
+        field="graceful_timeout_s",
+        variable="HEARTCODE_GRACEFUL_TIMEOUT_S",
+        default="30",
+        unit="seconds",
+        sentence="How long running requests may go on when the proxy stops.",
+        # heartcode.service is killed after 90 seconds (TimeoutStopSec).
+        parse=_whole_number(1, 80),
+    ),
+    Setting(
+        field="log_level",
+        variable="HEARTCODE_LOG_LEVEL",
+        default="info",
+        unit="level",
+        sentence="debug, info, warning or error; debug also logs successful health checks.",
+        parse=_log_level,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a person can set. The fields are described in `TABLE`."""
+
+    backends: tuple[str, ...]
+    listen: str
+    port: int
+    metrics_port: int
+    model: str
+    connect_timeout_s: float
+    silence_timeout_s: float
+    avoid_s: float
+    max_body_bytes: int
+    run_dir: Path
+    metrics_dir: Path
+    graceful_timeout_s: int
+    log_level: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read the settings; a variable that is empty counts as absent.
+
+        Raises:
+            SettingsError: naming every variable that is missing or wrong.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for setting in TABLE:
+            text = env.get(setting.variable, "").strip() or setting.default
+            if text is None:
+                problems.append(f"{setting.variable} is missing ({setting.unit})")
+                continue
+            try:
+                values[setting.field] = setting.parse(text)
+            except ValueError as error:
+                problems.append(f"{setting.variable}={text} {error}")
+        if "port" in values and values["port"] == values.get("metrics_port"):
+            problems.append("PORT and METRICS_PORT are the same")
+        if problems:
+            raise SettingsError(problems)
+        return cls(**values)

@@ -1,0 +1,62 @@
+"""Server-sent events, as far as a relay needs to know them.
+
+The format: https://html.spec.whatwg.org/multipage/server-sent-events.html - an event ends with an
+empty line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+CONTENT_TYPE = "text/event-stream"
+HEADERS = {
+    "Content-Type": CONTENT_TYPE,
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx: pass every event on at once
+}
+
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+_LONGEST_END = max(map(len, _EVENT_ENDS))
+
+
+class WholeEvents:
+    r"""Passes complete events on and holds back the beginning of one that is still arriving.
+
+        >>> events = WholeEvents()
+        >>> events.feed(b"data: 1\n\ndata:")
+        b'data: 1\n\n'
+        >>> events.feed(b" 2\n\n")
+        b'data: 2\n\n'
+
+    A client can do nothing with half an event, and when the backend dies there, an error event can
+    follow only where an event has ended.
+    """
+
+    def __init__(self) -> None:
+        self._torn = b""
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are held back."""
+        return len(self._torn)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the stream; return all events that are complete by now."""
+        # An end may lie across the seam; what came before it was searched already.
+        search_from = max(0, len(self._torn) - _LONGEST_END + 1)
+        data = self._torn + data
+        cut = 0
+        for end in _EVENT_ENDS:
+            found = data.rfind(end, search_from)
+            if found >= 0:
+                cut = max(cut, found + len(end))
+        # Further empty lines are the beginning of nothing.
+        self._torn = data[cut:].lstrip(b"\r\n")
+        return data[: len(data) - len(self._torn)]
+
+
+def data_event(payload: Mapping[str, Any]) -> bytes:
+    """Return the event that carries `payload` as JSON."""
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"

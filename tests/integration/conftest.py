@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.misbehaving import Behaviour, Upstream
+from tests.integration.processes import Exporter, Llama, Proxy
+
+StartProxy = Callable[..., Proxy]
+StartUpstream = Callable[[Behaviour], Upstream]
+StartExporter = Callable[[Proxy], Exporter]
+StartLlamas = Callable[[int], list[Llama]]
+
+
+@pytest.fixture
+def cleanup() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_upstream(cleanup: ExitStack) -> StartUpstream:
+    return lambda behave: cleanup.enter_context(Upstream(behave))
+
+
+@pytest.fixture
+def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
+    """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`."""
+
+    def start(*backends: str, **variables: str) -> Proxy:
+        proxy = Proxy(tmp_path / "run", list(backends), **variables)
+        cleanup.callback(proxy.kill)
+        return proxy
+
+    return start
+
+
+@pytest.fixture
+def start_exporter(cleanup: ExitStack) -> StartExporter:
+    def start(proxy: Proxy) -> Exporter:
+        exporter = Exporter(proxy)
+        cleanup.callback(exporter.kill)
+        return exporter
+
+    return start
+
+
+@pytest.fixture
+def llama_servers(cleanup: ExitStack, tmp_path: Path) -> StartLlamas:
+    """Start real llama-servers: `llama_servers(2)`."""
+
+    def start(how_many: int) -> list[Llama]:
+        started = []
+        for _ in range(how_many):
+            llama = Llama(tmp_path)
+            cleanup.callback(llama.kill)
+            started.append(llama)
+        return started
+
+    return start

@@ -1,0 +1,159 @@
+"""An upstream that does what a real llama-server cannot be made to do at will."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What arrived, to the byte."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """The upstream's end of one connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def read_request(self) -> Request:
+        with self._socket.makefile("rb") as stream:
+            method, path, _ = stream.readline().decode().split()
+            headers = {}
+            while line := stream.readline().decode().strip():
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            body = stream.read(int(headers.get("content-length", 0)))
+        return Request(method=method, path=path, headers=headers, body=body)
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def answer(self, status: str, body: bytes, content_type: str = "application/json") -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}"
+        self.send(head.encode() + b"\r\n\r\n" + body)
+
+    def start_stream(self) -> None:
+        self.send(STREAM_HEAD)
+
+    def chunk(self, data: bytes) -> None:
+        self.send(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def end_stream(self) -> None:
+        self.chunk(b"data: [DONE]\n\n")
+        self.send(b"0\r\n\r\n")
+
+    def reset(self) -> None:
+        """Hang up the hard way: the other end gets ECONNRESET."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def wait_until_hung_up(self) -> None:
+        """Return when the other end has closed, however it did."""
+        with contextlib.suppress(ConnectionError):
+            while self._socket.recv(4096):
+                pass
+
+
+Behaviour = Callable[[Connection, Request], None]
+
+
+class Upstream:
+    """Serves each connection in a thread of its own with `behave`, which may be replaced."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self.behave = behave
+        self.requests: list[Request] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            thread = threading.Thread(target=self._serve, args=(sock,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock)
+        # The proxy may hang up at any time; that is what some tests are about.
+        with sock, contextlib.suppress(ConnectionError):
+            request = connection.read_request()
+            self.requests.append(request)
+            self.behave(connection, request)
+
+    def __enter__(self) -> Upstream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in list(self._threads):
+            thread.join(10)
+
+
+def serve_two_tokens(connection: Connection, request: Request) -> None:
+    """Behave well."""
+    if b'"stream": true' in request.body:
+        connection.start_stream()
+        connection.chunk(b'data: {"n":1}\n\n')
+        connection.chunk(b'data: {"n":2}\n\n')
+        connection.end_stream()
+    else:
+        connection.answer("200 OK", b'{"n": 2}')
+
+
+def be_loading(connection: Connection, _: Request) -> None:
+    connection.answer(
+        "503 Service Unavailable",
+        b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}',
+    )
+
+
+def reset_at_once(connection: Connection, _: Request) -> None:
+    connection.reset()
+
+
+def talk_nonsense(connection: Connection, _: Request) -> None:
+    connection.send(b"this is not HTTP\r\n\r\n")
+
+
+def die_after_the_head(connection: Connection, _: Request) -> None:
+    connection.start_stream()
+    connection.reset()
+
+
+def die_in_the_answer(connection: Connection, _: Request) -> None:
+    connection.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    )
+
+
+def be_silent(connection: Connection, _: Request) -> None:
+    connection.wait_until_hung_up()

@@ -1,0 +1,210 @@
+"""The real programs under test: gunicorn with our configuration, the exporter, llama-server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+APP = Path(__file__).parents[2] / "app"
+CHAT = "/v1/chat/completions"
+PATIENCE_S = 30.0
+# What design and role give every llama-server, with a small context and no GPU.
+LLAMA_FLAGS = (
+    "--host 127.0.0.1 -ngl 0 -c 65536 -np 2 -t 1 -fit off -fa on -ctk q8_0 -ctv q8_0"
+    " --cache-ram 64 --metrics --no-ui"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, every_s: float = 0.02) -> None:
+    """Poll; the time limit only ends a test that has failed."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE_S:.0f} s in vain until {what}")
+        time.sleep(every_s)
+
+
+class Program:
+    """A process with its output in files; ended by its own pid."""
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        name: str,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.stdout = directory / f"{name}.stdout"
+        self.stderr = directory / f"{name}.stderr"
+        # Appended: a program that is started again goes on in the same files.
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
+
+    def wait_until_answers(self, url: str) -> None:
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended by itself: {self.stderr.read_text()}")
+            try:
+                return requests.get(url, timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        wait_until(answers, f"{url} answers")
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit status."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+
+class Proxy(Program):
+    """gunicorn, started as heartcode.service starts it."""
+
+    def __init__(self, directory: Path, backends: list[str], **variables: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.run_dir = directory
+        self.metrics_dir = directory / "metrics"
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PORT": str(self.port),
+            "METRICS_PORT": str(free_port()),
+            "HEARTCODE_LISTEN": "127.0.0.1",
+            "HEARTCODE_BACKENDS": ",".join(backends),
+            "HEARTCODE_RUN_DIR": str(directory),
+            "HEARTCODE_METRICS_DIR": str(self.metrics_dir),
+            "HEARTCODE_GRACEFUL_TIMEOUT_S": "5",
+            **variables,
+        }
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+        super().__init__(command, name="proxy", directory=self.run_dir, env=self.env, cwd=APP)
+        self.wait_until_answers(f"{self.url}/livez")
+
+    def post(self, path: str = CHAT, **fields: Any) -> requests.Response:
+        return requests.post(self.url + path, json=fields, timeout=PATIENCE_S)
+
+    def stream(self, path: str = CHAT, **fields: Any) -> requests.Response:
+        """Ask for a stream; to be used with `with`."""
+        body = {**fields, "stream": True}
+        return requests.post(self.url + path, json=body, stream=True, timeout=PATIENCE_S)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.read_text().splitlines()]
+
+    def log_line(self, request_id: str) -> dict[str, Any]:
+        """Return the line of one request, which is written after the client has its answer."""
+
+        def lines() -> list[dict[str, Any]]:
+            return [line for line in self.log_lines() if line["id"] == request_id]
+
+        wait_until(lambda: bool(lines()), f"{request_id} is in the log")
+        (line,) = lines()
+        return line
+
+
+class Exporter(Program):
+    """`python -m heartcode.exporter`, with the environment of a proxy."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.url = f"http://127.0.0.1:{proxy.env['METRICS_PORT']}/metrics"
+        command = [sys.executable, "-m", "heartcode.exporter"]
+        super().__init__(command, name="exporter", directory=proxy.run_dir, env=proxy.env, cwd=APP)
+        self.wait_until_answers(self.url)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of `name` that have these labels."""
+        families = text_string_to_metric_families(requests.get(self.url, timeout=5).text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+class Llama(Program):
+    """A real llama-server with the counting model."""
+
+    def __init__(self, directory: Path) -> None:
+        command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
+        model = os.environ.get("HEARTCODE_TEST_MODEL", "")
+        if not command or not model:
+            raise AssertionError(
+                "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
+                "run these tests with `make unit`"
+            )
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        arguments = [*LLAMA_FLAGS.split(), "--port", str(port), "-m", model]
+        super().__init__(
+            [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
+        )
+        self.wait_until_answers(f"{self.url}/health")
+
+    def slots(self) -> list[dict[str, Any]]:
+        slots: list[dict[str, Any]] = requests.get(f"{self.url}/slots", timeout=5).json()
+        return slots
+
+    def is_generating(self) -> bool:
+        return any(slot["is_processing"] for slot in self.slots())
+
+    def longest_sequence(self) -> int:
+        """Return how many tokens, prompt and answer, the fullest slot has seen."""
+        return max(int(slot.get("n_prompt_tokens", 0)) for slot in self.slots())
+
+
+def connect_and_send(proxy: Proxy, path: str, fields: Mapping[str, Any]) -> socket.socket:
+    """Send a request; its answer, or leaving without it, is the caller's business."""
+    body = json.dumps(fields)
+    head = f"POST {path} HTTP/1.1\r\nHost: rig\r\nContent-Length: {len(body)}\r\n\r\n"
+    sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S)
+    sock.sendall(f"{head}{body}".encode())
+    return sock
+
+
+def events(response: requests.Response) -> Iterator[Any]:
+    """Return the JSON of each event as it arrives; the stream has to end with [DONE]."""
+    for line in response.iter_lines(chunk_size=None):
+        if line == b"data: [DONE]":
+            return
+        if line:
+            yield json.loads(line.removeprefix(b"data: "))
+    raise AssertionError("the stream ended without [DONE]")
+
+
+def content(event: Any) -> str:
+    """Return the text that one chat event adds."""
+    choices = event["choices"]
+    return (choices[0]["delta"].get("content") or "") if choices else ""
+
+
+def counted_to(last: int) -> str:
+    return "".join(f" {number}" for number in range(1, last + 1))

@@ -1,0 +1,108 @@
+"""The metrics, through the real exporter's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import requests
+
+from tests.integration.conftest import StartExporter, StartProxy, StartUpstream
+from tests.integration.misbehaving import Connection, Request, serve_two_tokens
+from tests.integration.processes import Proxy, free_port, wait_until
+
+
+def worker_pid(proxy: Proxy) -> int:
+    """Return the worker's process id, once there is one worker."""
+
+    def children() -> list[int]:
+        pid = proxy.process.pid
+        return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    wait_until(lambda: len(children()) == 1, "there is one worker")
+    return children()[0]
+
+
+def test_requests_are_counted_across_restarts(
+    start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
+) -> None:
+    proxy = start_proxy(f"http://127.0.0.1:{free_port()}", start_upstream(serve_two_tokens).url)
+    exporter = start_exporter(proxy)
+    for restarts in range(3):
+        proxy.post(prompt="x")
+        requests.post(f"{proxy.url}/v1/completions", data=b"{", timeout=30)
+        expected = restarts + 1
+        done = {"endpoint": "/v1/chat/completions", "status": "200", "outcome": "completed"}
+        wait_until(
+            lambda: exporter.value("inference_requests_total", **done) == expected,  # noqa: B023
+            f"{expected} requests are counted",
+        )
+        bad = {"endpoint": "/v1/completions", "status": "400", "outcome": "rejected"}
+        assert exporter.value("inference_requests_total", **bad) == expected
+        assert exporter.value("inference_duration_seconds_count") == expected
+        assert exporter.value("active_requests") == 0
+        proxy.stop()
+        assert exporter.value("inference_requests_total", **done) == expected
+        files = sorted(file.name for file in proxy.metrics_dir.iterdir())
+        proxy.start()
+    assert files == ["counter_0.db", "histogram_0.db"]
+    assert exporter.value("inference_retries_total", reason="unreachable") >= 1
+    assert exporter.value("heartcode_build_info") == 1
+
+
+def test_active_requests_are_right_after_a_crash(
+    start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
+) -> None:
+    asked = threading.Semaphore(0)
+
+    def be_silent(connection: Connection, _: Request) -> None:
+        asked.release()
+        connection.wait_until_hung_up()
+
+    proxy = start_proxy(start_upstream(be_silent).url)
+    exporter = start_exporter(proxy)
+
+    def ask_until_it_crashes() -> None:
+        try:
+            proxy.post(prompt="x")
+        except requests.ConnectionError:
+            return
+        raise AssertionError("an answer from a silent backend")
+
+    for crash in ("worker", "master"):
+        client = threading.Thread(target=ask_until_it_crashes)
+        client.start()
+        assert asked.acquire(timeout=30)
+        assert exporter.value("active_requests") == 1
+        worker = worker_pid(proxy)
+        for pid in [worker] if crash == "worker" else [proxy.process.pid, worker]:
+            os.kill(pid, signal.SIGKILL)
+        client.join(30)
+        if crash == "master":
+            proxy.process.wait(30)
+            proxy.start()
+        wait_until(lambda: exporter.value("active_requests") == 0, "nothing is active")
+        proxy.wait_until_answers(f"{proxy.url}/livez")
+
+
+def test_a_reload_replaces_the_worker_without_losing_counts(
+    start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
+) -> None:
+    proxy = start_proxy(start_upstream(serve_two_tokens).url)
+    exporter = start_exporter(proxy)
+    for reloads in range(4):
+        proxy.post(prompt="x")
+        expected = reloads + 1
+        wait_until(
+            lambda: exporter.value("inference_requests_total") == expected,  # noqa: B023
+            f"{expected} requests are counted",
+        )
+        exiting = f"Worker exiting (pid: {worker_pid(proxy)})"
+        proxy.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: exiting in proxy.stderr.read_text(),  # noqa: B023
+            "the worker is replaced",
+        )
+    assert len(list(proxy.metrics_dir.glob("counter_*.db"))) == 2

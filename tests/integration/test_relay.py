@@ -1,0 +1,247 @@
+"""The proxy under gunicorn, before upstreams that misbehave."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+
+import pytest
+import requests
+
+from tests.integration import misbehaving
+from tests.integration.conftest import StartProxy, StartUpstream
+from tests.integration.misbehaving import Behaviour, Connection, Request, serve_two_tokens
+from tests.integration.processes import connect_and_send, events, free_port, wait_until
+
+EARLY_FAILURES = [
+    misbehaving.be_loading,
+    misbehaving.reset_at_once,
+    misbehaving.talk_nonsense,
+    misbehaving.die_after_the_head,
+    misbehaving.die_in_the_answer,
+]
+
+
+def test_request_and_answer_pass_byte_for_byte(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    upstream = start_upstream(lambda c, _: c.answer("200 OK", b'{"odd" :  [1,2 ] }'))
+    proxy = start_proxy(upstream.url)
+    body = b' {"min_p" : 0.050, "dry_multiplier":8e-1,  "prompt": "\\u00e9\xc3\xa9"}\n'
+    headers = {
+        "X-Request-Id": "from-the-client",
+        "X-Conversation-Id": "keeps a stream alive",
+        "Authorization": "Bearer secret",
+        "Content-Type": "application/json",
+    }
+    answer = requests.post(f"{proxy.url}/v1/completions", data=body, headers=headers, timeout=30)
+
+    assert answer.content == b'{"odd" :  [1,2 ] }'
+    assert answer.headers["X-Request-Id"] == "from-the-client"
+    (seen,) = upstream.requests
+    assert seen.body == body
+    assert seen.path == "/v1/completions"
+    assert seen.headers["x-request-id"] == "from-the-client"
+    assert seen.headers["content-type"] == "application/json"
+    assert "x-conversation-id" not in seen.headers
+    assert "authorization" not in seen.headers
+
+
+def test_a_backends_own_refusal_passes_through(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    upstream = start_upstream(lambda c, _: c.answer("400 Bad Request", b'{"error": "context"}'))
+    answer = start_proxy(upstream.url).post(prompt="x", stream=True)
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "context"}
+
+
+def test_each_event_is_passed_on_before_the_next_is_made(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    client_has_read = threading.Semaphore(0)
+
+    def wait_for_the_client(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        for number in range(5):
+            connection.chunk(f'data: {{"n":{number}}}\n\n'.encode())
+            assert client_has_read.acquire(timeout=30)
+        connection.end_stream()
+
+    upstream = start_upstream(wait_for_the_client)
+    with start_proxy(upstream.url).stream(prompt="x") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        numbers = []
+        for event in events(answer):
+            numbers.append(event["n"])
+            client_has_read.release()
+    assert numbers == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("failure", EARLY_FAILURES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_before_the_first_byte_a_request_moves_on(
+    start_proxy: StartProxy, start_upstream: StartUpstream, failure: Behaviour, *, stream: bool
+) -> None:
+    bad, good = start_upstream(failure), start_upstream(serve_two_tokens)
+    proxy = start_proxy(bad.url, good.url)  # the first is first in turn
+    answer = proxy.post(prompt="x", stream=stream)
+    assert answer.status_code == 200
+    assert '"n":2' in answer.text.replace(" ", "")
+    assert "error" not in answer.text
+    assert len(bad.requests) == len(good.requests) == 1
+    # It is avoided from now on.
+    assert proxy.post(prompt="x", stream=stream).status_code == 200
+    assert (len(bad.requests), len(good.requests)) == (1, 2)
+
+
+def test_a_refused_connection_moves_on(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    good = start_upstream(serve_two_tokens)
+    proxy = start_proxy(f"http://127.0.0.1:{free_port()}", good.url)
+    assert proxy.post(prompt="x").json() == {"n": 2}
+
+
+def test_a_silent_backend_is_left(start_proxy: StartProxy, start_upstream: StartUpstream) -> None:
+    silent, good = start_upstream(misbehaving.be_silent), start_upstream(serve_two_tokens)
+    proxy = start_proxy(silent.url, good.url, HEARTCODE_SILENCE_TIMEOUT_S="0.2")
+    assert proxy.post(prompt="x").json() == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (misbehaving.be_loading, 503, "backend_unavailable"),
+        (misbehaving.reset_at_once, 502, "backend_failed"),
+    ],
+)
+def test_each_backend_is_tried_once(
+    start_proxy: StartProxy,
+    start_upstream: StartUpstream,
+    failure: Behaviour,
+    status: int,
+    code: str,
+) -> None:
+    both = [start_upstream(failure), start_upstream(failure)]
+    answer = start_proxy(*(upstream.url for upstream in both)).post(prompt="x")
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert [len(upstream.requests) for upstream in both] == [1, 1]
+
+
+@pytest.mark.parametrize("torn", [b"", b'data: {"n":', b'data: {"n":2}\n'])
+def test_a_stream_that_breaks_ends_with_an_error_event(
+    start_proxy: StartProxy, start_upstream: StartUpstream, torn: bytes
+) -> None:
+    def die(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        connection.chunk(b'data: {"n":1}\n\n' + torn)
+
+    proxy = start_proxy(start_upstream(die).url)
+    answer = proxy.post(prompt="x", stream=True)  # a bare cut would raise here
+    first, last, rest = answer.content.split(b"\n\n")
+    assert first == b'data: {"n":1}'
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "backend_failed"
+    assert rest == b""
+    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_leaves_hangs_up_on_a_silent_backend(
+    start_proxy: StartProxy, start_upstream: StartUpstream, *, stream: bool
+) -> None:
+    """As while a long prompt is evaluated: nothing is written that could fail."""
+    asked, hung_up = threading.Event(), threading.Event()
+
+    def be_silent(connection: Connection, _: Request) -> None:
+        asked.set()
+        connection.wait_until_hung_up()
+        hung_up.set()
+
+    proxy = start_proxy(start_upstream(be_silent).url)
+    with connect_and_send(proxy, "/v1/completions", {"stream": stream}):
+        assert asked.wait(30)
+    assert hung_up.wait(30)
+    wait_until(lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()), "it is told")
+
+
+def test_a_client_that_leaves_hangs_up_between_events(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    hung_up = threading.Event()
+
+    def one_event(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        connection.chunk(b'data: {"n":1}\n\n')
+        connection.wait_until_hung_up()
+        hung_up.set()
+
+    proxy = start_proxy(start_upstream(one_event).url)
+    with connect_and_send(proxy, "/v1/completions", {"stream": True}) as client:
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.readline() == b'data: {"n":1}\n'
+        answer.close()
+    assert hung_up.wait(30)
+
+
+def test_running_streams_outlive_a_stop(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    go_on = threading.Event()
+
+    def wait(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        connection.chunk(b'data: {"n":1}\n\n')
+        assert go_on.wait(30)
+        connection.chunk(b'data: {"n":2}\n\n')
+        connection.end_stream()
+
+    proxy = start_proxy(start_upstream(wait).url, HEARTCODE_GRACEFUL_TIMEOUT_S="30")
+    with proxy.stream(prompt="x") as answer:
+        stream = events(answer)
+        assert next(stream) == {"n": 1}
+        proxy.process.terminate()
+        wait_until(lambda: "Handling signal: term" in proxy.stderr.read_text(), "it stops")
+        go_on.set()
+        assert next(stream) == {"n": 2}
+        assert list(stream) == []
+    assert proxy.process.wait(30) == 0
+
+
+def test_draining_refuses_and_comes_back(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    proxy = start_proxy(start_upstream(serve_two_tokens).url)
+    assert requests.get(f"{proxy.url}/health", timeout=30).json() == {"status": "ok"}
+    sign = proxy.run_dir / "draining"
+    sign.touch()
+    assert requests.get(f"{proxy.url}/health", timeout=30).status_code == 503
+    assert requests.get(f"{proxy.url}/livez", timeout=30).status_code == 200
+    refused = proxy.post(prompt="x")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    sign.unlink()
+    assert requests.get(f"{proxy.url}/health", timeout=30).status_code == 200
+    assert proxy.post(prompt="x").status_code == 200
+
+
+def test_health_fails_without_a_backend(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(f"http://127.0.0.1:{free_port()}")
+    answer = requests.get(f"{proxy.url}/health", timeout=30)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "backend_unavailable"
+
+
+def test_too_large_a_body_is_refused_however_it_is_sent(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    proxy = start_proxy(start_upstream(serve_two_tokens).url, HEARTCODE_MAX_BODY_BYTES="1024")
+    url = f"{proxy.url}/v1/completions"
+    for data in (b"x" * 1025, iter([b"x" * 1000, b"x" * 1000])):
+        answer = requests.post(url, data=data, timeout=30)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from heartcode.settings import TABLE, Settings, SettingsError
+from hypothesis import given
+from hypothesis import strategies as st
+
+BACKENDS = {"HEARTCODE_BACKENDS": "http://127.0.0.1:8081"}
+
+
+def test_defaults_are_those_of_the_first_readme() -> None:
+    settings = Settings.from_env(BACKENDS)
+    assert settings.backends == ("http://127.0.0.1:8081",)
+    assert (settings.port, settings.metrics_port) == (8080, 9091)
+    assert settings.metrics_dir == Path("/run/heartcode/metrics")
+
+
+def test_the_table_has_one_row_for_each_field() -> None:
+    assert sorted(row.field for row in TABLE) == sorted(field.name for field in fields(Settings))
+    assert len({row.variable for row in TABLE}) == len(TABLE)
+    assert all(row.sentence.endswith(".") and row.unit for row in TABLE)
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    assert Settings.from_env({**BACKENDS, "PORT": " "}).port == 8080
+
+
+def test_several_backends() -> None:
+    env = {"HEARTCODE_BACKENDS": "http://127.0.0.1:8081/, http://[::1]:8082"}
+    assert Settings.from_env(env).backends == ("http://127.0.0.1:8081", "http://[::1]:8082")
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    env = {
+        "HEARTCODE_BACKENDS": "http://127.0.0.1:8081,localhost",
+        "PORT": "70000",
+        "HEARTCODE_LISTEN": "rig1",
+        "HEARTCODE_RUN_DIR": "run",
+        "HEARTCODE_LOG_LEVEL": "loud",
+        "HEARTCODE_SILENCE_TIMEOUT_S": "nan",
+        "HEARTCODE_MAX_BODY_BYTES": "10 MB",
+        "HEARTCODE_GRACEFUL_TIMEOUT_S": "600",
+    }
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(env)
+    assert len(raised.value.problems) == len(env)
+    for variable in env:
+        assert variable in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "backends",
+    [
+        "https://127.0.0.1:8081",
+        "http://127.0.0.1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:8081/v1",
+        "http://user@127.0.0.1:8081",
+        "http://127.0.0.1:8081,",
+        "http://127.0.0.1:8081,http://127.0.0.1:8081/",
+        "http://[::1:8081",
+    ],
+)
+def test_backends_that_are_no_base_urls(backends: str) -> None:
+    with pytest.raises(SettingsError, match="HEARTCODE_BACKENDS"):
+        Settings.from_env({"HEARTCODE_BACKENDS": backends})
+
+
+def test_the_two_ports_differ() -> None:
+    with pytest.raises(SettingsError, match="PORT and METRICS_PORT are the same"):
+        Settings.from_env({**BACKENDS, "METRICS_PORT": "8080"})
+
+
+@given(st.dictionaries(st.sampled_from([row.variable for row in TABLE]), st.text()))
+def test_whatever_is_given_nothing_but_settings_errors_are_raised(env: dict[str, str]) -> None:
+    with suppress(SettingsError):
+        Settings.from_env(env)

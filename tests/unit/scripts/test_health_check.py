@@ -1,0 +1,405 @@
+"""scripts/health_check.sh against a real HTTP server that misbehaves on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "health_check.sh"
+JSON = "application/json"
+SSE = "text/event-stream"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the server says before it closes the connection."""
+
+    status: int = 200
+    content_type: str = JSON
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    promised_length: int | None = None
+    delay: float = 0
+
+
+def event(text: str) -> str:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return f"data: {json.dumps({'choices': [choice]})}\n\n"
+
+
+def error(message: str, status: int) -> Answer:
+    body = json.dumps({"error": {"message": message, "type": "e", "param": None, "code": status}})
+    return Answer(status=status, body=body)
+
+
+COUNTED = [event(f" {number}") for number in range(1, 17)]
+GOOD = {
+    "/health": Answer(body='{"status":"ok"}'),
+    "/v1/models": Answer(body='{"object":"list","data":[{"id":"a\\"b/count","object":"model"}]}'),
+    "completion": Answer(
+        body='{"choices": [{"message": {"role": "assistant", "content": " 1 2 3"}}]}'
+    ),
+    "stream": Answer(content_type=SSE, body="".join(COUNTED) + "data: [DONE]\n\n"),
+}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `answers`, all good at first, and remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = dict(GOOD)
+        self.requests: list[str] = []
+        self.keys: set[str | None] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.answer(self.path)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append(body.decode())
+        assert self.path == "/v1/chat/completions"
+        self.answer("stream" if json.loads(body)["stream"] else "completion")
+
+    def answer(self, name: str) -> None:
+        self.server.keys.add(self.headers["Authorization"])
+        answer = self.server.answers.get(name, error("no such path", 404))
+        time.sleep(answer.delay)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        for header, value in answer.headers.items():
+            self.send_header(header, value)
+        if answer.promised_length is not None:
+            self.send_header("Content-Length", str(answer.promised_length))
+        self.end_headers()
+        self.wfile.write(answer.body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def check(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HEARTCODE_") and "proxy" not in name.lower()
+    }
+    return subprocess.run(
+        [SCRIPT, *arguments],
+        env={**clean, "HEARTCODE_HEALTH_TIMEOUT": "5", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def line(done: subprocess.CompletedProcess[str], name: str) -> str:
+    """The line about one check and the advice below it."""
+    lines = done.stdout.splitlines()
+    (start,) = [number for number, text in enumerate(lines) if text[6:].startswith(name)]
+    return " ".join(text.strip() for text in lines[start : start + 2])
+
+
+def test_all_good(server: Server) -> None:
+    done = check(server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [text[:6] for text in done.stdout.splitlines()[1:5]] == ["ok    "] * 4
+    assert '1 listed, the first is "a\\"b/count"' in line(done, "models")
+    assert '" 1 2 3"' in line(done, "completion")
+    assert "16 events" in line(done, "stream")
+    assert done.stdout.endswith("All 4 checks passed.\n")
+    assert "\033" not in done.stdout
+
+
+def test_the_listed_model_is_asked(server: Server) -> None:
+    check(server.url)
+    assert [json.loads(body)["model"] for body in server.requests] == ['a"b/count'] * 2
+
+
+@pytest.mark.parametrize("suffix", ["/", "/v1", "/v1/"])
+def test_the_address_that_clients_are_given_works_too(server: Server, suffix: str) -> None:
+    assert check(server.url + suffix).returncode == 0
+
+
+def test_spaces_in_json_and_crlf_in_streams_are_fine(server: Server) -> None:
+    server.answers["/v1/models"] = Answer(body='{ "data" : [ { "id" : "m" } ] }')
+    body = GOOD["stream"].body.replace("\n", "\r\n")
+    server.answers["stream"] = Answer(content_type=SSE, body=body)
+    assert check(server.url).returncode == 0
+
+
+def test_a_model_that_thinks_first_is_fine(server: Server) -> None:
+    thinks = Answer(body='{"choices":[{"message":{"content":"","reasoning_content":"Well"}}]}')
+    server.answers["completion"] = thinks
+    body = GOOD["stream"].body.replace('"content"', '"reasoning_content"')
+    server.answers["stream"] = Answer(content_type=SSE, body=body)
+    assert check(server.url).returncode == 0
+
+
+def test_text_that_looks_like_an_error_is_fine(server: Server) -> None:
+    body = event('{"error": {"message": "x"}}') + event("data: [DONE") + "data: [DONE]\n\n"
+    server.answers["stream"] = Answer(content_type=SSE, body=body)
+    assert check(server.url).returncode == 0
+
+
+def test_refused_port() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        done = check(f"http://127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert f"connection refused, or no way to 127.0.0.1:{port}" in line(done, "health")
+    assert "systemctl status heartcode" in line(done, "health")
+    assert "The other checks are left out" in done.stdout
+    assert "1 of 4 checks failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("port", "unit"),
+    [
+        (4000, "nginx"),
+        (8080, "heartcode"),
+        (8081, "heartcode-llama@0"),
+        (8092, "heartcode-llama@11"),
+    ],
+)
+def test_the_advice_names_the_unit_behind_the_port(tmp_path: Path, port: int, unit: str) -> None:
+    path = path_with_curl(tmp_path, "echo 000; exit 7")  # these ports may be in use here
+    done = check(f"http://localhost:{port}", PATH=path)
+    assert f"systemctl status {unit}." in done.stdout
+
+
+def path_with_curl(folder: Path, script: str) -> str:
+    """A PATH on which `curl` is this shell script."""
+    curl = folder / "curl"
+    curl.write_text(f"#!/bin/sh\n{script}\n")
+    curl.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_unknown_host(tmp_path: Path) -> None:
+    path = path_with_curl(tmp_path, "echo 000; exit 6")  # no resolver is asked, some invent answers
+    done = check("http://nowhere.invalid", PATH=path)
+    assert done.returncode == 1
+    assert "cannot resolve the host name" in line(done, "health")
+
+
+def test_a_server_that_is_still_loading(server: Server) -> None:
+    server.answers["/health"] = error("Loading model", 503)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "HTTP 503" in line(done, "health")
+    assert '"Loading model"' in line(done, "health")
+    assert "Loading a model, draining, or no GPU works" in line(done, "health")
+    assert "1 of 4 checks failed." in done.stdout
+
+
+def test_no_model(server: Server) -> None:
+    server.answers["/v1/models"] = Answer(body='{"object":"list","data":[]}')
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "the list holds no model" in line(done, "models")
+    assert all("model" not in json.loads(body) for body in server.requests)
+
+
+def test_an_empty_completion(server: Server) -> None:
+    server.answers["completion"] = Answer(body='{"choices":[{"message":{"content":""}}]}')
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "the answer holds no text" in line(done, "completion")
+
+
+def test_a_stream_that_ends_without_done(server: Server) -> None:
+    server.answers["stream"] = Answer(content_type=SSE, body="".join(COUNTED[:5]))
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "ended without [DONE] after 5 events" in line(done, "stream")
+
+
+def test_a_stream_whose_connection_is_cut(server: Server) -> None:
+    body = "".join(COUNTED[:7])
+    server.answers["stream"] = Answer(content_type=SSE, body=body, promised_length=99999)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "ended without [DONE] after 7 events" in line(done, "stream")
+
+
+def test_an_error_inside_the_stream(server: Server) -> None:
+    failed = 'data: {"error": {"message": "the GPU fell off", "code": 500}}\n\ndata: [DONE]\n\n'
+    server.answers["stream"] = Answer(content_type=SSE, body="".join(COUNTED) + failed)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert 'an error in the stream: "the GPU fell off"' in line(done, "stream")
+
+
+def test_a_stream_in_one_lump(server: Server) -> None:
+    server.answers["stream"] = Answer(content_type=SSE, body=event(" 1 2 3") + "data: [DONE]\n\n")
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "text in only 1 event, where several were asked for" in line(done, "stream")
+
+
+def test_a_stream_of_another_content_type(server: Server) -> None:
+    server.answers["stream"] = Answer(content_type=JSON, body=GOOD["completion"].body)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "the content type is application/json, not text/event-stream" in line(done, "stream")
+
+
+def test_a_web_page_instead_of_an_api(server: Server) -> None:
+    page = Answer(content_type="text/html; charset=utf-8", body="<html>Welcome</html>")
+    server.answers = dict.fromkeys(GOOD, page)
+    done = check(server.url)
+    assert done.returncode == 1
+    for name in ("health", "models", "completion", "stream"):
+        assert "the answer is a web page (HTML)" in line(done, name)
+        assert "is the port right" in line(done, name)
+    assert "4 of 4 checks failed" in done.stdout
+
+
+def test_a_redirect_is_named_and_not_followed(server: Server) -> None:
+    server.answers["/health"] = Answer(status=301, headers={"Location": "https://rig/health"})
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "HTTP 301 It redirects to https://rig/health" in line(done, "health")
+
+
+@pytest.mark.parametrize(
+    ("env", "advice"),
+    [
+        ({}, "No API key was sent: set HEARTCODE_API_KEY or use --key-file."),
+        ({"HEARTCODE_API_KEY": "wrong"}, "The API key was not accepted"),
+    ],
+)
+def test_a_refused_key(server: Server, env: dict[str, str], advice: str) -> None:
+    refused = error("invalid key", 401)
+    server.answers |= {"/v1/models": refused, "completion": refused, "stream": refused}
+    done = check(server.url, **env)
+    assert done.returncode == 1
+    assert 'HTTP 401: "invalid key"' in line(done, "models")
+    assert advice in line(done, "models")
+    assert "3 of 4 checks failed" in done.stdout
+
+
+def test_a_key_with_quotes_arrives_whole_and_is_not_in_curls_arguments(
+    server: Server, tmp_path: Path
+) -> None:
+    seen = tmp_path / "arguments"
+    path = path_with_curl(tmp_path, f'echo "$@" >>{seen}; PATH=${{PATH#*:}} exec curl "$@"')
+    key = 'sk-"a\\b c'
+    done = check(server.url, HEARTCODE_API_KEY=key, PATH=path)
+    assert done.returncode == 0
+    assert server.keys == {f"Bearer {key}"}
+    assert seen.read_text().count("--config") == 4
+    assert "sk-" not in seen.read_text() + done.stdout
+
+
+def test_a_key_file_goes_before_the_environment(server: Server, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("sk-file\r\nsecond line\n")
+    assert check("--key-file", key_file, server.url, HEARTCODE_API_KEY="sk-env").returncode == 0
+    assert server.keys == {"Bearer sk-file"}
+
+
+def test_no_key_no_header(server: Server) -> None:
+    assert check(server.url).returncode == 0
+    assert server.keys == {None}
+
+
+def test_a_hung_server_is_left_after_the_time_limit(server: Server) -> None:
+    server.answers["/health"] = Answer(delay=1.5)
+    done = check(server.url, HEARTCODE_HEALTH_TIMEOUT="1")
+    assert done.returncode == 1
+    assert "no answer within the time limit" in line(done, "health")
+
+
+def test_what_a_server_sends_cannot_steer_the_terminal(server: Server) -> None:
+    body = '{"error": {"message": "\033[2Jgone\007"}}'
+    server.answers["completion"] = Answer(status=500, body=body)
+    done = check(server.url)
+    assert "gone" in line(done, "completion")
+    assert "\033" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["localhost:8080"], "not a URL: localhost:8080 (write it like http://localhost:8080)"),
+        (["http://a", "http://b"], "one URL only, not also: http://b"),
+        ([""], "the URL is empty"),
+        (["--fast"], "unknown option: --fast"),
+        (["--key-file"], "--key-file needs a file name"),
+        (["--key-file", "/nonexistent"], "cannot read key file: /nonexistent"),
+        (["--key-file", "/"], "cannot read key file: /"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    done = check(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"health_check.sh: {message}\n" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "soon", "-1"])
+def test_a_time_limit_that_is_none(value: str) -> None:
+    done = check("http://localhost", HEARTCODE_HEALTH_TIMEOUT=value)
+    assert done.returncode == 2
+    assert f"HEARTCODE_HEALTH_TIMEOUT must be whole seconds, 1 or more, not: {value}" in done.stderr
+
+
+def test_an_empty_key_file(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("\n")
+    done = check("--key-file", key_file)
+    assert done.returncode == 2
+    assert f"no key in the first line of: {key_file}" in done.stderr
+
+
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bash").symlink_to("/bin/bash")
+    (tmp_path / "env").symlink_to("/usr/bin/env")
+    done = check("http://localhost", PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "curl is not installed: apt-get install curl" in done.stderr
+
+
+def test_help() -> None:
+    done = check("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: health_check.sh [--key-file FILE] [URL]\n")
+    assert "HEARTCODE_API_KEY" in done.stdout
+
+
+def test_no_temporary_files_are_left(server: Server, tmp_path: Path) -> None:
+    check(server.url, TMPDIR=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
