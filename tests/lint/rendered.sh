@@ -19,7 +19,7 @@ if ! [[ -d $root ]]; then
     cp /etc/resolv.conf "$part/root/etc/resolv.conf"
     # No service is started: there is no systemd in there.
     chroot "$part/root" sh -euc "apt-get update -q
-        DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" ||
+        DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" 2>&1 ||
         { cat "$part/log"; exit 1; }
     # What the units start is installed by the roles; here it only has to exist.
     for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready \
