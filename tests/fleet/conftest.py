@@ -1,98 +1,14 @@
-"""The standing virtual fleet, as the tests of a deployment see it."""
+"""The fleet that stands, for the tests of a deployment."""
 
 import json
 import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
-ROOT = Path(__file__).parents[2]
-GATEWAY_PORT = 4000
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """Return the condition's value when it is true, or fail after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s in vain: {what}")
-        time.sleep(0.2)
-    return value
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """A deployed fleet; `url` is the gateway's base URL."""
-
-    directory: Path
-    addresses: dict[str, str]
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.addresses['gateway']}:{GATEWAY_PORT}"
-
-    @property
-    def rigs(self) -> list[str]:
-        return [name for name in self.addresses if name.startswith("rig")]
-
-    def ssh(self, host: str, command: str, *, check: bool = True) -> str:
-        """Run a shell command on a host as root and return what it prints."""
-        done = subprocess.run(
-            ["ssh", "-F", self.directory / "ssh_config", host, command],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        if check and done.returncode:
-            pytest.fail(f"{host}: {command}: {done.stdout}{done.stderr}")
-        return done.stdout.strip()
-
-    def tool(self, *arguments: str) -> None:
-        """Call the fleet's own tool, to pull plugs and cables."""
-        done = subprocess.run(
-            [ROOT / "scripts/fleet.py", *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def playbook(self, *arguments: str, name: str = "site.yml") -> subprocess.CompletedProcess[str]:
-        """Run a playbook on the fleet, as a person would."""
-        return subprocess.run(
-            ["ansible-playbook", "-i", ROOT / "inventory/virtual", f"playbooks/{name}", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def backends(self) -> list[tuple[str, int]]:
-        """Every llama-server of the fleet as (rig, number)."""
-        return [
-            (rig, int(name.split("@")[1].split(".")[0]))
-            for rig in self.rigs
-            for name in self.ssh(
-                rig, "systemctl list-units --plain --no-legend 'heartcode-llama@*'"
-            ).split()
-            if name.startswith("heartcode-llama@")
-        ]
-
-    def metrics(self, query: str) -> list[dict[str, Any]]:
-        """Ask the fleet's Prometheus, through the gateway host since it listens only there."""
-        answer = self.ssh(
-            "gateway",
-            "python3 -c 'import sys,urllib.parse,urllib.request as r;"
-            'print(r.urlopen("http://127.0.0.1:9090/api/v1/query?query="+'
-            f"urllib.parse.quote(sys.argv[1])).read().decode())' '{query}'",
-        )
-        result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
-        return result
+from tests.fleet.counting import chat
+from tests.fleet.harness import ROOT, Fleet, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -106,12 +22,12 @@ def fleet() -> Fleet:
 
 @pytest.fixture(autouse=True)
 def serving(fleet: Fleet) -> Iterator[None]:
-    """Every test begins with a whole fleet and leaves one behind."""
+    """Every test leaves a whole fleet behind: each rig gets requests from the gateway again."""
     yield
-    for rig in fleet.rigs:
-        wait_for(
-            lambda rig=rig: requests.get(
-                f"http://{fleet.addresses[rig]}:8080/health", timeout=5
-            ).ok,
-            f"{rig} is healthy again",
-        )
+    before = {rig: fleet.answered(rig) for rig in fleet.rigs}
+
+    def all_answer() -> bool:
+        chat(fleet.url, max_tokens=1)
+        return all(fleet.answered(rig) > before[rig] for rig in fleet.rigs)
+
+    wait_for(all_answer, "the gateway sends requests to every rig again")

@@ -1,11 +1,12 @@
-"""What cannot work stops the play before anything is changed, in one line that says how to mend it."""
+"""What cannot work stops the play before anything is changed, and says how to mend it."""
 
 import re
 import subprocess
 
 import pytest
-from conftest import Fleet
-from counting import chat, count_to
+
+from tests.fleet.counting import chat, count_to
+from tests.fleet.harness import Fleet
 
 
 def refusals(done: subprocess.CompletedProcess[str]) -> str:
@@ -105,8 +106,11 @@ def test_a_missing_variable_is_named(fleet: Fleet) -> None:
 
 
 def test_an_unsupported_system_is_refused(fleet: Fleet) -> None:
-    fleet.ssh("rig2", "cp /etc/os-release /root/ && sed 's/ID=debian/ID=ubuntu/;s/Debian/Ubuntu/'"
-              " /root/os-release > /run/os-release && mount --bind /run/os-release /etc/os-release")
+    fleet.ssh(
+        "rig2",
+        "cp /etc/os-release /root/ && sed 's/ID=debian/ID=ubuntu/;s/Debian/Ubuntu/'"
+        " /root/os-release > /run/os-release && mount --bind /run/os-release /etc/os-release",
+    )
     try:
         message = refusals(fleet.playbook())
     finally:
@@ -118,7 +122,12 @@ def test_an_unsupported_system_is_refused(fleet: Fleet) -> None:
 def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     current = "readlink /opt/heartcode/llama.cpp/current"
     before = [fleet.ssh(rig, current) for rig in fleet.rigs]
-    done = fleet.playbook("--limit", "rigs", "--extra-vars", str({"llama_cpp_cmake_extra_options": ["-DCMAKE_CXX_COMPILER=false"]}))
+    done = fleet.playbook(
+        "--limit",
+        "rigs",
+        "--extra-vars",
+        str({"llama_cpp_cmake_extra_options": ["-DCMAKE_CXX_COMPILER=false"]}),
+    )
     assert done.returncode != 0
     output = " ".join(done.stdout.split())
     assert "Building llama.cpp failed on rig1" in output

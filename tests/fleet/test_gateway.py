@@ -1,11 +1,14 @@
 """The fleet through its one door, as clients see it."""
 
+import json
 import subprocess
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
-from conftest import ROOT, Fleet, wait_for
-from counting import chat, count_to, events, text_of
+
+from tests.fleet.counting import chat, count_to, events, text_of
+from tests.fleet.harness import ROOT, Fleet, wait_for
 
 
 def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
@@ -13,13 +16,15 @@ def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
         '{"messages": [{"role": "user", "content": "Count!"}], "max_tokens": 50, "stream": false}'
     )
     done = subprocess.run(
-        ["curl", "-fsS", f"{fleet.url}/v1/chat/completions"]
-        + ["-H", "Content-Type: application/json", "-d", body],
+        [
+            *("curl", "-fsS", f"{fleet.url}/v1/chat/completions"),
+            *("-H", "Content-Type: application/json", "-d", body),
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
-    content = requests.models.complexjson.loads(done.stdout)["choices"][0]["message"]["content"]
+    content = json.loads(done.stdout)["choices"][0]["message"]["content"]
     assert content.split() == count_to(50)
 
 
@@ -31,7 +36,9 @@ def test_a_stream_counts_to_2000_without_gap(fleet: Fleet) -> None:
 
 def test_text_completions_stream_too(fleet: Fleet) -> None:
     body = {"prompt": " 1 2 3", "max_tokens": 10, "stream": True}
-    with requests.post(f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60) as response:
+    with requests.post(
+        f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60
+    ) as response:
         text = "".join(event["choices"][0]["text"] for event in events(response))
     assert text.split() == [str(n) for n in range(4, 14)]
 
@@ -61,7 +68,9 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
 def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> None:
     def generated(rig: str, number: int) -> float:
         metrics = fleet.ssh(rig, f"curl -s http://127.0.0.1:{8081 + number}/metrics")
-        (line,) = (m for m in metrics.splitlines() if m.startswith("llamacpp:tokens_predicted_total"))
+        (line,) = (
+            m for m in metrics.splitlines() if m.startswith("llamacpp:tokens_predicted_total")
+        )
         return float(line.split()[-1])
 
     backends = fleet.backends()
@@ -77,15 +86,18 @@ def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> N
 
 
 def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
+    request_id = f"fleet-{uuid.uuid4()}"
     answer = requests.post(
         f"{fleet.url}/v1/completions",
         json={"prompt": " 1", "max_tokens": 1},
-        headers={"X-Request-Id": "fleet-test-42"},
+        headers={"X-Request-Id": request_id},
         timeout=60,
     )
-    assert answer.headers["X-Request-Id"] == "fleet-test-42"
+    assert answer.headers["X-Request-Id"] == request_id
     logs = [
-        fleet.ssh(rig, "journalctl --unit=heartcode --output=cat | grep -c fleet-test-42", check=False)
+        fleet.ssh(
+            rig, f"journalctl --unit=heartcode --output=cat | grep -c {request_id}", check=False
+        )
         for rig in fleet.rigs
     ]
     assert sorted(logs) == ["0", "1"], "one rig has logged it, once"
@@ -101,8 +113,12 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
     finally:
         fleet.tool("start", "rig2")
     wait_for(
-        lambda: fleet.ssh("rig2", "systemctl is-active heartcode-llama@0 heartcode-llama@1 heartcode")
-        .split() == ["active"] * 3,
+        lambda: (
+            fleet.ssh(
+                "rig2", "systemctl is-active heartcode-llama@0 heartcode-llama@1 heartcode"
+            ).split()
+            == ["active"] * 3
+        ),
         "rig2 serves again after its boot",
     )
 

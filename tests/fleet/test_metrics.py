@@ -1,7 +1,7 @@
 """What Prometheus on the gateway knows of the fleet."""
 
-from conftest import Fleet, wait_for
-from counting import chat
+from tests.fleet.counting import chat
+from tests.fleet.harness import Fleet, wait_for
 
 
 def test_every_target_is_up(fleet: Fleet) -> None:
@@ -39,8 +39,11 @@ def test_counters_survive_a_restart_of_the_proxy(fleet: Fleet) -> None:
         lines = fleet.ssh("rig1", "curl -fsS http://127.0.0.1:9091/metrics").splitlines()
         return sum(float(x.split()[-1]) for x in lines if x.startswith("inference_requests_total{"))
 
-    fleet.ssh("rig1", "curl -fsS http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \" 1\", \"max_tokens\": 1}'"
-              " -H 'Content-Type: application/json'")
+    fleet.ssh(
+        "rig1",
+        'curl -fsS http://127.0.0.1:8080/v1/completions -d \'{"prompt": " 1", "max_tokens": 1}\''
+        " -H 'Content-Type: application/json'",
+    )
     before = total()
     fleet.ssh("rig1", "systemctl restart heartcode")
     assert total() >= before > 0

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from conftest import Fleet, wait_for
-from counting import chat, count_to
+
+from tests.fleet.counting import chat, count_to
+from tests.fleet.harness import Fleet, wait_for
 
 
 def main_pid(fleet: Fleet, rig: str, unit: str) -> str:
@@ -22,7 +23,7 @@ def test_starting_a_backend_returns_when_it_answers(fleet: Fleet) -> None:
     answer = fleet.ssh(
         "rig1",
         "systemctl restart heartcode-llama@1 && curl -fsS http://127.0.0.1:8082/completion"
-        " -H 'Content-Type: application/json' -d '{\"prompt\": \" 7\", \"n_predict\": 1}'",
+        ' -H \'Content-Type: application/json\' -d \'{"prompt": " 7", "n_predict": 1}\'',
     )
     assert json.loads(answer)["content"].split() == ["8"]
 
@@ -30,7 +31,9 @@ def test_starting_a_backend_returns_when_it_answers(fleet: Fleet) -> None:
 def test_a_killed_backend_is_started_again_and_the_rig_serves_on(fleet: Fleet) -> None:
     before = main_pid(fleet, "rig1", "heartcode-llama@0")
     fleet.ssh("rig1", "systemctl kill --signal=KILL heartcode-llama@0")
-    assert chat(fleet.url, max_tokens=5).json()["choices"][0]["message"]["content"].split() == count_to(5)
+    assert chat(fleet.url, max_tokens=5).json()["choices"][0]["message"][
+        "content"
+    ].split() == count_to(5)
     wait_for(
         lambda: fleet.ssh("rig1", "systemctl is-active heartcode-llama@0", check=False) == "active",
         "systemd has started the backend again",
@@ -51,8 +54,13 @@ def test_a_setting_that_cannot_work_is_named_and_not_retried(fleet: Fleet) -> No
 
 
 def test_backends_listen_on_the_loopback_interface_alone(fleet: Fleet) -> None:
-    sockets = fleet.ssh("rig1", "ss --no-header --listening --tcp --numeric '( sport = :8081 or sport = :8082 )'")
-    assert [line.split()[3] for line in sockets.splitlines()] == ["127.0.0.1:8081", "127.0.0.1:8082"]
+    sockets = fleet.ssh(
+        "rig1", "ss --no-header --listening --tcp --numeric '( sport = :8081 or sport = :8082 )'"
+    )
+    assert [line.split()[3] for line in sockets.splitlines()] == [
+        "127.0.0.1:8081",
+        "127.0.0.1:8082",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,6 @@ def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:
 
 
 def test_no_unit_has_failed(fleet: Fleet) -> None:
-    assert {host: fleet.ssh(host, "systemctl --failed --plain --no-legend") for host in fleet.addresses} == {
-        host: "" for host in fleet.addresses
-    }
+    assert {
+        host: fleet.ssh(host, "systemctl --failed --plain --no-legend") for host in fleet.addresses
+    } == dict.fromkeys(fleet.addresses, "")

@@ -35,7 +35,9 @@ def sha256_of(path: Path) -> str:
 
 def run(command: Sequence[str | Path], *, advice: str) -> None:
     """Run a program; raise FetchError with its last line of output and `advice` if it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("ERROR", "fatal", "error"))]
@@ -65,13 +67,15 @@ def fetch_sdist(version: str, sha256: str, output: Path) -> bool:
         # pip asks the source distribution for its metadata, which is why the build backend
         # (scikit-build-core, pinned with Ansible) is needed; nothing is built.
         run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-            + ["--no-build-isolation", "--require-hashes", "--disable-pip-version-check"]
-            + ["--dest", scratch, "--requirement", str(pin)],
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+                *("--no-binary=:all:", "--no-build-isolation", "--require-hashes"),
+                *("--disable-pip-version-check", "--dest", scratch, "--requirement", pin),
+            ],
             advice=(
                 f"(wanted: {PROJECT} {version} with SHA-256 {sha256}. If the hash differs, do not "
                 "use the file: restore llama_cpp_source_version and llama_cpp_source_sha256 from "
-                "roles/llama_cpp/defaults/main.yml. If nothing could be reached, check the network.)"
+                "roles/llama_cpp/defaults/main.yml. If nothing was reached, check the network.)"
             ),
         )
         (archive,) = Path(scratch).glob("*.tar.gz")
