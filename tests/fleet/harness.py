@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,10 +62,15 @@ class Fleet:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def playbook(self, *arguments: str, name: str = "site.yml") -> subprocess.CompletedProcess[str]:
-        """Run a playbook on the fleet, as a person would."""
+    def playbook(
+        self, *arguments: str, inventory: Path = ROOT / "inventory/virtual"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run site.yml on the fleet, as a person would."""
         return subprocess.run(
-            ["ansible-playbook", "-i", ROOT / "inventory/virtual", f"playbooks/{name}", *arguments],
+            [
+                Path(sys.executable).with_name("ansible-playbook"),
+                *("-i", inventory, "playbooks/site.yml", *arguments),
+            ],
             cwd=ROOT,
             env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
             capture_output=True,
