@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 scenario=$1 action=${2:-test}
 export HEARTCODE_FLEET_DIR=$PWD/.fleet-test
-export MOLECULE_GLOB=$PWD/tests/molecule/*/molecule.yml
+export MOLECULE_GLOB="$PWD/tests/molecule/*/molecule.yml"
 export ANSIBLE_HOME=$PWD/.ansible
 
 cleanup() {

@@ -69,7 +69,10 @@ class Fleet:
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
-                *("-i", inventory, "playbooks/site.yml", *arguments),
+                "-i",
+                inventory,
+                "playbooks/site.yml",
+                *arguments,
             ],
             cwd=ROOT,
             env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},

@@ -102,7 +102,9 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yml"
     inventory.write_text(
         "all:\n"
-        f"  vars: {{ansible_user: root, ansible_ssh_common_args: -F {fleet.directory}/ssh_config}}\n"
+        "  vars:\n"
+        "    ansible_user: root\n"
+        f"    ansible_ssh_common_args: -F {fleet.directory}/ssh_config\n"
         "  children: {gateways: {hosts: {gateway: }}, rigs: {hosts: {rig1: }}}\n"
     )
     message = refusals(fleet.playbook(inventory=inventory))

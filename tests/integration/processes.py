@@ -151,23 +151,34 @@ class Exporter(Program):
 
 
 class Llama(Program):
-    """A real llama-server with the counting model."""
+    """A real llama-server, by default with the counting model of the whole run."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, model: Path | None = None) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
-        model = os.environ.get("HEARTCODE_TEST_MODEL", "")
-        if not command or not model:
+        path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
+        if not command or not path:
             raise AssertionError(
                 "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
                 "run these tests with `make unit`"
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        arguments = [*LLAMA_FLAGS.split(), "--port", str(port), "-m", model]
+        arguments = [*LLAMA_FLAGS.split(), "--port", str(port), "-m", path]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )
         self.wait_until_answers(f"{self.url}/health")
+
+    def ask(self, path: str, **body: object) -> Any:
+        response = requests.post(self.url + path, json=body, timeout=120)
+        response.raise_for_status()
+        return response.json()
+
+    def events(self, path: str, **body: object) -> Iterator[Any]:
+        body["stream"] = True
+        with requests.post(self.url + path, json=body, stream=True, timeout=120) as response:
+            response.raise_for_status()
+            yield from events(response)
 
     def slots(self) -> list[dict[str, Any]]:
         slots: list[dict[str, Any]] = requests.get(f"{self.url}/slots", timeout=5).json()

@@ -1,31 +1,18 @@
-"""The demo model in a real llama-server, with the flags that a rig gives it.
-
-`HEARTCODE_TEST_LLAMA_SERVER` is the command that starts it, split as a shell would.
-"""
+"""The demo model in a real llama-server, with the flags that a rig gives it."""
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import make_demo_model as demo
 import pytest
-import requests
+
+from tests.integration.processes import Llama
 
 HEALTH_CHECK = Path(demo.__file__).with_name("health_check.sh")
-FLAGS = (
-    "--host 127.0.0.1 -ngl 33 -c 8192 -np 2 -fit off -fa on -ctk q8_0 -ctv q8_0"
-    " --cache-ram 64 --metrics --no-ui"
-)
 LAST_NUMBER = 12  # of the short model
 USER = {"role": "user", "content": "Count, please. Not 99."}
 
@@ -34,59 +21,13 @@ def numbers(first: int, last: int) -> str:
     return "".join(f" {number}" for number in range(first, last + 1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Llama:
-    """A running llama-server."""
-
-    url: str
-
-    def ask(self, path: str, **body: object) -> Any:
-        response = requests.post(self.url + path, json=body, timeout=120)
-        response.raise_for_status()
-        return response.json()
-
-    def events(self, path: str, **body: object) -> Iterator[Any]:
-        """The events of a stream, which has to end with [DONE]."""
-        body["stream"] = True
-        with requests.post(self.url + path, json=body, stream=True, timeout=120) as response:
-            response.raise_for_status()
-            for line in response.iter_lines(decode_unicode=True):
-                if line == "data: [DONE]":
-                    return
-                if line:
-                    yield json.loads(line.removeprefix("data: "))
-        pytest.fail("the stream ended without [DONE]")
-
-
 @contextmanager
 def running_llama(model: Path) -> Iterator[Llama]:
-    command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER")
-    if not command:
-        pytest.skip("HEARTCODE_TEST_LLAMA_SERVER is not set")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = [*shlex.split(command), *FLAGS.split(), "--port", str(port), "-m", str(model)]
-    log = model.with_suffix(".log")
-    with log.open("wb") as output, subprocess.Popen(arguments, stdout=output, stderr=output) as run:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_until_healthy(url, run, log)
-            yield Llama(url=url)
-        finally:
-            run.kill()
-
-
-def wait_until_healthy(url: str, run: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while run.poll() is None and time.monotonic() < deadline:
-        try:
-            if requests.get(f"{url}/health", timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.05)
-    pytest.fail(f"llama-server does not come up:\n{log.read_text(errors='replace')[-3000:]}")
+    llama = Llama(model.parent, model=model)
+    try:
+        yield llama
+    finally:
+        llama.kill()
 
 
 @pytest.fixture(scope="module")
