@@ -65,7 +65,7 @@ lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus conf
 
 .PHONY: unit
 unit: bootstrap ## Run the unit and integration tests, with a real llama-server
-	@pytest tests/unit
+	@pytest tests/unit tests/contracts
 	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
 	  && python scripts/make_demo_model.py "$$model" \
 	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration
@@ -74,6 +74,10 @@ unit: bootstrap ## Run the unit and integration tests, with a real llama-server
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
 	@pytest tests/fleet_tool
 	@scripts/molecule_test.sh fleet
+
+.PHONY: docs
+docs: bootstrap ## Write the reference (settings, roles' options) from the code
+	@scripts/reference.py
 
 .PHONY: requirements
 requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)

@@ -1,0 +1,77 @@
+"""What must agree among the roles, and between them and the rest."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
+
+
+def load(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = load(f"roles/{role}/meta/argument_specs.yml")[
+        "argument_specs"
+    ]["main"]["options"]
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_argument_specs_name_the_same_variables(role: str) -> None:
+    optional = {name for name, option in options(role).items() if not option.get("required")}
+    assert set(load(f"roles/{role}/defaults/main.yml")) == optional
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_default_in_the_specs_is_the_role_s_default(role: str) -> None:
+    defaults = load(f"roles/{role}/defaults/main.yml")
+    for name, option in options(role).items():
+        if "default" in option:
+            assert option["default"] == defaults[name], name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_public_variables_carry_the_role_s_name(role: str) -> None:
+    assert [name for name in options(role) if not name.startswith(f"{role}_")] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_has_its_parts(role: str) -> None:
+    for part in ("README.md", "defaults/main.yml", "meta/main.yml", "tasks/preflight.yml"):
+        assert (ROOT / "roles" / role / part).is_file(), part
+
+
+def test_defaults_repeated_in_other_roles_are_the_defaults() -> None:
+    """hostvars do not show another host's role defaults, so a few are written out twice."""
+    defaults = {
+        name: value
+        for role in ROLES
+        for name, value in load(f"roles/{role}/defaults/main.yml").items()
+    }
+    repeated = [
+        (path, name, given)
+        for path in ROOT.glob("roles/*/[vt]*/*")
+        for name, given in re.findall(
+            r"\b(?:v\.)?(\w+_port)\s*\|\s*default\((\d+)\)", path.read_text()
+        )
+    ]
+    assert len(repeated) >= 4
+    assert [(p, n, g) for p, n, g in repeated if defaults[n] != int(g)] == []
+
+
+def test_the_example_inventory_sets_only_what_roles_know() -> None:
+    known = {name for role in ROLES for name in options(role)} | {
+        "ansible_host",
+        "ansible_user",
+        "heartcode_address",
+    }
+    text = (ROOT / "inventory/example.yml").read_text()
+    names = set(re.findall(r"^ +#? ?((?:[a-z]+_)+[a-z]+):", text, re.MULTILINE))
+    assert names - known - set(options("llama_server")["llama_server_gpus"]["options"]) == set()
+    assert "model_file" in names
