@@ -11,7 +11,7 @@ export HEARTCODE_FLEET_DIR ?= $(CURDIR)/.fleet
 # Debian release of the virtual hosts: trixie (13) or bookworm (12).
 SUITE ?= trixie
 FLEET := scripts/fleet.py
-FLEET_ADDRESS = python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["machines"]["gateway"]["address"])' $(HEARTCODE_FLEET_DIR)/fleet.json
+fleet_json = python3 -c 'import json; print(json.load(open("$(HEARTCODE_FLEET_DIR)/fleet.json"))$(1))'
 GATEWAY_PORT := 4000
 
 .PHONY: help
@@ -25,7 +25,7 @@ bootstrap: ## Install the Debian and Python packages that the rest needs
 .PHONY: fleet
 fleet: bootstrap
 	@$(FLEET) create gateway rig1 rig2 --suite $(SUITE)
-	@[[ -s $(HEARTCODE_FLEET_DIR)/counting.gguf ]] || python scripts/make_demo_model.py $(HEARTCODE_FLEET_DIR)/counting.gguf
+	@python scripts/make_demo_model.py "$$($(call fleet_json,["cache"]))/counting.gguf" >/dev/null
 
 .PHONY: up
 up: fleet ## Boot the virtual fleet and deploy to it
@@ -36,7 +36,7 @@ up: fleet ## Boot the virtual fleet and deploy to it
 .PHONY: url
 url: ## Print the base URL of the virtual fleet's gateway
 	@[[ -e $(HEARTCODE_FLEET_DIR)/fleet.json ]] || { echo "There is no virtual fleet; run: make up" >&2; exit 1; }
-	@echo "http://$$($(FLEET_ADDRESS)):$(GATEWAY_PORT)"
+	@echo "http://$$($(call fleet_json,["machines"]["gateway"]["address"])):$(GATEWAY_PORT)"
 
 .PHONY: key
 key: ## Print an API key for it (an empty line as long as none is needed)

@@ -6,7 +6,6 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from gevent import get_hub
@@ -68,12 +67,7 @@ class SocketWatch:
     def __enter__(self) -> SocketWatch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterable
 from itertools import count
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from heartcode import metrics
@@ -76,12 +75,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
