@@ -73,7 +73,7 @@ unit: bootstrap ## Run the unit and integration tests, with a real llama-server
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
 	@pytest tests/fleet_tool
-	@scripts/molecule_test.sh fleet
+	@scripts/molecule_test.sh
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, roles' options) from the code

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs a molecule scenario of tests/molecule on a virtual fleet of its own:
+# Runs the molecule scenario of tests/molecule on a virtual fleet of its own:
 #
-#   scripts/molecule_test.sh SCENARIO [test|create|converge|verify|destroy]
+#   scripts/molecule_test.sh [test|create|converge|verify|destroy]
 #
 # The fleet lies in .fleet-test, so that one that a person works with is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scenario=$1 action=${2:-test}
+action=${1:-test}
 export HEARTCODE_FLEET_DIR=$PWD/.fleet-test
 export MOLECULE_GLOB="$PWD/tests/molecule/*/molecule.yml"
 export ANSIBLE_HOME=$PWD/.ansible
@@ -22,4 +22,4 @@ cleanup() {
 }
 trap cleanup EXIT
 
-.venv/bin/molecule "$action" --scenario-name "$scenario"
+.venv/bin/molecule "$action"
