@@ -68,7 +68,7 @@ def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:
     """systemd's own daemons reach 1.2 to 1.5; an ordinary service has above 9."""
     report = fleet.ssh("rig1", f"systemd-analyze security --no-pager {unit} | tail -n 1")
     exposure = float(report.split(":")[1].split()[0])
-    assert exposure <= (2.2 if "llama" in unit else 1.6), report
+    assert exposure <= 1.5, report
 
 
 def test_no_unit_has_failed(fleet: Fleet) -> None:
