@@ -1,0 +1,212 @@
+"""Which conversations a llama-server's KV cache probably still holds.
+
+    index = PrefixIndex(slots=2, host_chars=0)
+    index.look_up(prompt).cached_chars       # what would be found there
+    place = index.begin(prompt)              # the request goes there
+    place.end(answer_chars=320)              # its answer is complete
+
+The index does what llama-server does (tools/server/server-context.cpp, get_available_slot, and
+server-task.cpp, server_prompt_cache, at the pinned version): a request goes into the idle slot that
+shares the longest beginning with it, if that is more than a tenth of the prompt, else into the one
+that was used longest ago. What a slot held beyond that beginning is overwritten. If more than half
+of it would be lost, and with `--cache-ram`, it is first copied to host memory, from which it comes
+back when a prompt continues it; the oldest copy goes first.
+
+Lengths are in characters, as the tokens are not known here. Memory is bounded: `slots` sequences
+and at most `MAX_HOST_SEQUENCES` copies, each of at most `prompt.MAX_BLOCKS` hashes.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from heartcode.prompt import Prompt
+
+MAX_HOST_SEQUENCES = 64
+
+# llama-server: --slot-prompt-similarity, and two constants in its code.
+_SIMILAR = 0.1
+_LITTLE_IS_KEPT = 0.5
+_WORTH_LOADING = 0.25
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What a slot holds: a prompt and, as far as it is known, the answer to it."""
+
+    blocks: array[int]
+    prompt_chars: int
+    open_ended: bool
+    answer_chars: int = 0
+
+    @property
+    def chars(self) -> int:
+        return self.prompt_chars + self.answer_chars
+
+    def shared_with(self, prompt: Prompt) -> int:
+        """Return how many characters of `prompt` this sequence begins with."""
+        same = _common(self.blocks, prompt.blocks)
+        if same < len(prompt.blocks) and self._is_continued(same):
+            # What follows is the answer, which was never seen here but is in the cache.
+            return min(prompt.chars, self.chars)
+        return prompt.ends[same - 1] if same else 0
+
+    def _is_continued(self, same: int) -> bool:
+        # In a text completion the answer has lengthened the last block, which therefore differs.
+        return same > 0 and same >= len(self.blocks) - self.open_ended
+
+
+@dataclass(slots=True)
+class _Slot:
+    used: float
+    sequence: _Sequence | None = None
+    busy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What a request would find in a cache, and what it would overwrite.
+
+    Attributes:
+        cached_chars: how much of the prompt need not be evaluated.
+        lost_chars: how much of another conversation would be gone.
+        lost_idle_s: how long ago that conversation was used last, in seconds.
+    """
+
+    cached_chars: int = 0
+    lost_chars: int = 0
+    lost_idle_s: float = 0.0
+
+
+class Place:
+    """The slot in which a request is computed; to be ended once."""
+
+    def __init__(self, slot: _Slot, sequence: _Sequence, clock: Callable[[], float]) -> None:
+        self._slot = slot
+        self._sequence = sequence
+        self._clock = clock
+
+    def end(self, *, answer_chars: int = 0) -> None:
+        """Note that the slot is idle; it keeps the prompt and the answer."""
+        self._slot.busy = False
+        self._slot.used = self._clock()
+        self._sequence.answer_chars = max(0, answer_chars)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    slot: _Slot
+    saved: bool
+    loaded: _Sequence | None
+    match: Match
+
+
+class PrefixIndex:
+    """The sequences of one llama-server: in its slots and, with `host_chars`, in host memory."""
+
+    def __init__(
+        self, *, slots: int, host_chars: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._host_chars = host_chars
+        self._slots = [_Slot(used=clock()) for _ in range(slots)]
+        self._host: list[_Sequence] = []  # the oldest first
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences are remembered."""
+        return len(self._host) + sum(slot.sequence is not None for slot in self._slots)
+
+    def look_up(self, prompt: Prompt) -> Match:
+        """Return what `prompt` would find here; with no idle slot, if all of them were idle."""
+        return self._choose(prompt, [s for s in self._slots if not s.busy] or self._slots).match
+
+    def begin(self, prompt: Prompt) -> Place:
+        """Let `prompt` take the slot that llama-server would give it.
+
+        Raises:
+            RuntimeError: when no slot is idle.
+        """
+        idle = [slot for slot in self._slots if not slot.busy]
+        if not idle:
+            raise RuntimeError("no slot is idle")
+        choice = self._choose(prompt, idle)
+        if choice.loaded is not None:
+            self._host.remove(choice.loaded)
+        slot = choice.slot
+        if choice.saved and slot.sequence is not None:
+            self._save(slot.sequence)
+        slot.sequence = _Sequence(prompt.blocks, prompt.chars, prompt.open_ended)
+        slot.busy = True
+        return Place(slot, slot.sequence, self._clock)
+
+    def correct(self, prompt: Prompt, cached_chars: int) -> None:
+        """Forget copies in host memory that would have given `prompt` more than was found.
+
+        The slots need no correction: the one that was asked holds the prompt by now.
+        """
+        self._host = [seq for seq in self._host if seq.shared_with(prompt) <= cached_chars]
+
+    def forget(self) -> None:
+        """Note that the llama-server has lost everything; requests still end as they would."""
+        self._host.clear()
+        for slot in self._slots:
+            slot.sequence = None
+
+    def _choose(self, prompt: Prompt, slots: list[_Slot]) -> _Choice:
+        shared = [(_shared(slot.sequence, prompt), slot) for slot in slots]
+        most, slot = max(shared, key=lambda pair: pair[0])
+        held = slot.sequence.chars if slot.sequence else 0
+        saved = most < _LITTLE_IS_KEPT * held
+        if most <= _SIMILAR * prompt.chars:
+            most, slot = min(shared, key=lambda pair: pair[1].used)
+            held = slot.sequence.chars if slot.sequence else 0
+            saved = True
+        # Without host memory nothing is saved, and llama-server keeps what is in the slot.
+        saved = saved and 0 < held <= self._host_chars
+        loaded = self._best_copy(prompt, most, held) if self._host else None
+        cached = max(most, _shared(loaded, prompt))
+        match = Match(
+            cached_chars=cached,
+            lost_chars=0 if saved else max(0, held - most),
+            lost_idle_s=max(0.0, self._clock() - slot.used),
+        )
+        return _Choice(slot=slot, saved=saved, loaded=loaded, match=match)
+
+    def _best_copy(self, prompt: Prompt, most: int, held: int) -> _Sequence | None:
+        """Return the copy that is better than what the slot has: in length and in share kept."""
+        best, kept = None, most / held if held else -1.0
+        for sequence in self._host:
+            shared = sequence.shared_with(prompt)
+            share = shared / sequence.chars
+            if share >= _WORTH_LOADING and share > kept and shared > most:
+                best, kept, most = sequence, share, shared
+        return best
+
+    def _save(self, sequence: _Sequence) -> None:
+        self._host.append(sequence)
+        total = sum(sequence.chars for sequence in self._host)
+        while total > self._host_chars or len(self._host) > MAX_HOST_SEQUENCES:
+            total -= self._host.pop(0).chars
+
+
+def _shared(sequence: _Sequence | None, prompt: Prompt) -> int:
+    return sequence.shared_with(prompt) if sequence else 0
+
+
+def _common(one: array[int], other: array[int]) -> int:
+    """Return how many blocks two chains have in common, by bisection.
+
+    A block's hash stands for everything before it, so the first ones are equal and the rest differ.
+    """
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[middle - 1] == other[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

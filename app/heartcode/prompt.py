@@ -1,0 +1,105 @@
+"""What a request's prompt begins with, in a form that can be compared and kept.
+
+    prompt = Prompt.of(fields)
+
+A prompt becomes a chain of hashes, one for each block of at most `BLOCK_CHARS` characters: equal
+hashes at one place mean equal prompts up to there. The text itself is not kept.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# About 16 tokens: a prefix is known to within a twentieth of a second of a P106's work.
+BLOCK_CHARS = 64
+# A quarter of a million characters, about 65,000 tokens; the slots of these cards hold fewer. What
+# follows is counted and not told apart.
+MAX_BLOCKS = 4096
+# A chat template writes about four tokens around each message.
+_MARKUP_CHARS = 16
+
+# The fields in which the endpoints of design and llama-server carry text, in a template's order.
+_TEXT_FIELDS = ("tools", "system", "instructions", "prompt", "input", "messages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """The beginning of a conversation.
+
+    Attributes:
+        blocks: a hash for each block, which stands for all blocks before it as well.
+        ends: where each block ends, in characters from the beginning.
+        chars: the length of the whole.
+        open_ended: whether an answer goes on in the last block, as in a text completion; in a chat
+            it begins a block of its own.
+    """
+
+    blocks: array[int] = field(default_factory=lambda: array("q"))
+    ends: array[int] = field(default_factory=lambda: array("q"))
+    chars: int = 0
+    open_ended: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Prompt:
+        """Return the prompt of a request's JSON body; whatever is in it, this does not fail."""
+        blocks, ends = array("q"), array("q")
+        chain = chars = 0
+        for text, markup in _parts(fields):
+            for start in range(0, len(text), BLOCK_CHARS):
+                if len(blocks) == MAX_BLOCKS:
+                    break
+                # Python's hash of a string is keyed anew in each process, so nobody can prepare
+                # prompts that collide; 64 bits make it a matter of chance that never comes.
+                chain = hash((chain, text[start : start + BLOCK_CHARS]))
+                blocks.append(chain)
+                ends.append(chars + min(start + BLOCK_CHARS, len(text)))
+            chars += len(text) + markup
+        return cls(
+            blocks=blocks, ends=ends, chars=chars, open_ended=isinstance(fields.get("prompt"), str)
+        )
+
+
+def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the texts of a prompt in order, each with the length of the markup that follows."""
+    for name in _TEXT_FIELDS:
+        value = fields.get(name)
+        if not value:
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for item in value:
+                yield _message(item), _MARKUP_CHARS
+        else:
+            yield _text(value), 0
+
+
+def _message(item: Any) -> str:
+    """Return a message as one text: its role, its content and whatever else it carries."""
+    if not isinstance(item, Mapping):
+        return _text(item)
+    rest = {name: value for name, value in item.items() if name not in ("role", "content")}
+    text = f"{_text(item.get('role', ''))}\n{_content(item.get('content', ''))}"
+    return f"{text}\n{_text(rest)}" if rest else text
+
+
+def _content(value: Any) -> str:
+    if isinstance(value, list):  # parts: {"type": "text", "text": "..."}, images, ...
+        return "".join(
+            part["text"]
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+            else _text(part)
+            for part in value
+        )
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError):
+        return ""  # no prompt that llama-server would take
