@@ -1,0 +1,89 @@
+"""What llama-server says about an answer when it is complete: tokens and times.
+
+    measured = Measured.in_body(body)            # an answer that was read whole
+    measured = Measured.in_stream(last_pieces)   # the end of a stream
+
+Only the last events are parsed: every event of a stream may carry `timings`, and reading them all
+would cost more than relaying them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The last ones are: the finish reason, the usage, [DONE]; /v1/responses ends with more of them.
+_LAST_EVENTS = 4
+# Larger answers (embeddings, log probabilities) are not worth parsing for this.
+_MAX_BODY_BYTES = 1024 * 1024
+_ABSURD = 1e12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Tokens of one answer, and seconds where they were told.
+
+    Attributes:
+        evaluated: prompt tokens that were computed.
+        cached: prompt tokens that came from the cache.
+        generated: tokens of the answer.
+        prompt_s: seconds for `evaluated`; 0 if unknown.
+        decode_s: seconds for `generated`; 0 if unknown.
+    """
+
+    evaluated: float
+    cached: float
+    generated: float
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+
+    @classmethod
+    def of(cls, answer: Any) -> Measured | None:
+        """Return what a JSON answer or event tells, or None if it tells nothing."""
+        if not isinstance(answer, Mapping):
+            return None
+        timings, usage = answer.get("timings"), answer.get("usage")
+        if isinstance(timings, Mapping):
+            return cls(
+                evaluated=_number(timings, "prompt_n"),
+                cached=_number(timings, "cache_n"),
+                generated=_number(timings, "predicted_n"),
+                prompt_s=_number(timings, "prompt_ms") / 1000,
+                decode_s=_number(timings, "predicted_ms") / 1000,
+            )
+        if isinstance(usage, Mapping) and "prompt_tokens" in usage:
+            details = usage.get("prompt_tokens_details")
+            cached = _number(details, "cached_tokens") if isinstance(details, Mapping) else 0.0
+            return cls(
+                evaluated=max(0.0, _number(usage, "prompt_tokens") - cached),
+                cached=cached,
+                generated=_number(usage, "completion_tokens"),
+            )
+        return None
+
+    @classmethod
+    def in_body(cls, body: bytes) -> Measured | None:
+        """Return what a whole answer tells."""
+        return cls.of(_json(body)) if len(body) <= _MAX_BODY_BYTES else None
+
+    @classmethod
+    def in_stream(cls, end: bytes) -> Measured | None:
+        """Return what the end of a stream, complete events, tells; the last word counts."""
+        for line in reversed(end.splitlines()[-3 * _LAST_EVENTS :]):
+            if line.startswith(b"data:") and (found := cls.of(_json(line[5:]))):
+                return found
+        return None
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(fields: Mapping[str, Any], name: str) -> float:
+    value = fields.get(name)
+    return float(value) if isinstance(value, int | float) and 0 < value < _ABSURD else 0.0
