@@ -13,6 +13,10 @@ from gevent import get_hub
 _READABLE = 1  # libev's EV_READ
 
 
+class ClientGoneError(Exception):
+    """The client left before there was an answer."""
+
+
 class Client:
     """The client of one request, which may leave at any time.
 

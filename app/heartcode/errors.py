@@ -7,6 +7,7 @@ Whatever serves a request may raise an `ApiError`; it becomes the answer:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from traceback import format_tb
 from typing import Any
 
@@ -25,13 +26,16 @@ _FIRST_SERVER_ERROR = 500
 
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, message and OpenAI's `code`."""
+    """An answer that is an error: HTTP status, message, OpenAI's `code`, further headers."""
 
-    def __init__(self, status: int, message: str, *, code: str) -> None:
+    def __init__(
+        self, status: int, message: str, *, code: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
+        self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -53,6 +57,7 @@ def init_app(app: Flask) -> None:
     def api_error(error: ApiError) -> Response:
         response = jsonify(error.body())
         response.status_code = error.status
+        response.headers.update(error.headers)
         return response
 
     @app.errorhandler(HTTPException)

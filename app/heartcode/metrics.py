@@ -37,3 +37,19 @@ BACKEND_UP = Gauge(
     ["backend"],
     multiprocess_mode="livemostrecent",
 )
+BACKEND_SLOTS = Gauge(
+    "backend_slots",
+    "Requests that the backend works on at a time.",
+    ["backend"],
+    multiprocess_mode="livemax",
+)
+QUEUE_DEPTH = Gauge(
+    "inference_queue_depth",
+    "Requests that wait for a slot now.",
+    multiprocess_mode="livesum",
+)
+QUEUE_SECONDS = Histogram(
+    "inference_queue_seconds",
+    "Time that a request waited in the queue, whether it got a slot or not.",
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600),
+)

@@ -15,7 +15,9 @@ from http import HTTPStatus
 from flask import Flask, Response, g, request
 
 from heartcode import metrics, request_id
-from heartcode.relay import Answer, ClientGoneError, EventStream
+from heartcode.admission import Ticket
+from heartcode.client import ClientGoneError
+from heartcode.relay import Answer, EventStream
 
 _log = logging.getLogger("heartcode.request")
 
@@ -31,6 +33,7 @@ class Record:
     method: str
     is_inference: bool
     stream: bool = False
+    ticket: Ticket | None = None
     answer: Answer | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -107,6 +110,8 @@ def _account_for(record: Record, status: int) -> None:
         "outcome": outcome,
         "backend": record.answer.backend if record.answer else None,
         "stream": record.stream,
+        "client": record.ticket.client if record.ticket else None,
+        "queue_s": round(record.ticket.queued_s, 3) if record.ticket else None,
         "duration_s": round(duration, 3),
     }
     probe_passed = record.endpoint in ("/health", "/livez") and outcome == "completed"

@@ -1,38 +1,118 @@
-"""Which backend gets the next request.
+"""Which backend gets a request.
 
-A policy is a function of what is known about the backends and has no effects of its own.
+A policy is a function of offers, one for each backend that may be asked, and has no effects:
+
+    time to first token = wait for a slot + work before us + prompt tokens not cached ÷ prompt speed
+
+and the cost of an offer is that time plus what the choice costs later, because it overwrites
+another conversation in the backend's KV cache:
+
+    loss = tokens overwritten ÷ prompt speed × chance that they are asked for again
+    chance = exp(−seconds since they were used ÷ 600) ÷ 2
+
+Offers whose costs differ by less than the estimate is worth (a tenth, and 50 ms) count as equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from heartcode.prefix_index import Match
+
+# Half of all conversations go on for another turn, most of these within minutes: an assumption, not
+# a measurement. It only has to be right in kind: an old cache is overwritten before a young one.
+_RETURN_CHANCE = 0.5
+_RETURN_WITHIN_S = 600.0
+
+_EQUAL_SHARE = 0.1
+_EQUAL_S = 0.05
 
 
-class Load(Protocol):
-    """What a policy knows about a backend.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What a backend can do for one request.
 
     Attributes:
-        in_flight: requests that the backend is working on.
+        backend: its number.
+        free: whether a slot is free now.
+        avoided: whether it failed a moment ago.
+        in_flight: requests that it is working on.
         last_taken: a number that is the higher the later the backend was chosen last.
-        avoided: whether the backend failed a moment ago.
+        wait_s: seconds until a slot is free, 0 if one is.
+        ahead_s: seconds for which its GPU still evaluates the prompts of others.
+        prompt_s: seconds to evaluate what is not cached of the prompt.
+        loss_s: seconds that overwriting its cache will probably cost later.
     """
 
+    backend: int
+    free: bool = True
+    avoided: bool = False
+    in_flight: int = 0
+    last_taken: int = 0
+    wait_s: float = 0.0
+    ahead_s: float = 0.0
+    prompt_s: float = 0.0
+    loss_s: float = 0.0
+
     @property
-    def in_flight(self) -> int: ...  # noqa: D102
+    def cost_s(self) -> float:
+        """Seconds to the first token, plus those that the choice costs later."""
+        return self.wait_s + self.ahead_s + self.prompt_s + self.loss_s
+
     @property
-    def last_taken(self) -> int: ...  # noqa: D102
-    @property
-    def avoided(self) -> bool: ...  # noqa: D102
+    def cost_without_wait_s(self) -> float:
+        """The cost once a slot is free."""
+        return self.prompt_s + self.loss_s
 
 
-BackendT = TypeVar("BackendT", bound=Load)
+Policy = Callable[[Sequence[Offer]], Offer | None]
 
 
-def least_busy(candidates: Iterable[BackendT]) -> BackendT | None:
-    """Choose the backend with the fewest requests in flight, or None if there is no candidate.
+def prompt_seconds(match: Match, *, chars: int, tokens_per_char: float, speed: float) -> float:
+    """Return how long the part of a prompt that is not cached takes, at `speed` tokens/s."""
+    # llama-server always evaluates at least the last token.
+    return max(1.0, (chars - match.cached_chars) * tokens_per_char) / speed
 
-    Among equals the one that has waited longest is next, so that they take turns. An avoided
-    backend comes after all others, but it comes: being refused costs less than giving up.
+
+def loss_seconds(match: Match, *, tokens_per_char: float, speed: float) -> float:
+    """Return what it will probably cost that a cached conversation is overwritten."""
+    chance = _RETURN_CHANCE * math.exp(-match.lost_idle_s / _RETURN_WITHIN_S)
+    return match.lost_chars * tokens_per_char / speed * chance
+
+
+def time_to_first_token(offers: Sequence[Offer]) -> Offer | None:
+    """Choose the offer of least cost; it may be one that has to be waited for.
+
+    Among equals: a free one, the fewest requests in flight, the most in the cache, then in turns.
     """
-    return min(candidates, key=lambda b: (b.avoided, b.in_flight, b.last_taken), default=None)
+    usable = _usable(offers)
+    if not usable:
+        return None
+    enough = min(offer.cost_s for offer in usable) * (1 + _EQUAL_SHARE) + _EQUAL_S
+    equals = [offer for offer in usable if offer.cost_s <= enough]
+    return min(equals, key=lambda o: (not o.free, o.in_flight, round(o.prompt_s, 3), o.last_taken))
+
+
+def least_busy(offers: Sequence[Offer]) -> Offer | None:
+    """Choose the fewest requests in flight; among equals in turns. Never waits for a better one."""
+    return min(_usable(offers), key=lambda o: (not o.free, o.in_flight, o.last_taken), default=None)
+
+
+def round_robin(offers: Sequence[Offer]) -> Offer | None:
+    """Choose in turns among those with a free slot."""
+    return min(_usable(offers), key=lambda o: (not o.free, o.last_taken), default=None)
+
+
+def _usable(offers: Iterable[Offer]) -> list[Offer]:
+    """Leave out what failed a moment ago, unless all did: being refused costs less than nothing."""
+    offers = list(offers)
+    return [offer for offer in offers if not offer.avoided] or offers
+
+
+POLICIES: dict[str, Policy] = {
+    "time_to_first_token": time_to_first_token,
+    "least_busy": least_busy,
+    "round_robin": round_robin,
+}

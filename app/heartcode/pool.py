@@ -1,7 +1,8 @@
-"""The backends of this rig, and how busy each of them is.
+"""The backends of this rig, what is known of each, and how a request gets one.
 
-    with pool.take() as lease:
+    with pool.take(ticket=ticket, client=client) as lease:
         ...  # lease.backend works for us until here
+        lease.learn(measured)
 
 The counts belong to one process. A single worker sees all of the rig's traffic; with several, each
 of them balances its own share.
@@ -14,8 +15,17 @@ from collections.abc import Callable, Container, Iterable
 from itertools import count
 from urllib.parse import urlsplit
 
-from heartcode import metrics
-from heartcode.policy import least_busy
+from heartcode import metrics, policy
+from heartcode.admission import Limits, Ticket, WaitingRoom, Wish
+from heartcode.client import Client
+from heartcode.measured import Measured
+from heartcode.policy import Offer, Policy
+from heartcode.prefix_index import Place, PrefixIndex
+from heartcode.speed import Lengths, Speeds
+
+# A share of the expected answer that is always taken to be left: what has run for longer than
+# expected will not end at once for that.
+_NEVER_LESS = 0.25
 
 
 class Backend:
@@ -23,24 +33,43 @@ class Backend:
 
     Attributes:
         name: "host:port", for logs and metrics.
-        in_flight: requests that it is working on for this process.
+        slots: requests that it works on at a time; more would queue inside it.
         last_taken: the serial number of the last choice that fell on it.
+        leases: the requests that it is working on for this process.
+        cache: the conversations that it probably holds.
+        speeds: how fast it is.
 
     After a failure the backend is avoided for `avoid_s` seconds.
     """
 
     def __init__(
-        self, url: str, *, avoid_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        *,
+        avoid_s: float,
+        slots: int = 1,
+        host_cache_chars: int = 0,
+        rig_speeds: Speeds | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.port = parts.port or 80
         self.name = parts.netloc
-        self.in_flight = 0
+        self.slots = slots
         self.last_taken = 0
+        self.leases: set[SlotLease] = set()
+        self.cache = PrefixIndex(slots=slots, host_chars=host_cache_chars, clock=clock)
+        self.speeds = Speeds(rig_speeds)
         self._avoid_s = avoid_s
         self._clock = clock
         self._avoid_until = clock()
+        metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it is working on."""
+        return len(self.leases)
 
     @property
     def avoided(self) -> bool:
@@ -53,24 +82,29 @@ class Backend:
         metrics.BACKEND_UP.labels(backend=self.name).set(1)
 
     def has_failed(self) -> None:
-        """Note that the backend failed; avoid it for a while."""
+        """Note that the backend failed: avoid it for a while, and expect nothing in its cache."""
         self._avoid_until = self._clock() + self._avoid_s
+        self.cache.forget()
         metrics.BACKEND_UP.labels(backend=self.name).set(0)
+
+    def slot_free_in_s(self, now: float) -> float:
+        """Return the seconds until it can take another request, as far as can be told."""
+        if self.in_flight < self.slots:
+            return 0.0
+        return min(lease.left_s(now) for lease in self.leases)
 
 
 class Lease:
-    """A backend's promise to work on one request; counted as in flight until released."""
+    """A backend that works on one request until released, and needs no slot for it."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._held = True
-        backend.in_flight += 1
+
+    def learn(self, measured: Measured | None) -> None:
+        """Take what the backend said about its answer when it was complete."""
 
     def release(self) -> None:
         """Give the backend back; a second call does nothing."""
-        if self._held:
-            self._held = False
-            self.backend.in_flight -= 1
 
     def __enter__(self) -> Lease:
         return self
@@ -79,17 +113,180 @@ class Lease:
         self.release()
 
 
+class SlotLease(Lease):
+    """A lease that holds one of the backend's slots until released.
+
+    Args:
+        backend: the backend.
+        ticket: the request's.
+        prompt_s: how long its prompt will probably take, from now on.
+        lengths: what is known about the lengths of texts; it is told of this answer.
+        clock: seconds.
+        released: called when the slot is free again.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        ticket: Ticket,
+        *,
+        prompt_s: float,
+        lengths: Lengths,
+        clock: Callable[[], float],
+        released: Callable[[], None],
+    ) -> None:
+        super().__init__(backend)
+        self._ticket = ticket
+        self._lengths = lengths
+        self._clock = clock
+        self._released = released
+        self._prompt_done = clock() + prompt_s
+        self._answer_s = lengths.answer_of_at_most(ticket.max_tokens) / backend.speeds.decode.value
+        self._answer_chars = 0
+        self._place: Place | None = backend.cache.begin(ticket.prompt)
+        backend.leases.add(self)
+
+    def prompt_left_s(self, now: float) -> float:
+        """Return for how long its prompt will probably still be evaluated."""
+        return max(0.0, self._prompt_done - now)
+
+    def left_s(self, now: float) -> float:
+        """Return in how many seconds it will probably be over."""
+        answer_left = min(self._answer_s, self._prompt_done + self._answer_s - now)
+        return self.prompt_left_s(now) + max(_NEVER_LESS * self._answer_s, answer_left)
+
+    def learn(self, measured: Measured | None) -> None:
+        """Correct the backend's speeds, the lengths of texts and what its cache holds."""
+        if measured is None:
+            return
+        prompt = self._ticket.prompt
+        self.backend.speeds.learn(measured)
+        self._lengths.learn(measured, prompt_chars=prompt.chars)
+        tokens_per_char = self._lengths.tokens_per_char.value
+        # A tenth more, as the characters are an estimate.
+        self.backend.cache.correct(prompt, round(1.1 * measured.cached / tokens_per_char))
+        self._answer_chars = round(measured.generated / tokens_per_char)
+
+    def release(self) -> None:
+        """Free the slot; whoever waits for one is called."""
+        if self._place is None:
+            return
+        self._place.end(answer_chars=self._answer_chars)
+        self._place = None
+        self.backend.leases.discard(self)
+        self._released()
+
+
 class Pool:
-    """All backends of the rig."""
+    """All backends of the rig, and the queue in front of them."""
 
-    def __init__(self, backends: Iterable[Backend]) -> None:
+    def __init__(
+        self,
+        backends: Iterable[Backend],
+        *,
+        choose: Policy = policy.time_to_first_token,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.backends = tuple(backends)
+        self._choose = choose
+        self._clock = clock
+        self._lengths = Lengths()
         self._serial = count(1)
+        self._room: WaitingRoom[SlotLease] = WaitingRoom(
+            self._grant, self._has_free_slot, self._next_slot_s, limits, clock=clock
+        )
 
-    def take(self, *, except_for: Container[Backend] = ()) -> Lease | None:
-        """Lease the backend that the policy prefers; None if all of them are excepted."""
-        backend = least_busy(b for b in self.backends if b not in except_for)
-        if backend is None:
+    def take(
+        self,
+        *,
+        except_for: Container[Backend] = (),
+        ticket: Ticket | None = None,
+        client: Client | None = None,
+    ) -> Lease | None:
+        """Lease the backend that the policy prefers; None if all of them are excepted.
+
+        With a ticket this takes a slot and waits until there is one, as long as the client stays.
+        Without one it asks for an answer that needs no slot, and never waits.
+
+        Raises:
+            ApiError: 429 when the queue is full, 504 when the wait is over.
+            ClientGoneError: when the client left.
+        """
+        candidates = [b for b in self.backends if b not in except_for]
+        if not candidates:
             return None
+        if ticket is None:
+            return Lease(min(candidates, key=lambda b: (b.avoided, b.in_flight)))
+        wish: Wish[SlotLease] = Wish(ticket=ticket, except_for=except_for)
+        lease = self._room.enter(wish, client or Client())
+        ticket.admitted = True
+        return lease
+
+    def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
+        now = self._clock()
+        offers = [
+            self._offer(number, backend, wish.ticket, now)
+            for number, backend in enumerate(self.backends)
+            if backend not in wish.except_for
+        ]
+        best = self._choose(offers)
+        if best is None:
+            return None
+        if not best.free:
+            # What failed a moment ago is no alternative to waiting for what works.
+            free = [o for o in offers if o.free and o.avoided == best.avoided]
+            second = self._choose(free)
+            if second is None or _is_held(wish, best, second, now):
+                return None
+            best = second
+        return self._lease(self.backends[best.backend], best, wish.ticket)
+
+    def _offer(self, number: int, backend: Backend, ticket: Ticket, now: float) -> Offer:
+        match = backend.cache.look_up(ticket.prompt)
+        tokens_per_char = self._lengths.tokens_per_char.value
+        speed = backend.speeds.prompt.value
+        return Offer(
+            backend=number,
+            free=backend.in_flight < backend.slots,
+            avoided=backend.avoided,
+            in_flight=backend.in_flight,
+            last_taken=backend.last_taken,
+            wait_s=backend.slot_free_in_s(now),
+            ahead_s=sum(lease.prompt_left_s(now) for lease in backend.leases),
+            prompt_s=policy.prompt_seconds(
+                match, chars=ticket.prompt.chars, tokens_per_char=tokens_per_char, speed=speed
+            ),
+            loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
+        )
+
+    def _lease(self, backend: Backend, offer: Offer, ticket: Ticket) -> SlotLease:
         backend.last_taken = next(self._serial)
-        return Lease(backend)
+        return SlotLease(
+            backend,
+            ticket,
+            prompt_s=offer.ahead_s + offer.prompt_s,
+            lengths=self._lengths,
+            clock=self._clock,
+            released=self._room.call_next,
+        )
+
+    def _has_free_slot(self) -> bool:
+        return any(backend.in_flight < backend.slots for backend in self.backends)
+
+    def _next_slot_s(self) -> float:
+        """Return the seconds until a slot becomes free and with it a place in the queue."""
+        now = self._clock()
+        working = [b for b in self.backends if not b.avoided] or self.backends
+        return min(backend.slot_free_in_s(now) for backend in working)
+
+
+def _is_held(wish: Wish[SlotLease], best: Offer, second: Offer, now: float) -> bool:
+    """Say whether a request still waits for its best backend while another one is free.
+
+    It does so for as long as the free one would take longer, decided once: when the estimate of the
+    wait was wrong, it has lost no more time than the better cache could have saved.
+    """
+    if wish.hold_until is None:
+        wish.hold_until = now + max(0.0, second.cost_s - best.cost_without_wait_s)
+    return now < wish.hold_until

@@ -15,17 +15,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from heartcode import metrics, sse
-from heartcode.client import Client
+from heartcode.admission import Ticket
+from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
+from heartcode.measured import Measured
 from heartcode.pool import Backend, Lease, Pool
 from heartcode.upstream import BackendError, Call, Exchange, Reason
 
 # Guards the proxy's memory against a backend that has gone wrong.
 _MAX_HELD_BYTES = 64 * 1024 * 1024
-
-
-class ClientGoneError(Exception):
-    """The client left before there was an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +42,16 @@ class EventStream:
     It never ends without a word: when the backend fails, the last event is an error.
     """
 
-    def __init__(self, exchange: Exchange, backend: Backend, client: Client) -> None:
+    def __init__(self, exchange: Exchange, lease: Lease, client: Client) -> None:
         self._failed = False
         self._finished = False
         self._exchange = exchange
-        self._backend = backend
+        self._lease = lease
         self._client = client
         self._held = ExitStack()
         self._events = sse.WholeEvents()
         self._first: bytes | None = None
+        self._last = self._last_but_one = b""
 
     def wait_for_first_event(self) -> None:
         """Return when there is something to pass on; raise BackendError when that fails."""
@@ -86,6 +85,8 @@ class EventStream:
             return self._end_with(error)
         if not piece:
             self._finished = True
+            # [DONE] may have come by itself.
+            self._lease.learn(Measured.in_stream(self._last_but_one + self._last))
             raise StopIteration
         return piece
 
@@ -93,6 +94,7 @@ class EventStream:
         """Return the next complete events; b"" at the proper end of the stream."""
         while data := self._exchange.read_some():
             if events := self._events.feed(data):
+                self._last_but_one, self._last = self._last, events
                 return events
             if self._events.pending > _MAX_HELD_BYTES:
                 raise BackendError(Reason.BROKEN, "an event without end")
@@ -104,7 +106,7 @@ class EventStream:
         if self._client.gone:
             raise StopIteration
         self._failed = self._finished = True
-        self._backend.has_failed()
+        self._lease.backend.has_failed()
         lost = ApiError(502, f"the backend failed ({error.reason.value})", code="backend_failed")
         return sse.data_event(lost.body())
 
@@ -121,16 +123,26 @@ class Relay:
         self._connect_timeout_s = connect_timeout_s
         self._silence_timeout_s = silence_timeout_s
 
-    def ask(self, call: Call, client: Client, *, silence_timeout_s: float | None = None) -> Answer:
+    def ask(
+        self,
+        call: Call,
+        client: Client,
+        *,
+        ticket: Ticket | None = None,
+        silence_timeout_s: float | None = None,
+    ) -> Answer:
         """Return the answer of the first backend that gives one; each is tried at most once.
 
+        With a ticket the call takes a slot and may wait for it, see `Pool.take`.
+
         Raises:
-            ApiError: 503 when no backend is there, 502 when those that are failed.
+            ApiError: 503 when no backend is there, 502 when those that are failed, 429 or 504 when
+                there is no slot for it.
             ClientGoneError: when the client left.
         """
         tried: list[Backend] = []
         reason: Reason | None = None
-        while lease := self._pool.take(except_for=tried):
+        while lease := self._pool.take(except_for=tried, ticket=ticket, client=client):
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             tried.append(lease.backend)
@@ -160,12 +172,13 @@ class Relay:
             )
             body: bytes | EventStream
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
-                body = EventStream(exchange, backend, client)
+                body = EventStream(exchange, lease, client)
                 body.wait_for_first_event()
                 body.keep(held.pop_all())
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
                 body = _read_all(exchange)
+                lease.learn(Measured.in_body(body))
             backend.has_answered()
             return Answer(
                 status=exchange.status,

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from heartcode.admission import Limits
 from heartcode.errors import ApiError
+from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Pool
 from heartcode.relay import Relay
 from heartcode.settings import Settings
+from heartcode.speed import Lengths, Speeds
 
 _EXTENSION = "heartcode"
 
@@ -25,7 +28,22 @@ class Rig:
     @classmethod
     def from_settings(cls, settings: Settings) -> Rig:
         """Set up the rig; nothing is connected yet."""
-        pool = Pool(Backend(url, avoid_s=settings.avoid_s) for url in settings.backends)
+        rig_speeds = Speeds()
+        backends = [
+            Backend(
+                url,
+                avoid_s=settings.avoid_s,
+                slots=slots,
+                # The prior of the length of a token: how much is held need not be known better.
+                host_cache_chars=round(
+                    settings.host_cache_tokens / Lengths().tokens_per_char.value
+                ),
+                rig_speeds=rig_speeds,
+            )
+            for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
+        ]
+        limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
+        pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
         relay = Relay(
             pool,
             connect_timeout_s=settings.connect_timeout_s,

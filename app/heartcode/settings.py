@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from heartcode.policy import POLICIES
+
 # sysexits.h EX_CONFIG. The unit names it in RestartPreventExitStatus: another start mends nothing.
 EXIT_BAD_SETTINGS = 78
 
@@ -111,6 +113,22 @@ def _base_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def _slots(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(_whole_number(1, 64)(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("is not a list of whole numbers from 1 to 64") from None
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
 TABLE: tuple[Setting, ...] = (
     Setting(
         field="backends",
@@ -119,6 +137,55 @@ TABLE: tuple[Setting, ...] = (
         unit="base URLs, separated by commas",
         sentence="The rig's llama-servers, one for each GPU.",
         parse=_base_urls,
+    ),
+    Setting(
+        field="slots",
+        variable="HEARTCODE_SLOTS",
+        default="1",
+        unit="requests, separated by commas",
+        sentence=(
+            "How many requests each backend works on at a time, its llama-server's -np, in the "
+            "order of HEARTCODE_BACKENDS; a single number is for all of them."
+        ),
+        parse=_slots,
+    ),
+    Setting(
+        field="host_cache_tokens",
+        variable="HEARTCODE_HOST_CACHE_TOKENS",
+        default="0",
+        unit="tokens",
+        sentence=(
+            "How many tokens each llama-server keeps in host memory when a conversation loses its "
+            "slot, its --cache-ram divided by the KV bytes of a token; 0: not counted on."
+        ),
+        parse=_whole_number(0, 100_000_000),
+    ),
+    Setting(
+        field="policy",
+        variable="HEARTCODE_POLICY",
+        default="time_to_first_token",
+        unit="name",
+        sentence=(
+            "How a backend is chosen: time_to_first_token (predicted), least_busy or round_robin; "
+            "the last two are for comparison."
+        ),
+        parse=_one_of(*POLICIES),
+    ),
+    Setting(
+        field="queue_length",
+        variable="HEARTCODE_QUEUE_LENGTH",
+        default="64",
+        unit="requests",
+        sentence="How many requests may wait for a slot; a further one is answered with 429.",
+        parse=_whole_number(0, 100_000),
+    ),
+    Setting(
+        field="queue_wait_s",
+        variable="HEARTCODE_QUEUE_WAIT_S",
+        default="120",
+        unit="seconds",
+        sentence="How long a request may wait for a slot; then it is answered with 504.",
+        parse=_seconds(86400),
     ),
     Setting(
         field="listen",
@@ -223,11 +290,20 @@ TABLE: tuple[Setting, ...] = (
 )
 
 
+def _fit(slots: tuple[int, ...] | None, backends: tuple[str, ...] | None) -> bool:
+    return slots is None or backends is None or len(slots) in (1, len(backends))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a person can set. The fields are described in `TABLE`."""
 
     backends: tuple[str, ...]
+    slots: tuple[int, ...]
+    host_cache_tokens: int
+    policy: str
+    queue_length: int
+    queue_wait_s: float
     listen: str
     port: int
     metrics_port: int
@@ -261,6 +337,12 @@ class Settings:
                 problems.append(f"{setting.variable}={text} {error}")
         if "port" in values and values["port"] == values.get("metrics_port"):
             problems.append("PORT and METRICS_PORT are the same")
+        if not _fit(values.get("slots"), values.get("backends")):
+            problems.append("HEARTCODE_SLOTS has more or fewer numbers than there are backends")
         if problems:
             raise SettingsError(problems)
         return cls(**values)
+
+    def slots_of_backends(self) -> tuple[int, ...]:
+        """Return the slots of each backend."""
+        return self.slots if len(self.slots) > 1 else self.slots * len(self.backends)

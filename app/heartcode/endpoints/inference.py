@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from heartcode import request_id, sse
+from heartcode.admission import CLIENT_HEADER, Ticket
 from heartcode.client import Client, SocketWatch
 from heartcode.errors import ApiError
 from heartcode.observe import current_record
@@ -32,7 +33,9 @@ def complete() -> Response:
     rig.refuse_if_draining()
     body = _whole_body()
     record = current_record()
-    record.stream = _json_object(body).get("stream") is True
+    fields = _json_object(body)
+    record.stream = fields.get("stream") is True
+    ticket = record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER))
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     call = Call(method="POST", path=request.path, headers=headers, body=body)
@@ -45,7 +48,7 @@ def complete() -> Response:
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        record.answer = rig.relay.ask(call, client)
+        record.answer = rig.relay.ask(call, client, ticket=ticket)
         response = _response(record.answer)
         response.call_on_close(watched.pop_all().close)
     return response

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from heartcode.errors import ApiError
 from werkzeug.test import TestResponse
 
 CHAT = "/v1/chat/completions"
@@ -28,6 +29,16 @@ def test_unknown_paths(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert error_of(answer)["code"] == "not_found"
+
+
+def test_an_error_may_have_headers(app: Flask) -> None:
+    @app.get("/full")
+    def full() -> str:
+        raise ApiError(429, "full", code="queue_full", headers={"Retry-After": "7"})
+
+    answer = app.test_client().get("/full")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert error_of(answer)["code"] == "queue_full"
 
 
 def test_a_wrong_method_is_told_the_right_one(client: FlaskClient) -> None:

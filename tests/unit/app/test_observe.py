@@ -25,7 +25,11 @@ def test_one_line_for_a_request_without_its_words(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = {"messages": [{"role": "user", "content": "a secret"}], "stream": True}
-    client.post(f"{CHAT}?q=secret", json=body, headers={"X-Request-Id": "mine"}).close()
+    client.post(
+        f"{CHAT}?q=secret",
+        json=body,
+        headers={"X-Request-Id": "mine", "X-HeartCode-Client": "anna"},
+    ).close()
     (line,) = lines(caplog)
     duration = line.pop("duration_s")
     assert 0 <= duration < 60
@@ -38,6 +42,8 @@ def test_one_line_for_a_request_without_its_words(
         "outcome": "failed",
         "backend": None,
         "stream": True,
+        "client": "anna",
+        "queue_s": 0,
     }
     assert "secret" not in caplog.text
 

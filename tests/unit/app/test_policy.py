@@ -1,32 +1,115 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from heartcode.policy import least_busy
+import pytest
+from heartcode.policy import (
+    POLICIES,
+    Offer,
+    Policy,
+    least_busy,
+    loss_seconds,
+    prompt_seconds,
+    round_robin,
+    time_to_first_token,
+)
+from heartcode.prefix_index import Match
 from hypothesis import given
 from hypothesis import strategies as st
 
-
-@dataclass(frozen=True)
-class Load:
-    in_flight: int = 0
-    last_taken: int = 0
-    avoided: bool = False
+SECONDS = st.floats(0, 1000)
 
 
-LOADS = st.builds(Load, st.integers(0, 9), st.integers(0, 99), st.booleans())
+@st.composite
+def offers(draw: st.DrawFn) -> Offer:
+    in_flight, free = draw(st.integers(0, 9)), draw(st.booleans())
+    return Offer(
+        backend=draw(st.integers(0, 11)),
+        free=free,
+        avoided=draw(st.booleans()),
+        in_flight=in_flight,
+        last_taken=draw(st.integers(0, 99)),
+        wait_s=0.0 if free else draw(SECONDS),
+        ahead_s=draw(SECONDS) if in_flight else 0.0,
+        prompt_s=draw(SECONDS),
+        loss_s=draw(SECONDS),
+    )
 
 
-def test_no_candidate_no_choice() -> None:
-    assert least_busy([]) is None
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_no_offer_no_choice(policy: Policy) -> None:
+    assert policy([]) is None
 
 
-@given(st.lists(LOADS, min_size=1))
-def test_no_other_candidate_would_have_been_better(loads: list[Load]) -> None:
-    chosen = least_busy(loads)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@given(st.lists(offers(), min_size=1))
+def test_what_failed_comes_after_all_others_and_comes(policy: Policy, given: list[Offer]) -> None:
+    chosen = policy(given)
+    assert chosen in given
     assert chosen is not None
-    usable = [load for load in loads if not load.avoided] or loads
-    assert chosen in usable
-    fewest = [load for load in usable if load.in_flight == min(x.in_flight for x in usable)]
-    assert chosen in fewest
-    assert all(chosen.last_taken <= load.last_taken for load in fewest)
+    assert not chosen.avoided or all(offer.avoided for offer in given)
+
+
+@given(st.lists(offers(), min_size=1))
+def test_no_other_offer_is_much_cheaper(given: list[Offer]) -> None:
+    chosen = time_to_first_token(given)
+    assert chosen is not None
+    usable = [offer for offer in given if not offer.avoided] or given
+    best = min(offer.wait_s + offer.ahead_s + offer.prompt_s + offer.loss_s for offer in usable)
+    assert chosen.cost_s <= best * 1.1 + 0.05
+
+
+@given(st.lists(offers(), min_size=1))
+def test_the_least_busy_is_least_busy(given: list[Offer]) -> None:
+    chosen = least_busy(given)
+    assert chosen is not None
+    usable = [offer for offer in given if not offer.avoided] or given
+    usable = [offer for offer in usable if offer.free] or usable
+    assert chosen.in_flight == min(offer.in_flight for offer in usable)
+    equals = [offer for offer in usable if offer.in_flight == chosen.in_flight]
+    assert chosen.last_taken == min(offer.last_taken for offer in equals)
+
+
+def test_a_cached_prefix_decides() -> None:
+    cold, warm = Offer(backend=0, prompt_s=10), Offer(backend=1, prompt_s=0.1)
+    assert time_to_first_token([cold, warm]) is warm
+
+
+def test_a_short_wait_for_a_cached_prefix_is_worth_it_and_a_long_one_is_not() -> None:
+    cold = Offer(backend=0, prompt_s=10)
+    warm = Offer(backend=1, free=False, in_flight=1, wait_s=3, prompt_s=0.1)
+    assert time_to_first_token([cold, warm]) is warm
+    assert time_to_first_token([cold, replace(warm, wait_s=30)]) is cold
+
+
+def test_a_prompt_that_is_being_evaluated_is_in_the_way() -> None:
+    busy, idle = Offer(backend=0, in_flight=1, ahead_s=5, prompt_s=1), Offer(backend=1, prompt_s=4)
+    assert time_to_first_token([busy, idle]) is idle
+
+
+def test_a_faster_card_may_be_worth_its_cold_cache() -> None:
+    match = Match(cached_chars=1000)
+    slow = prompt_seconds(match, chars=10_000, tokens_per_char=0.25, speed=250)
+    fast = prompt_seconds(Match(), chars=10_000, tokens_per_char=0.25, speed=500)
+    assert (slow, fast) == (9.0, 5.0)
+
+
+def test_a_young_conversation_is_worth_more_than_an_old_one() -> None:
+    def loss(idle_s: float) -> float:
+        match = Match(lost_chars=8000, lost_idle_s=idle_s)
+        return loss_seconds(match, tokens_per_char=0.25, speed=200)
+
+    assert loss(0) == 5.0
+    assert loss(0) > loss(60) > loss(3600) > 0
+
+
+def test_equals_take_turns() -> None:
+    one, other = Offer(backend=0, last_taken=5, prompt_s=3), Offer(backend=1, prompt_s=3.0001)
+    for policy in POLICIES.values():
+        assert policy([one, other]) is other
+
+
+def test_round_robin_looks_at_the_turn_alone() -> None:
+    busy, idle = Offer(backend=0, in_flight=3), Offer(backend=1, last_taken=1)
+    assert round_robin([busy, idle]) is busy
+    assert round_robin([replace(busy, free=False), idle]) is idle

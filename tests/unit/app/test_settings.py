@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from heartcode.policy import POLICIES
 from heartcode.settings import TABLE, Settings, SettingsError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,26 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(raised.value.problems) == len(env)
     for variable in env:
         assert variable in str(raised.value)
+
+
+def test_slots_are_for_each_backend_or_for_all() -> None:
+    env = {"HEARTCODE_BACKENDS": "http://127.0.0.1:8081,http://127.0.0.1:8082"}
+    for text, slots in (("", (1, 1)), ("3", (3, 3)), ("2, 1", (2, 1))):
+        settings = Settings.from_env({**env, "HEARTCODE_SLOTS": text})
+        assert settings.slots_of_backends() == slots
+
+
+@pytest.mark.parametrize("slots", ["1,1", "0", "a", "1,", "65", "-1"])
+def test_slots_that_do_not_fit(slots: str) -> None:
+    with pytest.raises(SettingsError, match="HEARTCODE_SLOTS"):
+        Settings.from_env({**BACKENDS, "HEARTCODE_SLOTS": slots})
+
+
+def test_every_policy_can_be_chosen() -> None:
+    for name in POLICIES:
+        assert Settings.from_env({**BACKENDS, "HEARTCODE_POLICY": name}).policy == name
+    with pytest.raises(SettingsError, match="time_to_first_token, least_busy, round_robin"):
+        Settings.from_env({**BACKENDS, "HEARTCODE_POLICY": "random"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""How a request waits until a backend has a slot for it.
+
+    room = WaitingRoom(grant, has_free_slot, limits)
+    granted = room.enter(wish, client)   # waits
+    room.call_next()                     # a slot is free
+
+The room knows nothing of backends: `grant` returns what a wish asks for, or None if it has to wait.
+It is made for greenlets: nothing here is interrupted except while it waits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from gevent.event import Event
+
+from heartcode import metrics
+from heartcode.client import Client, ClientGoneError
+from heartcode.errors import ApiError
+from heartcode.fair_queue import FairQueue
+from heartcode.prompt import Prompt
+
+# The gateway says here for whom it asks; without it, all requests are one client's.
+CLIENT_HEADER = "X-HeartCode-Client"
+_MAX_CLIENT_CHARS = 128
+
+# What the endpoints call the longest answer.
+_LIMIT_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict")
+
+# How often a waiting request looks again, apart from when a slot becomes free: a backend that was
+# avoided comes back without a word.
+_LOOK_AGAIN_S = 1.0
+
+
+@dataclass(kw_only=True)
+class Ticket:
+    """What admission knows of one request, from its arrival to its end.
+
+    Attributes:
+        client: whose request it is; clients take turns.
+        prompt: what its conversation begins with.
+        max_tokens: the longest answer it allows, if it says so.
+        admitted: whether it has had a backend before; then it is not turned away.
+        queued_s: seconds that it has waited in the queue.
+    """
+
+    client: str
+    prompt: Prompt
+    max_tokens: int | None = None
+    admitted: bool = False
+    queued_s: float = 0.0
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], client: str | None) -> Ticket:
+        """Return the ticket for a request with this JSON body."""
+        limits = [fields.get(name) for name in _LIMIT_FIELDS]
+        given = [value for value in limits if isinstance(value, int) and value > 0]
+        return cls(
+            client=(client or "")[:_MAX_CLIENT_CHARS],
+            prompt=Prompt.of(fields),
+            max_tokens=min(given, default=None),
+        )
+
+
+class Grant(Protocol):
+    """What a wish is given, and can be given back."""
+
+    def release(self) -> None: ...  # noqa: D102
+
+
+GrantT = TypeVar("GrantT", bound=Grant)
+
+
+@dataclass(kw_only=True, eq=False)
+class Wish(Generic[GrantT]):
+    """A ticket that asks for a backend.
+
+    Attributes:
+        except_for: the backends that it must not get.
+        hold_until: until when it would rather wait for a certain backend; None before it had to
+            decide.
+        granted: what it got.
+        called: set when it need not wait any longer.
+    """
+
+    ticket: Ticket
+    except_for: Container[Any] = ()
+    hold_until: float | None = None
+    granted: GrantT | None = None
+    called: Event = field(default_factory=Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How many requests may wait, and for how many seconds each."""
+
+    length: int
+    wait_s: float
+
+
+class WaitingRoom(Generic[GrantT]):
+    """The queue in front of the backends."""
+
+    def __init__(
+        self,
+        grant: Callable[[Wish[GrantT]], GrantT | None],
+        has_free_slot: Callable[[], bool],
+        retry_after_s: Callable[[], float],
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._grant = grant
+        self._has_free_slot = has_free_slot
+        self._retry_after_s = retry_after_s
+        self._limits = limits
+        self._clock = clock
+        self._queue: FairQueue[Wish[GrantT]] = FairQueue()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def enter(self, wish: Wish[GrantT], client: Client) -> GrantT:
+        """Return what is granted, at once or after a wait.
+
+        Raises:
+            ApiError: 429 when there is no room to wait, 504 when the wait is over.
+            ClientGoneError: when the client left.
+        """
+        if not self._queue and (granted := self._grant(wish)) is not None:
+            return granted
+        if len(self._queue) >= self._limits.length and not wish.ticket.admitted:
+            return self._last_chance(wish)
+        self._queue.add(wish.ticket.client, wish, first=wish.ticket.admitted)
+        metrics.QUEUE_DEPTH.inc()
+        arrived = self._clock()
+        try:
+            self.call_next()
+            return self._wait(wish, client, arrived + self._limits.wait_s)
+        except BaseException:
+            if wish.granted is not None:  # called in the moment in which the wait was broken off
+                wish.granted.release()
+            raise
+        finally:
+            waited = self._clock() - arrived
+            wish.ticket.queued_s += waited
+            metrics.QUEUE_SECONDS.observe(waited)
+            self._leave(wish)
+
+    def call_next(self) -> None:
+        """Grant what can be granted now, in the order of the queue."""
+        passed: set[Wish[GrantT]] = set()
+        while self._queue and self._has_free_slot():
+            for wish in self._queue:
+                if wish not in passed and (granted := self._grant(wish)) is not None:
+                    break
+                passed.add(wish)
+            else:
+                return
+            self._queue.serve(wish.ticket.client, wish)
+            metrics.QUEUE_DEPTH.dec()
+            wish.granted = granted
+            wish.called.set()
+
+    def _last_chance(self, wish: Wish[GrantT]) -> GrantT:
+        """Serve a request that cannot wait, from a slot that those who wait do not want."""
+        wish.hold_until = -math.inf
+        if (granted := self._grant(wish)) is not None:
+            return granted
+        seconds = math.ceil(max(1.0, min(self._retry_after_s(), self._limits.wait_s)))
+        raise ApiError(
+            429,
+            f"all slots are busy and the queue is full; try again in {seconds} s",
+            code="queue_full",
+            headers={"Retry-After": str(seconds)},
+        )
+
+    def _wait(self, wish: Wish[GrantT], client: Client, deadline: float) -> GrantT:
+        def leave() -> None:  # in the event loop: it must not block
+            self._leave(wish)
+            wish.called.set()
+
+        client.when_gone(leave)
+        while wish.granted is None:
+            if client.gone:
+                raise ClientGoneError
+            now = self._clock()
+            if now >= deadline:
+                raise ApiError(504, "no slot became free in time", code="queue_timeout")
+            wish.called.wait(min(_LOOK_AGAIN_S, deadline - now, self._held_for(wish, now)))
+            if not wish.called.is_set():
+                self.call_next()
+        return wish.granted
+
+    def _held_for(self, wish: Wish[GrantT], now: float) -> float:
+        if wish.hold_until is None or wish.hold_until <= now:
+            return _LOOK_AGAIN_S
+        return wish.hold_until - now
+
+    def _leave(self, wish: Wish[GrantT]) -> None:
+        if self._queue.remove(wish.ticket.client, wish):
+            metrics.QUEUE_DEPTH.dec()
