@@ -159,12 +159,11 @@ class SlotLease(Lease):
         """Correct the backend's speeds, the lengths of texts and what its cache holds."""
         if measured is None:
             return
-        prompt = self._ticket.prompt
         self.backend.speeds.learn(measured)
-        self._lengths.learn(measured, prompt_chars=prompt.chars)
+        self._lengths.learn(measured, prompt_chars=self._ticket.prompt.chars)
         tokens_per_char = self._lengths.tokens_per_char.value
-        # A tenth more, as the characters are an estimate.
-        self.backend.cache.correct(prompt, round(1.1 * measured.cached / tokens_per_char))
+        if self._place is not None:
+            self._place.found(round(measured.cached / tokens_per_char))
         self._answer_chars = round(measured.generated / tokens_per_char)
 
     def release(self) -> None:

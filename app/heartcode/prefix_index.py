@@ -33,7 +33,7 @@ _LITTLE_IS_KEPT = 0.5
 _WORTH_LOADING = 0.25
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sequence:
     """What a slot holds: a prompt and, as far as it is known, the answer to it."""
 
@@ -81,21 +81,6 @@ class Match:
     lost_idle_s: float = 0.0
 
 
-class Place:
-    """The slot in which a request is computed; to be ended once."""
-
-    def __init__(self, slot: _Slot, sequence: _Sequence, clock: Callable[[], float]) -> None:
-        self._slot = slot
-        self._sequence = sequence
-        self._clock = clock
-
-    def end(self, *, answer_chars: int = 0) -> None:
-        """Note that the slot is idle; it keeps the prompt and the answer."""
-        self._slot.busy = False
-        self._slot.used = self._clock()
-        self._sequence.answer_chars = max(0, answer_chars)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
     slot: _Slot
@@ -134,21 +119,17 @@ class PrefixIndex:
         if not idle:
             raise RuntimeError("no slot is idle")
         choice = self._choose(prompt, idle)
-        if choice.loaded is not None:
-            self._host.remove(choice.loaded)
         slot = choice.slot
+        older: list[_Sequence] = []
+        if choice.loaded is not None:
+            place = self._host.index(choice.loaded)
+            older = self._host[:place]
+            del self._host[place]
         if choice.saved and slot.sequence is not None:
             self._save(slot.sequence)
         slot.sequence = _Sequence(prompt.blocks, prompt.chars, prompt.open_ended)
         slot.busy = True
-        return Place(slot, slot.sequence, self._clock)
-
-    def correct(self, prompt: Prompt, cached_chars: int) -> None:
-        """Forget copies in host memory that would have given `prompt` more than was found.
-
-        The slots need no correction: the one that was asked holds the prompt by now.
-        """
-        self._host = [seq for seq in self._host if seq.shared_with(prompt) <= cached_chars]
+        return Place(self, slot, choice.match if choice.loaded else Match(), older)
 
     def forget(self) -> None:
         """Note that the llama-server has lost everything; requests still end as they would."""
@@ -156,22 +137,34 @@ class PrefixIndex:
         for slot in self._slots:
             slot.sequence = None
 
+    def end(self, slot: _Slot) -> None:
+        """Note that a slot is idle."""
+        slot.busy = False
+        slot.used = self._clock()
+
+    def are_gone(self, copies: list[_Sequence]) -> None:
+        """Forget copies that are not in host memory any more."""
+        self._host = [sequence for sequence in self._host if sequence not in copies]
+
     def _choose(self, prompt: Prompt, slots: list[_Slot]) -> _Choice:
         shared = [(_shared(slot.sequence, prompt), slot) for slot in slots]
         most, slot = max(shared, key=lambda pair: pair[0])
         held = slot.sequence.chars if slot.sequence else 0
-        saved = most < _LITTLE_IS_KEPT * held
+        exchanged = most < _LITTLE_IS_KEPT * held
         if most <= _SIMILAR * prompt.chars:
             most, slot = min(shared, key=lambda pair: pair[1].used)
             held = slot.sequence.chars if slot.sequence else 0
-            saved = True
-        # Without host memory nothing is saved, and llama-server keeps what is in the slot.
-        saved = saved and 0 < held <= self._host_chars
-        loaded = self._best_copy(prompt, most, held) if self._host else None
-        cached = max(most, _shared(loaded, prompt))
+            exchanged = True
+        saved = exchanged and 0 < held <= self._host_chars
+        lost, loaded = max(0, held - most), None
+        if exchanged and self._host:
+            loaded = self._best_copy(prompt, most, held)
+        if saved:  # for which other copies may have to go
+            kept = sum(sequence.chars for sequence in self._host if sequence is not loaded)
+            lost = max(0, min(held, kept + held - self._host_chars))
         match = Match(
-            cached_chars=cached,
-            lost_chars=0 if saved else max(0, held - most),
+            cached_chars=max(most, _shared(loaded, prompt)),
+            lost_chars=lost,
             lost_idle_s=max(0.0, self._clock() - slot.used),
         )
         return _Choice(slot=slot, saved=saved, loaded=loaded, match=match)
@@ -191,6 +184,38 @@ class PrefixIndex:
         total = sum(sequence.chars for sequence in self._host)
         while total > self._host_chars or len(self._host) > MAX_HOST_SEQUENCES:
             total -= self._host.pop(0).chars
+
+
+class Place:
+    """The slot in which a request is computed; to be ended once.
+
+    `promised` is what a copy in host memory would have given, and `older` are the copies that would
+    have gone before it.
+    """
+
+    def __init__(
+        self, index: PrefixIndex, slot: _Slot, promised: Match, older: list[_Sequence]
+    ) -> None:
+        self._index = index
+        self._slot = slot
+        self._sequence = slot.sequence
+        self._promised = promised
+        self._older = older
+
+    def found(self, cached_chars: int) -> None:
+        """Take how much of the prompt really came from the cache.
+
+        If a copy was not there, older ones are not there either. The slots need no correction: the
+        one that was asked holds the prompt by now.
+        """
+        if cached_chars < self._promised.cached_chars / 2:
+            self._index.are_gone(self._older)
+
+    def end(self, *, answer_chars: int = 0) -> None:
+        """Note that the slot is idle; it keeps the prompt and the answer."""
+        if self._sequence is not None:
+            self._sequence.answer_chars = max(0, answer_chars)
+        self._index.end(self._slot)
 
 
 def _shared(sequence: _Sequence | None, prompt: Prompt) -> int:

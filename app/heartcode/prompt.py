@@ -59,8 +59,12 @@ class Prompt:
                 ends.append(chars + min(start + BLOCK_CHARS, len(text)))
             chars += len(text) + markup
         return cls(
-            blocks=blocks, ends=ends, chars=chars, open_ended=isinstance(fields.get("prompt"), str)
+            blocks=blocks, ends=ends, chars=chars, open_ended=_ends_in_a_block(fields.get("prompt"))
         )
+
+
+def _ends_in_a_block(prompt: Any) -> bool:
+    return isinstance(prompt, str) and len(prompt) % BLOCK_CHARS > 0
 
 
 def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -162,14 +162,34 @@ def test_host_memory_keeps_what_lost_its_slot_and_gives_it_back() -> None:
 
 
 def test_a_wrong_guess_is_corrected() -> None:
-    index = PrefixIndex(slots=1, host_chars=5000, clock=Clock())
-    a, b = talk("a" * 500), talk("b" * 500)
-    run(index, a)
-    run(index, b)
-    assert index.look_up(a).cached_chars > 0
-    index.correct(a, 20)
-    assert index.look_up(a).cached_chars == 0
-    assert index.look_up(b).cached_chars > 0
+    for found, left in ((500, True), (0, False)):
+        index = PrefixIndex(slots=1, host_chars=5000, clock=Clock())
+        a, b, c = (talk(letter * 500) for letter in "abc")
+        for prompt in (a, b, c):
+            run(index, prompt)
+        place = index.begin(b)  # from host memory, where a is older and c is younger
+        place.found(found)
+        place.end()
+        assert (index.look_up(a).cached_chars > 0) == left
+        assert index.look_up(c).cached_chars > 0
+
+
+def test_a_copy_for_which_another_one_has_to_go_is_a_loss() -> None:
+    index = PrefixIndex(slots=1, host_chars=1200, clock=Clock())
+    losses = [run(index, talk(letter * 500)).lost_chars for letter in "abcd"]
+    assert losses[:3] == [0, 0, 0]
+    assert losses[3] > 300
+
+
+def test_what_the_slot_has_is_not_exchanged_for_a_better_copy() -> None:
+    """llama-server looks for a copy only when it would overwrite more than half of the slot."""
+    index = PrefixIndex(slots=1, host_chars=9000, clock=Clock())
+    begin = "a" * 640
+    run(index, Prompt.of({"prompt": begin + "b" * 800}))
+    run(index, Prompt.of({"prompt": begin + "d" * 600}))
+    assert len(index._host) == 1
+    found = run(index, Prompt.of({"prompt": begin + "b" * 800}))
+    assert found.cached_chars == 640
 
 
 def test_a_restart_loses_everything_and_running_requests_still_end() -> None:
