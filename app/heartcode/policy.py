@@ -35,7 +35,7 @@ class Offer:
     """What a backend can do for one request.
 
     Attributes:
-        backend: its number.
+        backend: its number among those that may be asked.
         free: whether a slot is free now.
         avoided: whether it failed a moment ago.
         in_flight: requests that it is working on.

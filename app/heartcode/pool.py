@@ -72,6 +72,11 @@ class Backend:
         return len(self.leases)
 
     @property
+    def has_free_slot(self) -> bool:
+        """Whether it can take another request."""
+        return self.in_flight < self.slots
+
+    @property
     def avoided(self) -> bool:
         """Whether it failed so recently that others come first."""
         return self._clock() < self._avoid_until
@@ -89,7 +94,7 @@ class Backend:
 
     def slot_free_in_s(self, now: float) -> float:
         """Return the seconds until it can take another request, as far as can be told."""
-        if self.in_flight < self.slots:
+        if self.has_free_slot:
             return 0.0
         return min(lease.left_s(now) for lease in self.leases)
 
@@ -223,23 +228,20 @@ class Pool:
         return lease
 
     def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
+        candidates = [b for b in self.backends if b not in wish.except_for]
+        # What failed a moment ago is no alternative to waiting for what works.
+        candidates = [b for b in candidates if not b.avoided] or candidates
+        if not any(b.has_free_slot for b in candidates):
+            return None  # before anything is looked up: this is asked often
         now = self._clock()
-        offers = [
-            self._offer(number, backend, wish.ticket, now)
-            for number, backend in enumerate(self.backends)
-            if backend not in wish.except_for
-        ]
+        offers = [self._offer(n, b, wish.ticket, now) for n, b in enumerate(candidates)]
         best = self._choose(offers)
+        if best is not None and not best.free:
+            second = self._choose([offer for offer in offers if offer.free])
+            best = second if second and not _is_held(wish, best, second, now) else None
         if best is None:
             return None
-        if not best.free:
-            # What failed a moment ago is no alternative to waiting for what works.
-            free = [o for o in offers if o.free and o.avoided == best.avoided]
-            second = self._choose(free)
-            if second is None or _is_held(wish, best, second, now):
-                return None
-            best = second
-        return self._lease(self.backends[best.backend], best, wish.ticket)
+        return self._lease(candidates[best.backend], best, wish.ticket)
 
     def _offer(self, number: int, backend: Backend, ticket: Ticket, now: float) -> Offer:
         match = backend.cache.look_up(ticket.prompt)
@@ -247,7 +249,7 @@ class Pool:
         speed = backend.speeds.prompt.value
         return Offer(
             backend=number,
-            free=backend.in_flight < backend.slots,
+            free=backend.has_free_slot,
             avoided=backend.avoided,
             in_flight=backend.in_flight,
             last_taken=backend.last_taken,
@@ -271,7 +273,7 @@ class Pool:
         )
 
     def _has_free_slot(self) -> bool:
-        return any(backend.in_flight < backend.slots for backend in self.backends)
+        return any(backend.has_free_slot for backend in self.backends)
 
     def _next_slot_s(self) -> float:
         """Return the seconds until a slot becomes free and with it a place in the queue."""

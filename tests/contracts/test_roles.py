@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from heartcode.settings import TABLE
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
@@ -63,6 +64,13 @@ def test_defaults_repeated_in_other_roles_are_the_defaults() -> None:
     ]
     assert len(repeated) >= 4
     assert [(p, n, g) for p, n, g in repeated if defaults[n] != int(g)] == []
+
+
+def test_what_a_role_sets_itself_is_known_and_not_open_to_app_settings() -> None:
+    template = (ROOT / "roles/app/templates/heartcode.env.j2").read_text()
+    names = re.findall(r"^([A-Z_]+)=", template, re.MULTILINE)
+    assert names == load("roles/app/vars/main.yml")["_app_own_settings"]
+    assert set(names) <= {row.variable for row in TABLE}
 
 
 def test_the_example_inventory_sets_only_what_roles_know() -> None:
