@@ -3,6 +3,9 @@
     measured = Measured.in_body(body)            # an answer that was read whole
     measured = Measured.in_stream(last_pieces)   # the end of a stream
 
+Chat and text completions tell both; whole answers of /v1/messages and /v1/responses tell tokens
+alone, and the end of a stream of /v1/messages tells nothing that could be used.
+
 Only the last events are parsed: every event of a stream may carry `timings`, and reading them all
 would cost more than relaying them.
 """
@@ -19,6 +22,7 @@ _LAST_EVENTS = 4
 # Larger answers (embeddings, log probabilities) are not worth parsing for this.
 _MAX_BODY_BYTES = 1024 * 1024
 _ABSURD = 1e12
+_COMPLETIONS = ("prompt", "completion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +57,27 @@ class Measured:
                 prompt_s=_number(timings, "prompt_ms") / 1000,
                 decode_s=_number(timings, "predicted_ms") / 1000,
             )
-        if isinstance(usage, Mapping) and "prompt_tokens" in usage:
-            details = usage.get("prompt_tokens_details")
-            cached = _number(details, "cached_tokens") if isinstance(details, Mapping) else 0.0
+        return cls._of_usage(usage) if isinstance(usage, Mapping) else None
+
+    @classmethod
+    def _of_usage(cls, usage: Mapping[str, Any]) -> Measured | None:
+        """Read the counts of chat and text completions, of responses, or of messages."""
+        if "cache_read_input_tokens" in usage:  # Anthropic's: the input is without the cached
             return cls(
-                evaluated=max(0.0, _number(usage, "prompt_tokens") - cached),
-                cached=cached,
-                generated=_number(usage, "completion_tokens"),
+                evaluated=_number(usage, "input_tokens"),
+                cached=_number(usage, "cache_read_input_tokens"),
+                generated=_number(usage, "output_tokens"),
             )
-        return None
+        prompt, answer = ("input", "output") if "input_tokens" in usage else _COMPLETIONS
+        if f"{prompt}_tokens" not in usage:
+            return None
+        details = usage.get(f"{prompt}_tokens_details")
+        cached = _number(details, "cached_tokens") if isinstance(details, Mapping) else 0.0
+        return cls(
+            evaluated=max(0.0, _number(usage, f"{prompt}_tokens") - cached),
+            cached=cached,
+            generated=_number(usage, f"{answer}_tokens"),
+        )
 
     @classmethod
     def in_body(cls, body: bytes) -> Measured | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -232,6 +233,37 @@ def test_a_moved_request_waits_for_the_backend_that_works(
         gate.let_through(2)
         assert moved.result().ok
         assert other.result().ok
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_retry_after_follows_the_speed_that_was_measured(
+    start_proxy: StartProxy, start_upstream: StartUpstream, gate: Gate, *, stream: bool
+) -> None:
+    """A backend that makes two tokens per second needs ten seconds for twenty."""
+    timings = {"prompt_n": 10, "prompt_ms": 100, "predicted_n": 400, "predicted_ms": 200_000}
+    last = json.dumps({"choices": [], "timings": timings}).encode()
+
+    def be_slow(connection: Connection, _: Request) -> None:
+        if stream:
+            connection.start_stream()
+            connection.chunk(b'data: {"n":1}\n\n')
+            connection.chunk(b"data: " + last + b"\n\n")
+            connection.end_stream()
+        else:
+            connection.answer("200 OK", last)
+
+    upstream = start_upstream(be_slow)
+    proxy = start_proxy(upstream.url, HEARTCODE_QUEUE_LENGTH="0")
+    assert proxy.post(prompt="x", stream=stream).ok
+    upstream.behave = gate
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(ask, proxy, {"prompt": "x", "max_tokens": 20})
+        wait_until(lambda: len(gate.order) == 1, "the slot is taken")
+        refused = ask(proxy, {"prompt": "x"})
+        gate.let_through(1)
+        assert running.result().ok
+    assert refused.status_code == 429
+    assert 7 <= int(refused.headers["Retry-After"]) <= 11
 
 
 @pytest.mark.parametrize("policy", ["least_busy", "round_robin"])

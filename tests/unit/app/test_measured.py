@@ -32,13 +32,29 @@ def test_the_end_of_a_stream(end: str) -> None:
     assert Measured.in_stream(data.replace(b"\n", end.encode())) == EXPECTED
 
 
-def test_usage_without_timings() -> None:
-    usage = {
-        "prompt_tokens": 25,
-        "completion_tokens": 4,
-        "prompt_tokens_details": {"cached_tokens": 24},
-    }
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {
+            "prompt_tokens": 25,
+            "completion_tokens": 4,
+            "prompt_tokens_details": {"cached_tokens": 24},
+        },
+        {
+            "input_tokens": 25,
+            "output_tokens": 4,
+            "input_tokens_details": {"cached_tokens": 24},
+        },
+        {"input_tokens": 1, "output_tokens": 4, "cache_read_input_tokens": 24},
+    ],
+    ids=["completions", "responses", "messages"],
+)
+def test_usage_without_timings(usage: dict[str, Any]) -> None:
     assert Measured.of({"usage": usage}) == Measured(evaluated=1, cached=24, generated=4)
+
+
+def test_tokens_of_the_answer_alone_tell_nothing_of_the_cache() -> None:
+    assert Measured.of({"usage": {"output_tokens": 4}}) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"data: [DONE]\n\n", b": ping\n\n", b"data: {\n\n"])
