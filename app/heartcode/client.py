@@ -14,7 +14,7 @@ _READABLE = 1  # libev's EV_READ
 
 
 class ClientGoneError(Exception):
-    """The client left before there was an answer."""
+    """The client left before its answer was complete."""
 
 
 class Client:

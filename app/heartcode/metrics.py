@@ -31,6 +31,11 @@ RETRIES = Counter(
     "Requests that were moved to another backend, by what was wrong with the former.",
     ["reason"],
 )
+RESUMES = Counter(
+    "inference_resumes_total",
+    "Streams that another backend went on with, by what was wrong with the former.",
+    ["reason"],
+)
 BACKEND_UP = Gauge(
     "backend_up",
     "1 if the last request to the backend got an answer, 0 if it failed.",

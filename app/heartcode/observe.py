@@ -17,7 +17,8 @@ from flask import Flask, Response, g, request
 from heartcode import metrics, request_id
 from heartcode.admission import Ticket
 from heartcode.client import ClientGoneError
-from heartcode.relay import Answer, EventStream
+from heartcode.relay import Answer
+from heartcode.stream import EventStream
 
 _log = logging.getLogger("heartcode.request")
 

@@ -1,127 +1,79 @@
 """Brings a request to a backend that can serve it and the answer back as it arrives.
 
-    answer = relay.ask(call, client)
+    answer = relay.ask(call, client)  # or relay.stream(call, client, transcript)
     for piece in answer.body:
         ...
 
 Inference has no side effects, so until the first byte of an answer is passed on, a request that
-failed on one backend moves to the next.
+failed on one backend moves to the next. What happens later is the subject of `stream` and `resume`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
 
-from heartcode import metrics, sse
+from heartcode import metrics, sse, whole
 from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
+from heartcode.journey import Journey
 from heartcode.measured import Measured
-from heartcode.pool import Backend, Lease, Pool
+from heartcode.pending import Pending
+from heartcode.pool import Lease, Pool
+from heartcode.resume import Seam, Transcript
+from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
 from heartcode.upstream import BackendError, Call, Exchange, Reason
 
-# Guards the proxy's memory against a backend that has gone wrong.
-_MAX_HELD_BYTES = 64 * 1024 * 1024
+_OK = 200
+# More than the events that follow the last token.
+_LAST_PIECES = 4
+# 501 is an answer ("not supported"); 503 never gets here.
+_FAILURES = (500, 502, 504)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long what may take.
+
+    Attributes:
+        connect_s: until a backend accepts a connection.
+        silence_s: until the first event of a stream, or to the end of an answer that is none.
+        token_silence_s: between two events of a stream.
+        ping_interval_s: between two signs of life to the client of a stream.
+    """
+
+    connect_s: float
+    silence_s: float
+    token_silence_s: float
+    ping_interval_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A backend's answer: whole, or a stream of which the first event has arrived."""
+    """An answer: whole, or a stream that has begun or is still waited for."""
 
     status: int
     content_type: str
-    backend: str
+    journey: Journey
     body: bytes | EventStream
 
-
-class EventStream:
-    """The events of a streamed answer; iterating yields bytes that end where an event ends.
-
-    It never ends without a word: when the backend fails, the last event is an error.
-    """
-
-    def __init__(self, exchange: Exchange, lease: Lease, client: Client) -> None:
-        self._failed = False
-        self._finished = False
-        self._exchange = exchange
-        self._lease = lease
-        self._client = client
-        self._held = ExitStack()
-        self._events = sse.WholeEvents()
-        self._first: bytes | None = None
-        self._last = self._last_but_one = b""
-
-    def wait_for_first_event(self) -> None:
-        """Return when there is something to pass on; raise BackendError when that fails."""
-        self._first = self._next_events()
-        if not self._first:
-            raise BackendError(Reason.BROKEN, "a stream without events")
-
     @property
-    def outcome(self) -> str:
-        """How the stream ended: completed, failed, or disconnected (the client left)."""
-        if self._failed:
-            return "failed"
-        return "completed" if self._finished else "disconnected"
-
-    def keep(self, held: ExitStack) -> None:
-        """Hold what the stream needs, the backend's lease and the connection, until `close()`."""
-        self._held = held
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._finished:
-            raise StopIteration
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            piece = self._next_events()
-        except BackendError as error:
-            return self._end_with(error)
-        if not piece:
-            self._finished = True
-            # [DONE] may have come by itself.
-            self._lease.learn(Measured.in_stream(self._last_but_one + self._last))
-            raise StopIteration
-        return piece
-
-    def _next_events(self) -> bytes:
-        """Return the next complete events; b"" at the proper end of the stream."""
-        while data := self._exchange.read_some():
-            if events := self._events.feed(data):
-                self._last_but_one, self._last = self._last, events
-                return events
-            if self._events.pending > _MAX_HELD_BYTES:
-                raise BackendError(Reason.BROKEN, "an event without end")
-        if self._events.pending:
-            raise BackendError(Reason.BROKEN, "the last event is cut short")
-        return b""
-
-    def _end_with(self, error: BackendError) -> bytes:
-        if self._client.gone:
-            raise StopIteration
-        self._failed = self._finished = True
-        self._lease.backend.has_failed()
-        lost = ApiError(502, f"the backend failed ({error.reason.value})", code="backend_failed")
-        return sse.data_event(lost.body())
-
-    def close(self) -> None:
-        """End the stream, finished or not; the backend's slot is free again."""
-        self._held.close()
+    def backend(self) -> str | None:
+        """The name of the backend that the answer came from, the last one if several did."""
+        return self.journey.backend.name if self.journey.backend else None
 
 
 class Relay:
     """The way to the backends of a pool."""
 
-    def __init__(self, pool: Pool, *, connect_timeout_s: float, silence_timeout_s: float) -> None:
+    def __init__(self, pool: Pool, *, patience: Patience, max_moves: int) -> None:
         self._pool = pool
-        self._connect_timeout_s = connect_timeout_s
-        self._silence_timeout_s = silence_timeout_s
+        self._patience = patience
+        self._max_moves = max_moves
 
     def ask(
         self,
@@ -136,62 +88,165 @@ class Relay:
         With a ticket the call takes a slot and may wait for it, see `Pool.take`.
 
         Raises:
-            ApiError: 503 when no backend is there, 502 when those that are failed, 429 or 504 when
-                there is no slot for it.
+            ApiError: when there is none, see `Journey`.
             ClientGoneError: when the client left.
         """
-        tried: list[Backend] = []
+        patience = self._patience
+        if silence_timeout_s is not None:
+            patience = replace(patience, silence_s=silence_timeout_s)
+        way = _Way(call, client, self._journey(client, ticket), patience)
+        return way.answer(way.open())
+
+    def stream(
+        self, call: Call, client: Client, ticket: Ticket, transcript: Transcript | None
+    ) -> Answer:
+        """Return the answer to a request for a stream, which `transcript` allows to continue.
+
+        When no event and no error is there within the ping interval, the answer begins with signs
+        of life. The request can still move from backend to backend, but its status is 200 from
+        then on, and an error becomes an event.
+
+        Raises:
+            ApiError, ClientGoneError: as in `ask()`.
+        """
+        way = _Way(call, client, self._journey(client, ticket), self._patience, transcript)
+        with ExitStack() as held:
+            opening = Pending(way.open)
+            held.callback(opening.close)
+            is_there = opening.is_there(within_s=self._patience.ping_interval_s)
+            answer = way.answer(opening.take() if is_there else opening)
+            held.pop_all()
+            return answer
+
+    def collect(
+        self,
+        call: Call,
+        client: Client,
+        ticket: Ticket,
+        transcript: Transcript,
+        fields: Mapping[str, Any],
+    ) -> Answer:
+        """Return a whole answer, like `ask()`, of what is asked for as a stream.
+
+        So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
+        at the next token, see `whole`. `fields` are those of the call's body.
+        """
+        streamed = replace(call, body=whole.as_stream(fields))
+        way = _Way(streamed, client, self._journey(client, ticket), self._patience, transcript)
+        answer = way.answer(way.open())
+        if isinstance(answer.body, bytes):
+            return answer
+        last: deque[bytes] = deque(maxlen=_LAST_PIECES)
+        with closing(answer.body) as stream:
+            for piece in stream.pieces():
+                if not transcript.is_known:
+                    break
+                last.append(piece)
+        body = whole.answer(transcript.text, b"".join(last)) if transcript.is_known else None
+        if body is None:
+            # More than text, or an error. Nobody has seen any of it: ask for what was asked for.
+            return self.ask(call, client, ticket=ticket)
+        return replace(answer, content_type=whole.CONTENT_TYPE, body=body)
+
+    def _journey(self, client: Client, ticket: Ticket | None) -> Journey:
+        return Journey(self._pool, client, ticket, max_moves=self._max_moves)
+
+
+class _Way:
+    """One request, with what it needs on its way."""
+
+    def __init__(
+        self,
+        call: Call,
+        client: Client,
+        journey: Journey,
+        patience: Patience,
+        transcript: Transcript | None = None,
+    ) -> None:
+        self._call = call
+        self._client = client
+        self._journey = journey
+        self._patience = patience
+        self._transcript = transcript
+
+    def answer(self, opened: Pending[Opened] | Opened) -> Answer:
+        if isinstance(opened, WholeAnswer):
+            return Answer(
+                status=opened.status,
+                content_type=opened.content_type,
+                journey=self._journey,
+                body=opened.body,
+            )
+        stream = EventStream(
+            opened,
+            journey=self._journey,
+            client=self._client,
+            ping_interval_s=self._patience.ping_interval_s,
+            transcript=self._transcript,
+            reopen=self.open if self._transcript is not None else None,
+        )
+        return Answer(
+            status=opened.status if isinstance(opened, BackendEvents) else _OK,
+            content_type=sse.CONTENT_TYPE,
+            journey=self._journey,
+            body=stream,
+        )
+
+    def open(self) -> Opened:
+        """Return what the first backend answers that can; a stream that has begun is continued."""
         reason: Reason | None = None
-        while lease := self._pool.take(except_for=tried, ticket=ticket, client=client):
+        refusal: WholeAnswer | None = None
+        while True:
+            call, seam = self._next_call()
+            try:
+                lease = self._journey.next_lease()
+            except ApiError:
+                if refusal is not None and refusal.is_json:
+                    return refusal
+                raise
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
-            tried.append(lease.backend)
             try:
-                return self._ask_one(lease, call, client, silence_timeout_s)
+                opened = self._open_at(lease, call, seam)
             except BackendError as error:
-                if client.gone:
+                if self._client.gone:
                     raise ClientGoneError from None
-                lease.backend.has_failed()
+                self._journey.has_failed(error)
                 reason = error.reason
-        if reason in (Reason.BROKEN, Reason.SILENT):
-            raise ApiError(502, f"the backend failed ({reason.value})", code="backend_failed")
-        raise ApiError(503, "no backend is ready", code="backend_unavailable")
+                continue
+            if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
+                return opened
+            if refusal is not None and opened.is_json:
+                return opened  # two say so: it is the request
+            refusal, reason = opened, Reason.ERROR
+            self._journey.has_failed(BackendError(reason, opened.status))
 
-    def _ask_one(
-        self, lease: Lease, call: Call, client: Client, silence_timeout_s: float | None
-    ) -> Answer:
-        backend = lease.backend
+    def _next_call(self) -> tuple[Call, Seam | None]:
+        if self._transcript is None or not self._transcript.has_begun:
+            return self._call, None
+        continuation = self._transcript.continuation(self._call.body or b"")
+        if continuation is None:
+            raise self._journey.lost()
+        return replace(self._call, body=continuation.body), continuation.seam
+
+    def _open_at(self, lease: Lease, call: Call, seam: Seam | None) -> Opened:
+        backend, patience = lease.backend, self._patience
         with ExitStack() as held:
             held.enter_context(lease)
             exchange = held.enter_context(Exchange(backend.host, backend.port))
-            client.when_gone(exchange.abort)
+            self._client.when_gone(exchange.abort)
             exchange.send(
-                call,
-                connect_timeout_s=self._connect_timeout_s,
-                silence_timeout_s=silence_timeout_s or self._silence_timeout_s,
+                call, connect_timeout_s=patience.connect_s, silence_timeout_s=patience.silence_s
             )
-            body: bytes | EventStream
+            opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
-                body = EventStream(exchange, lease, client)
-                body.wait_for_first_event()
-                body.keep(held.pop_all())
+                opened = BackendEvents(exchange, lease, seam)
+                opened.wait_for_first()
+                exchange.be_silent_at_most(patience.token_silence_s)
+                opened.keep(held.pop_all())
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
-                body = _read_all(exchange)
-                lease.learn(Measured.in_body(body))
+                opened = WholeAnswer(exchange)
+                lease.learn(Measured.in_body(opened.body))
             backend.has_answered()
-            return Answer(
-                status=exchange.status,
-                content_type=exchange.content_type,
-                backend=backend.name,
-                body=body,
-            )
-
-
-def _read_all(exchange: Exchange) -> bytes:
-    body = bytearray()
-    while data := exchange.read_some():
-        body += data
-        if len(body) > _MAX_HELD_BYTES:
-            raise BackendError(Reason.BROKEN, "an answer without end")
-    return bytes(body)
+            return opened

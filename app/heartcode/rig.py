@@ -10,7 +10,7 @@ from heartcode.admission import Limits
 from heartcode.errors import ApiError
 from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Pool
-from heartcode.relay import Relay
+from heartcode.relay import Patience, Relay
 from heartcode.settings import Settings
 from heartcode.speed import Lengths, Speeds
 
@@ -44,11 +44,13 @@ class Rig:
         ]
         limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
         pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
-        relay = Relay(
-            pool,
-            connect_timeout_s=settings.connect_timeout_s,
-            silence_timeout_s=settings.silence_timeout_s,
+        patience = Patience(
+            connect_s=settings.connect_timeout_s,
+            silence_s=settings.silence_timeout_s,
+            token_silence_s=settings.token_silence_timeout_s,
+            ping_interval_s=settings.ping_interval_s,
         )
+        relay = Relay(pool, patience=patience, max_moves=settings.max_moves)
         return cls(settings=settings, pool=pool, relay=relay)
 
     def refuse_if_draining(self) -> None:

@@ -239,6 +239,33 @@ TABLE: tuple[Setting, ...] = (
         parse=_seconds(86400),
     ),
     Setting(
+        field="token_silence_timeout_s",
+        variable="HEARTCODE_TOKEN_SILENCE_TIMEOUT_S",
+        default="30",
+        unit="seconds",
+        sentence=(
+            "How long a stream that has begun may pause before another backend goes on with it; "
+            "until then HEARTCODE_SILENCE_TIMEOUT_S holds."
+        ),
+        parse=_seconds(86400),
+    ),
+    Setting(
+        field="ping_interval_s",
+        variable="HEARTCODE_PING_INTERVAL_S",
+        default="15",
+        unit="seconds",
+        sentence="How often the client of a stream gets a sign of life while no token is there.",
+        parse=_seconds(3600),
+    ),
+    Setting(
+        field="max_moves",
+        variable="HEARTCODE_MAX_MOVES",
+        default="3",
+        unit="backends",
+        sentence="How many further backends a request may be moved to when one fails.",
+        parse=_whole_number(0, 100),
+    ),
+    Setting(
         field="avoid_s",
         variable="HEARTCODE_AVOID_S",
         default="5",
@@ -310,6 +337,9 @@ class Settings:
     model: str
     connect_timeout_s: float
     silence_timeout_s: float
+    token_silence_timeout_s: float
+    ping_interval_s: float
+    max_moves: int
     avoid_s: float
     max_body_bytes: int
     run_dir: Path

@@ -7,7 +7,7 @@ empty line.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 CONTENT_TYPE = "text/event-stream"
@@ -16,6 +16,9 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx: pass every event on at once
 }
+
+# A comment: clients skip it, and nothing on the way takes the connection for dead.
+PING = b": ping\n\n"
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _LONGEST_END = max(map(len, _EVENT_ENDS))
@@ -60,3 +63,14 @@ class WholeEvents:
 def data_event(payload: Mapping[str, Any]) -> bytes:
     """Return the event that carries `payload` as JSON."""
     return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+
+
+def payloads(events: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of complete events of one line; skip all others."""
+    for event in events.split(b"\n\n"):
+        try:
+            payload = json.loads(event.removeprefix(b"data: "))
+        except ValueError:
+            continue
+        if isinstance(payload, dict):
+            yield payload

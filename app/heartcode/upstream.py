@@ -27,6 +27,7 @@ class Reason(Enum):
     UNREACHABLE = "unreachable"  # nothing accepts connections there
     LOADING = "loading"  # it answers 503 until its model is in memory
     BROKEN = "broken"  # it hung up, or what it says is not HTTP
+    ERROR = "error"  # it answers 500, and only some other backend can tell whose fault that is
     SILENT = "silent"  # it sent nothing for longer than allowed
 
 
@@ -118,6 +119,11 @@ class Exchange:
         if not data and self._answer.length:  # http.client tells of a cut only in chunked answers
             raise BackendError(Reason.BROKEN, "the answer is cut short")
         return data
+
+    def be_silent_at_most(self, seconds: float) -> None:
+        """Let later reads wait for this long and no longer."""
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
 
     def abort(self) -> None:
         """End the exchange from any thread or greenlet; one that is reading gets BackendError.

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.integration.processes import Exporter, Llama, Proxy
 StartProxy = Callable[..., Proxy]
 StartUpstream = Callable[[Behaviour], Upstream]
 StartExporter = Callable[[Proxy], Exporter]
-StartLlamas = Callable[[int], list[Llama]]
+StartLlamas = Callable[..., list[Llama]]
 
 
 @pytest.fixture
@@ -50,12 +51,12 @@ def start_exporter(cleanup: ExitStack) -> StartExporter:
 
 @pytest.fixture
 def llama_servers(cleanup: ExitStack, tmp_path: Path) -> StartLlamas:
-    """Start real llama-servers: `llama_servers(2)`."""
+    """Start real llama-servers: `llama_servers(2, model=path, slots=20)`."""
 
-    def start(how_many: int) -> list[Llama]:
+    def start(how_many: int, **options: Any) -> list[Llama]:
         started = []
         for _ in range(how_many):
-            llama = Llama(tmp_path)
+            llama = Llama(tmp_path, **options)
             cleanup.callback(llama.kill)
             started.append(llama)
         return started

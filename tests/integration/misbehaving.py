@@ -151,3 +151,23 @@ def die_in_the_answer(connection: Connection, _: Request) -> None:
 
 def be_silent(connection: Connection, _: Request) -> None:
     connection.wait_until_hung_up()
+
+
+def answer_500_with_html(connection: Connection, _: Request) -> None:
+    connection.answer("500 Internal Server Error", b"<html>oops</html>", "text/html")
+
+
+def never_end_the_headers(connection: Connection, _: Request) -> None:
+    connection.send(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.send(b"X-More: " + b"x" * 1000 + b"\r\n")
+
+
+def send_half_a_chunk(connection: Connection, _: Request) -> None:
+    connection.send(STREAM_HEAD + b'40\r\ndata: {"n":')
+
+
+def send_half_an_event(connection: Connection, _: Request) -> None:
+    connection.start_stream()
+    connection.chunk(b'data: {"n":')
+    connection.send(b"0\r\n\r\n")

@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 PATIENCE_S = 30.0
 # What design and role give every llama-server, with a small context and no GPU.
 LLAMA_FLAGS = (
-    "--host 127.0.0.1 -ngl 0 -c 65536 -np 2 -t 1 -fit off -fa on -ctk q8_0 -ctv q8_0"
+    "--host 127.0.0.1 -ngl 0 -c 65536 -t 1 -fit off -fa on -ctk q8_0 -ctv q8_0"
     " --cache-ram 64 --metrics --no-ui"
 )
 
@@ -153,7 +153,7 @@ class Exporter(Program):
 class Llama(Program):
     """A real llama-server, by default with the counting model of the whole run."""
 
-    def __init__(self, directory: Path, *, model: Path | None = None) -> None:
+    def __init__(self, directory: Path, *, model: Path | None = None, slots: int = 2) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
         if not command or not path:
@@ -163,7 +163,7 @@ class Llama(Program):
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        arguments = [*LLAMA_FLAGS.split(), "--port", str(port), "-m", path]
+        arguments = [*LLAMA_FLAGS.split(), "-np", str(slots), "--port", str(port), "-m", path]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )

@@ -9,13 +9,14 @@ from typing import Any
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import request_id, sse
+from heartcode import request_id, resume, sse
 from heartcode.admission import CLIENT_HEADER, Ticket
 from heartcode.client import Client, SocketWatch
 from heartcode.errors import ApiError
 from heartcode.observe import current_record
-from heartcode.relay import Answer, EventStream
+from heartcode.relay import Answer
 from heartcode.rig import current_rig
+from heartcode.stream import EventStream
 from heartcode.upstream import Call
 
 bp = Blueprint("inference", __name__)
@@ -42,13 +43,19 @@ def complete() -> Response:
     client = Client()
     with ExitStack() as watched:
         # The backend's connection is shut as soon as the client leaves. When the slot is free is up
-        # to llama-server: for an answer that is not streamed, and while a prompt is evaluated, it
-        # looks for its peer only after a second in which no slot had a result (server-queue.cpp,
-        # recv_with_timeout).
+        # to llama-server: at the next token of a stream. For an answer that is not streamed, and
+        # while a prompt is evaluated, it looks for its peer only after a second in which no slot
+        # had a result (server-queue.cpp, recv_with_timeout).
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        record.answer = rig.relay.ask(call, client, ticket=ticket)
+        transcript = resume.transcript_of(request.path, fields)
+        if record.stream:
+            record.answer = rig.relay.stream(call, client, ticket, transcript)
+        elif transcript is not None:
+            record.answer = rig.relay.collect(call, client, ticket, transcript, fields)
+        else:
+            record.answer = rig.relay.ask(call, client, ticket=ticket)
         response = _response(record.answer)
         response.call_on_close(watched.pop_all().close)
     return response

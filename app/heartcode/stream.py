@@ -1,0 +1,206 @@
+"""Streamed answers: the events of one backend, and the client's one stream made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+
+from heartcode import metrics, sse
+from heartcode.client import Client, ClientGoneError
+from heartcode.errors import ApiError
+from heartcode.journey import Journey
+from heartcode.measured import Measured
+from heartcode.pending import Pending
+from heartcode.pool import Lease
+from heartcode.resume import Seam, SeamError, Transcript
+from heartcode.upstream import BackendError, Exchange, Reason
+
+# Guards the proxy's memory against a backend that has gone wrong.
+MAX_HELD_BYTES = 64 * 1024 * 1024
+
+
+class WholeAnswer:
+    """An answer that is no stream; it was read to its end, and the backend is free again."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.status = exchange.status
+        self.content_type = exchange.content_type
+        body = bytearray()
+        while data := exchange.read_some():
+            body += data
+            if len(body) > MAX_HELD_BYTES:
+                raise BackendError(Reason.BROKEN, "an answer without end")
+        self.body = bytes(body)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether clients of this API can read it."""
+        return self.content_type.startswith("application/json")
+
+    def as_error(self) -> ApiError:
+        """Return what it says as an error, for a client that can get no status any more."""
+        try:
+            error = json.loads(self.body)["error"]
+            return ApiError(self.status, str(error["message"]), code=str(error["type"]))
+        except (ValueError, LookupError, TypeError):
+            message = f"the backend answered {self.status}"
+            return ApiError(502, message, code="backend_failed")
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+class BackendEvents:
+    """The events that one backend sends, as far as the client is to get them."""
+
+    def __init__(self, exchange: Exchange, lease: Lease, seam: Seam | None = None) -> None:
+        self.status = exchange.status
+        self._exchange = exchange
+        self._lease = lease
+        self._seam = seam
+        self._events = sse.WholeEvents()
+        self._first = b""
+        # The end of the stream tells tokens and times; [DONE] may come by itself.
+        self._last = self._last_but_one = b""
+        self._held = ExitStack()
+
+    def wait_for_first(self) -> None:
+        """Return when there is something to pass on.
+
+        Raises:
+            BackendError: when that fails.
+            ApiError: when another backend's answer cannot be continued here.
+        """
+        self._first = self.read()
+        if not self._first:
+            raise BackendError(Reason.BROKEN, "a stream without events")
+
+    def keep(self, held: ExitStack) -> None:
+        """Hold what the events need, the backend's lease and the connection, until `close()`."""
+        self._held = held
+
+    def read(self) -> bytes:
+        """Return the next complete events; b"" at the proper end of the stream."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        while data := self._exchange.read_some():
+            events = self._events.feed(data)
+            if events:
+                self._last_but_one, self._last = self._last, events
+            if events and self._seam is not None:
+                events = self._sewn_on(events, self._seam)
+            if events:
+                return events
+            if self._events.pending > MAX_HELD_BYTES:
+                raise BackendError(Reason.BROKEN, "an event without end")
+        if self._events.pending:
+            raise BackendError(Reason.BROKEN, "the last event is cut short")
+        self._lease.learn(Measured.in_stream(self._last_but_one + self._last))
+        return b""
+
+    def _sewn_on(self, events: bytes, seam: Seam) -> bytes:
+        try:
+            return seam.rewrite(events)
+        except SeamError as error:
+            message = f"the answer could not be continued: {error}"
+            raise ApiError(502, message, code="backend_failed") from error
+
+    def close(self) -> None:
+        """End the exchange, finished or not; the backend's slot is free again."""
+        self._held.close()
+
+
+Opened = BackendEvents | WholeAnswer
+
+
+class EventStream:
+    """The one stream that the client gets; iterating yields bytes that end where an event ends.
+
+    It never ends without a word. While there is nothing to pass on, before the first token or
+    because another backend has to read the prompt to go on, it gives signs of life. When a backend
+    fails, another one goes on where that is possible; where it is not, the last event is an error.
+
+    Attributes:
+        outcome: how the stream ended: completed, failed, or disconnected (the client left).
+        resumes: how often another backend went on.
+    """
+
+    def __init__(
+        self,
+        opened: Pending[Opened] | BackendEvents,
+        *,
+        journey: Journey,
+        client: Client,
+        ping_interval_s: float,
+        transcript: Transcript | None = None,
+        reopen: Callable[[], Opened] | None = None,
+    ) -> None:
+        self.outcome = "disconnected"
+        self.resumes = 0
+        self._source: Pending[Opened] | Opened = opened
+        self._journey = journey
+        self._client = client
+        self._ping_interval_s = ping_interval_s
+        self._transcript = transcript
+        self._reopen = reopen
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self.pieces()
+            self.outcome = "completed"
+        except ClientGoneError:
+            return
+        except ApiError as error:
+            self.outcome = "failed"
+            yield sse.data_event(error.body())
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what iterating yields, but raise the ApiError or ClientGoneError that ends it."""
+        events = yield from self._opened()
+        while True:
+            try:
+                yield from self._passed_on(events)
+            except BackendError as error:
+                if self._client.gone:
+                    raise ClientGoneError from None
+                events.close()
+                self._journey.has_failed(error)
+                reason = error.reason
+            else:
+                return
+            ending = self._transcript.ending if self._transcript is not None else None
+            if ending is not None:
+                yield ending
+                return
+            if self._reopen is None:
+                raise self._journey.lost()
+            self._source = Pending(self._reopen)
+            events = yield from self._opened()
+            self.resumes += 1
+            metrics.RESUMES.labels(reason=reason.value).inc()
+
+    def _opened(self) -> Generator[bytes, None, BackendEvents]:
+        """Yield signs of life until a backend sends events; return them."""
+        while isinstance(self._source, Pending):
+            while not self._source.is_there(within_s=self._ping_interval_s):
+                yield sse.PING
+            self._source = self._source.take()
+        if isinstance(self._source, WholeAnswer):
+            # A sign of life, or a part of the answer, has gone out: too late for a status.
+            raise self._source.as_error()
+        return self._source
+
+    def _passed_on(self, events: BackendEvents) -> Iterator[bytes]:
+        transcript = self._transcript
+        while piece := events.read():
+            if transcript is not None:
+                transcript.note(piece)
+            yield piece
+        if transcript is not None and transcript.is_cut:
+            raise BackendError(Reason.BROKEN, "a stream without its last event")
+
+    def close(self) -> None:
+        """End the stream, finished or not; the backend's slot is free again."""
+        self._source.close()

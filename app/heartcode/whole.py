@@ -1,0 +1,54 @@
+"""Whole answers, made of a stream.
+
+llama-server looks for the client of an answer that is not streamed only in a second without any
+result of any slot: while others are served, never. So the proxy asks for a stream, of which it can
+hang up at every token, and gives the client what llama-server would have given
+(docs/adr/0008-whole-answers-are-asked-for-as-streams.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from heartcode import sse
+
+CONTENT_TYPE = "application/json; charset=utf-8"  # llama-server's
+
+# In llama-server's order; whatever else it says follows.
+_FIELDS = ("created", "model", "system_fingerprint", "object", "usage", "id", "timings")
+
+
+def as_stream(fields: Mapping[str, Any]) -> bytes:
+    """Return the body of the request that asks for the same answer as a stream."""
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps({**fields, **options}).encode()
+
+
+def answer(text: str, last_events: bytes) -> bytes | None:
+    """Return the body of the whole answer; None if `last_events` lack the end of the stream.
+
+    Args:
+        text: all of the answer's text.
+        last_events: the end of the stream, with the finish reason, `usage` and `timings`.
+    """
+    final: dict[str, Any] = {}
+    choice: dict[str, Any] | None = None
+    for payload in sse.payloads(last_events):
+        choices = payload.get("choices")
+        if choices and choices[0].get("finish_reason") is not None:
+            choice = choices[0]
+        if choice is not None:
+            final |= payload
+    if choice is None or "usage" not in final:
+        return None
+    if "delta" in choice:
+        message = {"role": "assistant", "content": text}
+        choice = {"finish_reason": choice["finish_reason"], "index": 0, "message": message}
+        final["object"] = "chat.completion"
+    else:
+        choice = {**choice, "text": text}
+    final["choices"] = [choice]
+    whole = {name: final[name] for name in ("choices", *_FIELDS, *final) if name in final}
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

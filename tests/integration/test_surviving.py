@@ -1,0 +1,253 @@
+"""Streams whose llama-server is lost: another one goes on, and the client sees one answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import make_demo_model
+import pytest
+import requests
+
+from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
+from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "Count, please."}]},
+    COMPLETIONS: {"prompt": "Count, please:"},
+}
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About a hundred tokens a second: nothing ends before it is killed."""
+    path = tmp_path_factory.mktemp("model") / "slow.gguf"
+    make_demo_model.write_model(path, dead_weight_mib=64)
+    return path
+
+
+def text_of(event: Any) -> str:
+    if not event["choices"]:
+        return ""
+    choice = event["choices"][0]
+    return choice.get("text") or choice.get("delta", {}).get("content") or ""
+
+
+class Listener:
+    """A client that reads a stream in a thread and keeps its events."""
+
+    def __init__(self, proxy: Proxy, path: str, **fields: Any) -> None:
+        self.events: list[Any] = []
+        self._thread = threading.Thread(target=self._listen, args=(proxy, path, fields))
+        self._thread.start()
+
+    def _listen(self, proxy: Proxy, path: str, fields: dict[str, Any]) -> None:
+        with proxy.stream(path, **{**ASKED[path], **fields}) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines(chunk_size=None):
+                if line.startswith(b"data: {"):
+                    self.events.append(json.loads(line.removeprefix(b"data: ")))
+
+    @property
+    def text(self) -> str:
+        return "".join(text_of(event) for event in self.events if "choices" in event)
+
+    def wait_for_text(self, text: str) -> None:
+        wait_until(lambda: text in self.text, f"{text!r} has come", every_s=0.005)
+
+    def finish(self) -> list[Any]:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.events
+
+
+def assert_is_one_answer(told: list[Any]) -> None:
+    for name in ("id", "model", "object"):
+        assert len({event[name] for event in told}) == 1, name
+    roles = [e for e in told if e["choices"] and "role" in e["choices"][0].get("delta", {})]
+    assert len(roles) <= 1
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_twenty_streams_count_on_when_their_llama_server_is_killed(
+    llama_servers: StartLlamas,
+    start_proxy: StartProxy,
+    start_exporter: StartExporter,
+    slow_model: Path,
+    path: str,
+) -> None:
+    dying, living = llamas = llama_servers(2, model=slow_model, slots=20)
+    # Ten streams each, whatever the caches hold.
+    proxy = start_proxy(
+        *(llama.url for llama in llamas), HEARTCODE_SLOTS="20", HEARTCODE_POLICY="least_busy"
+    )
+    exporter = start_exporter(proxy)
+    options = {"max_tokens": 100, "stream_options": {"include_usage": True}}
+    streams = [Listener(proxy, path, **options) for _ in range(20)]
+    for stream in streams:
+        stream.wait_for_text(" 4")
+    dying.kill()
+    for stream in streams:
+        stream.finish()
+    assert [stream.text for stream in streams] == [counted_to(100)] * 20
+    prompts = set()
+    for stream in streams:
+        assert_is_one_answer(stream.events)
+        (usage,) = (event["usage"] for event in stream.events if event.get("usage"))
+        assert usage["completion_tokens"] == 100
+        assert usage["total_tokens"] == 100 + usage["prompt_tokens"]
+        prompts.add(usage["prompt_tokens"])
+        (timings,) = (event["timings"] for event in stream.events if "timings" in event)
+        assert timings["predicted_n"] == 100
+    assert len(prompts) == 1
+    # Ten at most: one may have been done before the last of the twenty had begun.
+    assert 5 < exporter.value("inference_resumes_total", reason="broken") <= 10
+    assert not living.is_generating()
+
+
+def start_two(
+    llama_servers: StartLlamas, start_proxy: StartProxy, model: Path, **variables: str
+) -> tuple[Llama, Proxy]:
+    """Start two llama-servers before a proxy; return the one that gets the first request."""
+    first, second = llama_servers(2, model=model)
+    return first, start_proxy(first.url, second.url, **variables)
+
+
+def test_a_llama_server_that_hangs_is_left(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    variables = {"HEARTCODE_TOKEN_SILENCE_TIMEOUT_S": "1", "HEARTCODE_PING_INTERVAL_S": "0.1"}
+    hanging, proxy = start_two(llama_servers, start_proxy, slow_model, **variables)
+    stream = Listener(proxy, CHAT, max_tokens=40)
+    stream.wait_for_text(" 4")
+    hanging.process.send_signal(signal.SIGSTOP)
+    assert_is_one_answer(stream.finish())
+    assert stream.text == counted_to(40)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_stop_string_that_had_begun_is_honoured(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, path: str
+) -> None:
+    dying, proxy = start_two(llama_servers, start_proxy, slow_model)
+    # From " 5" on everything is held back, as it might be the stop string.
+    stop = "".join(f" {number}" for number in range(5, 40))
+    stream = Listener(proxy, path, max_tokens=200, stop=[stop])
+    stream.wait_for_text(" 4")
+    time.sleep(0.1)
+    dying.kill()
+    told = stream.finish()
+    assert stream.text == counted_to(4)
+    assert [e["choices"][0]["finish_reason"] for e in told][-1] == "stop"
+
+
+def test_a_stream_survives_one_death_but_takes_no_third_backend(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    llamas = llama_servers(3, model=slow_model)
+    proxy = start_proxy(*(llama.url for llama in llamas))
+    stream = Listener(proxy, CHAT, max_tokens=4000)
+    for number, llama in ((" 5 ", llamas[0]), (" 20 ", llamas[1])):
+        stream.wait_for_text(number)
+        llama.kill()
+    last = stream.finish()[-1]
+    assert last["error"]["code"] == "request_kills_backends"
+    assert counted_to(4000).startswith(stream.text)
+
+
+def test_the_clients_own_beginning_of_an_answer_is_kept(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    dying, proxy = start_two(llama_servers, start_proxy, slow_model)
+    messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": " 1 2 3"}]
+    stream = Listener(proxy, CHAT, messages=messages, max_tokens=40)
+    stream.wait_for_text(" 8")
+    dying.kill()
+    stream.finish()
+    assert stream.text == counted_to(43)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"grammar": 'root ::= (" " [0-9]+)+'},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"logprobs": True},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_cannot_be_continued_ends_with_an_error(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, fields: dict[str, Any]
+) -> None:
+    dying, proxy = start_two(llama_servers, start_proxy, slow_model)
+    stream = Listener(proxy, CHAT, max_tokens=4000, **fields)
+    stream.wait_for_text(" 4")
+    dying.kill()
+    last = stream.finish()[-1]
+    assert last["error"]["code"] == "backend_failed"
+
+
+def test_an_answer_that_is_not_streamed_is_made_again(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    dying, proxy = start_two(llama_servers, start_proxy, slow_model)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(proxy.post, CHAT, **ASKED[CHAT], max_tokens=60)
+        wait_until(dying.is_generating, "it works")
+        dying.kill()
+        answer = asked.result().json()
+    assert answer["choices"][0]["message"]["content"] == counted_to(60)
+    assert answer["usage"]["completion_tokens"] == 60
+
+
+def without_what_differs(answer: requests.Response) -> str:
+    """Return the body without its id, its time and its timings."""
+    answer.raise_for_status()
+    text = re.sub(r'"created":\d+|"id":"[^"]*"', "", answer.text)
+    return re.sub(r'("\w*_(ms|second)"):[0-9.e-]+', r"\1", text)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_tokens": 5}, {"max_tokens": 50, "stop": " 4"}, {"max_tokens": 1, "stop": [" 1"]}],
+    ids=["length", "stop", "empty"],
+)
+def test_a_whole_answer_is_llama_servers_to_the_byte(
+    llama_servers: StartLlamas, start_proxy: StartProxy, path: str, fields: dict[str, Any]
+) -> None:
+    (llama,) = llama_servers(1)
+    asked = {**ASKED[path], **fields}
+    own, again = (requests.post(llama.url + path, json=asked, timeout=30) for _ in range(2))
+    passed = start_proxy(llama.url).post(path, **asked)
+    # The first one had to read the prompt.
+    assert without_what_differs(passed) == without_what_differs(again)
+    assert passed.headers["Content-Type"] == own.headers["Content-Type"]
+
+
+def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    (llama,) = llama_servers(1, model=slow_model)
+    proxy = start_proxy(llama.url, HEARTCODE_SLOTS="2")
+
+    def working() -> int:
+        return sum(slot["is_processing"] for slot in llama.slots())
+
+    endless = {**ASKED[CHAT], "max_tokens": 30000, "ignore_eos": True}
+    with proxy.stream(**endless) as other:
+        lines = other.iter_lines()
+        next(lines)
+        with connect_and_send(proxy, CHAT, endless):
+            wait_until(lambda: working() == 2, "both slots are taken")
+        left = time.monotonic()
+        wait_until(lambda: working() == 1, "its slot is free")
+        assert time.monotonic() - left < 1.5
+        assert next(lines) is not None
