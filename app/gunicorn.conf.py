@@ -11,6 +11,7 @@ from typing import Any
 
 from heartcode import metrics_files
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
+from heartcode.worker import LAST_WORDS_S
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -24,15 +25,19 @@ bind = f"{_host}:{_settings.port}"
 
 # One process: it sees all requests of the rig and so knows how busy each backend is.
 workers = 1
-worker_class = "gevent"
+worker_class = "heartcode.worker.Worker"
 worker_connections = 2000
 
 # How long the event loop may stand still, not how long a request may take.
 timeout = 60
-graceful_timeout = _settings.graceful_timeout_s
+graceful_timeout = _settings.graceful_timeout_s + LAST_WORDS_S
 # An idle connection holds up a stop for this long. A gateway that keeps connections open has to
 # close them earlier, so that it never sends a request into one that is being closed here.
 keepalive = 5
+
+limit_request_line = _settings.max_request_line_bytes
+limit_request_fields = _settings.max_headers
+limit_request_field_size = _settings.max_header_bytes
 
 # The proxy writes its own line for each request.
 accesslog = None
@@ -52,6 +57,7 @@ def on_starting(_server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Give the worker a seat that no other has; runs before it is one of WORKERS."""
+    worker.grace_s = _settings.graceful_timeout_s
     taken = {other.metrics_seat for other in server.WORKERS.values()}
     worker.metrics_seat = metrics_files.free_seat(taken)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -80,7 +80,7 @@ class Wish(Generic[GrantT]):
     """A ticket that asks for a backend.
 
     Attributes:
-        except_for: the backends that it must not get.
+        candidates: the backends that it may get.
         hold_until: until when it would rather wait for a certain backend; None before it had to
             decide.
         granted: what it got.
@@ -88,7 +88,7 @@ class Wish(Generic[GrantT]):
     """
 
     ticket: Ticket
-    except_for: Container[Any] = ()
+    candidates: Sequence[Any] = ()
     hold_until: float | None = None
     granted: GrantT | None = None
     called: Event = field(default_factory=Event)

@@ -1,4 +1,4 @@
-"""Whether the client is still there while its request waits for a backend."""
+"""Whether anybody waits for an answer: the client may leave, and the proxy may give it up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub
+
+from heartcode.errors import ApiError
 
 _READABLE = 1  # libev's EV_READ
 
@@ -21,11 +23,13 @@ class Client:
     """The client of one request, which may leave at any time.
 
     Attributes:
-        gone: whether it has left.
+        gone: whether it has left, or was given up.
+        error: why it was given up, to be told as its answer's end; None if it was not.
     """
 
     def __init__(self) -> None:
         self.gone = False
+        self.error: ApiError | None = None
         self._leave: Callable[[], None] | None = None
 
     def when_gone(self, action: Callable[[], None]) -> None:
@@ -39,6 +43,29 @@ class Client:
         self.gone = True
         if self._leave is not None:
             self._leave()
+
+    def give_up(self, error: ApiError) -> None:
+        """Work no more for this client, which is still there and will be told `error`."""
+        if not self.gone:
+            self.error = error
+            self.has_left()
+
+
+class Deadline:
+    """Gives a `Client` up when its request has taken `limit_s` seconds in all."""
+
+    def __init__(self, client: Client, limit_s: float) -> None:
+        error = ApiError(504, f"the request took more than {limit_s:g} s", code="request_timeout")
+        # As in SocketWatch, cheaper than a greenlet.
+        self._timer = get_hub().loop.timer(limit_s)
+        self._timer.start(client.give_up, error)
+
+    def __enter__(self) -> Deadline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.stop()
+        self._timer.close()
 
 
 class SocketWatch:

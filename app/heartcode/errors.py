@@ -26,15 +26,25 @@ _FIRST_SERVER_ERROR = 500
 
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, message, OpenAI's `code`, further headers."""
+    """An answer that is an error: HTTP status, message, OpenAI's `code`, further headers.
+
+    `param` is the field of the request that is to blame, if it is one.
+    """
 
     def __init__(
-        self, status: int, message: str, *, code: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
+        self.param = param
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
@@ -44,7 +54,7 @@ class ApiError(Exception):
             "error": {
                 "message": self.message,
                 "type": "invalid_request_error" if client_is_at_fault else "server_error",
-                "param": None,
+                "param": self.param,
                 "code": self.code,
             }
         }

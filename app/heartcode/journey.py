@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from heartcode.admission import Ticket
-from heartcode.client import Client
+from collections.abc import Callable, Container
+
 from heartcode.errors import ApiError
-from heartcode.pool import Backend, Lease, Pool
+from heartcode.pool import Backend, Lease
 from heartcode.upstream import BackendError, Reason
 
 # One death may be chance. A request that was there at two is not given a third backend: if it is
@@ -16,17 +16,17 @@ _DEATHS_ENOUGH = 2
 class Journey:
     """Leases one backend after the other to a request, each at most once.
 
+    `take` leases a backend that is not among those tried, see `Pool.take`.
+
     Attributes:
         backend: the one that works on the request, or did last; None before the first.
         failure: what was wrong with the last one; None before the first failure.
     """
 
     def __init__(
-        self, pool: Pool, client: Client, ticket: Ticket | None, *, max_moves: int
+        self, take: Callable[[Container[Backend]], Lease | None], *, max_moves: int
     ) -> None:
-        self._pool = pool
-        self._client = client
-        self._ticket = ticket
+        self._take = take
         self._may_try = max_moves + 1
         self._tried: list[Backend] = []
         self._deaths = 0
@@ -48,7 +48,7 @@ class Journey:
             raise ApiError(500, "backends died of this request", code="request_kills_backends")
         if len(self._tried) >= self._may_try:
             raise self.lost()
-        lease = self._pool.take(except_for=self._tried, ticket=self._ticket, client=self._client)
+        lease = self._take(self._tried)
         if lease is None:
             raise self.lost()
         self._tried.append(lease.backend)

@@ -16,9 +16,10 @@ from flask import Flask, Response, g, request
 
 from heartcode import metrics, request_id
 from heartcode.admission import Ticket
-from heartcode.client import ClientGoneError
+from heartcode.client import Client, ClientGoneError
 from heartcode.relay import Answer
 from heartcode.stream import EventStream
+from heartcode.surface import INFERENCE_PATHS
 
 _log = logging.getLogger("heartcode.request")
 
@@ -36,6 +37,7 @@ class Record:
     stream: bool = False
     ticket: Ticket | None = None
     answer: Answer | None = None
+    client: Client | None = None
     started: float = field(default_factory=time.monotonic)
 
     def outcome(self, status: int) -> str:
@@ -47,7 +49,9 @@ class Record:
         if status >= HTTPStatus.BAD_REQUEST:
             return "rejected"
         if self.answer is not None and isinstance(self.answer.body, EventStream):
-            return self.answer.body.outcome
+            given_up = self.client is not None and self.client.error is not None
+            outcome = self.answer.body.outcome
+            return "failed" if given_up and outcome == "disconnected" else outcome
         return "completed"
 
 
@@ -62,12 +66,13 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def begin() -> None:
+        # The rule, not the path: a path that somebody made up is no label.
+        rule = request.url_rule.rule if request.url_rule else "none"
         g.record = Record(
             id=request_id.accept(request.headers.get(request_id.HEADER)),
-            # The rule, not the path: a path that somebody made up is no label.
-            endpoint=request.url_rule.rule if request.url_rule else "none",
+            endpoint=rule,
             method=request.method,
-            is_inference=request.blueprint == "inference",
+            is_inference=rule in INFERENCE_PATHS,
         )
         if g.record.is_inference:
             metrics.ACTIVE.inc()

@@ -205,11 +205,13 @@ class Pool:
         self,
         *,
         except_for: Container[Backend] = (),
+        serving: Container[Backend] | None = None,
         ticket: Ticket | None = None,
         client: Client | None = None,
     ) -> Lease | None:
-        """Lease the backend that the policy prefers; None if all of them are excepted.
+        """Lease the backend that the policy prefers; None if none is left.
 
+        `serving` are the backends that have the model that is asked for; None: all of them.
         With a ticket this takes a slot and waits until there is one, as long as the client stays.
         Without one it asks for an answer that needs no slot, and never waits.
 
@@ -217,20 +219,21 @@ class Pool:
             ApiError: 429 when the queue is full, 504 when the wait is over.
             ClientGoneError: when the client left.
         """
-        candidates = [b for b in self.backends if b not in except_for]
+        candidates = [
+            b for b in self.backends if b not in except_for and (serving is None or b in serving)
+        ]
         if not candidates:
             return None
         if ticket is None:
             return Lease(min(candidates, key=lambda b: (b.avoided, b.in_flight)))
-        wish: Wish[SlotLease] = Wish(ticket=ticket, except_for=except_for)
+        wish: Wish[SlotLease] = Wish(ticket=ticket, candidates=candidates)
         lease = self._room.enter(wish, client or Client())
         ticket.admitted = True
         return lease
 
     def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
-        candidates = [b for b in self.backends if b not in wish.except_for]
         # What failed a moment ago is no alternative to waiting for what works.
-        candidates = [b for b in candidates if not b.avoided] or candidates
+        candidates = [b for b in wish.candidates if not b.avoided] or wish.candidates
         if not any(b.has_free_slot for b in candidates):
             return None  # before anything is looked up: this is asked often
         now = self._clock()

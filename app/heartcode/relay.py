@@ -11,7 +11,7 @@ failed on one backend moves to the next. What happens later is the subject of `s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ from heartcode.errors import ApiError
 from heartcode.journey import Journey
 from heartcode.measured import Measured
 from heartcode.pending import Pending
-from heartcode.pool import Lease, Pool
+from heartcode.pool import Backend, Lease, Pool
 from heartcode.resume import Seam, Transcript
 from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
 from heartcode.upstream import BackendError, Call, Exchange, Reason
@@ -53,6 +53,23 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        call: the request as it goes to a backend.
+        client: who waits for the answer.
+        serving: the backends that can be asked; None: all of them.
+        ticket: with it the call takes a slot and may wait for it, see `Pool.take`.
+    """
+
+    call: Call
+    client: Client
+    serving: Container[Backend] | None = None
+    ticket: Ticket | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """An answer: whole, or a stream that has begun or is still waited for."""
 
@@ -75,17 +92,8 @@ class Relay:
         self._patience = patience
         self._max_moves = max_moves
 
-    def ask(
-        self,
-        call: Call,
-        client: Client,
-        *,
-        ticket: Ticket | None = None,
-        silence_timeout_s: float | None = None,
-    ) -> Answer:
+    def ask(self, asked: Request, *, silence_timeout_s: float | None = None) -> Answer:
         """Return the answer of the first backend that gives one; each is tried at most once.
-
-        With a ticket the call takes a slot and may wait for it, see `Pool.take`.
 
         Raises:
             ApiError: when there is none, see `Journey`.
@@ -94,12 +102,10 @@ class Relay:
         patience = self._patience
         if silence_timeout_s is not None:
             patience = replace(patience, silence_s=silence_timeout_s)
-        way = _Way(call, client, self._journey(client, ticket), patience)
+        way = _Way(asked, self._journey(asked), patience)
         return way.answer(way.open())
 
-    def stream(
-        self, call: Call, client: Client, ticket: Ticket, transcript: Transcript | None
-    ) -> Answer:
+    def stream(self, asked: Request, transcript: Transcript | None) -> Answer:
         """Return the answer to a request for a stream, which `transcript` allows to continue.
 
         When no event and no error is there within the ping interval, the answer begins with signs
@@ -109,7 +115,7 @@ class Relay:
         Raises:
             ApiError, ClientGoneError: as in `ask()`.
         """
-        way = _Way(call, client, self._journey(client, ticket), self._patience, transcript)
+        way = _Way(asked, self._journey(asked), self._patience, transcript)
         with ExitStack() as held:
             opening = Pending(way.open)
             held.callback(opening.close)
@@ -118,21 +124,14 @@ class Relay:
             held.pop_all()
             return answer
 
-    def collect(
-        self,
-        call: Call,
-        client: Client,
-        ticket: Ticket,
-        transcript: Transcript,
-        fields: Mapping[str, Any],
-    ) -> Answer:
+    def collect(self, asked: Request, transcript: Transcript, fields: Mapping[str, Any]) -> Answer:
         """Return a whole answer, like `ask()`, of what is asked for as a stream.
 
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
         at the next token, see `whole`. `fields` are those of the call's body.
         """
-        streamed = replace(call, body=whole.as_stream(fields))
-        way = _Way(streamed, client, self._journey(client, ticket), self._patience, transcript)
+        streamed = replace(asked, call=replace(asked.call, body=whole.as_stream(fields)))
+        way = _Way(streamed, self._journey(asked), self._patience, transcript)
         answer = way.answer(way.open())
         if isinstance(answer.body, bytes):
             return answer
@@ -145,11 +144,16 @@ class Relay:
         body = whole.answer(transcript.text, b"".join(last)) if transcript.is_known else None
         if body is None:
             # More than text, or an error. Nobody has seen any of it: ask for what was asked for.
-            return self.ask(call, client, ticket=ticket)
+            return self.ask(asked)
         return replace(answer, content_type=whole.CONTENT_TYPE, body=body)
 
-    def _journey(self, client: Client, ticket: Ticket | None) -> Journey:
-        return Journey(self._pool, client, ticket, max_moves=self._max_moves)
+    def _journey(self, asked: Request) -> Journey:
+        def take(tried: Container[Backend]) -> Lease | None:
+            return self._pool.take(
+                except_for=tried, serving=asked.serving, ticket=asked.ticket, client=asked.client
+            )
+
+        return Journey(take, max_moves=self._max_moves)
 
 
 class _Way:
@@ -157,14 +161,13 @@ class _Way:
 
     def __init__(
         self,
-        call: Call,
-        client: Client,
+        asked: Request,
         journey: Journey,
         patience: Patience,
         transcript: Transcript | None = None,
     ) -> None:
-        self._call = call
-        self._client = client
+        self._call = asked.call
+        self._client = asked.client
         self._journey = journey
         self._patience = patience
         self._transcript = transcript

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask import Flask, current_app
 
 from heartcode.admission import Limits
+from heartcode.catalogue import Catalogue
+from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Pool
@@ -19,11 +21,16 @@ _EXTENSION = "heartcode"
 
 @dataclass(frozen=True, kw_only=True)
 class Rig:
-    """One host with its backends."""
+    """One host with its backends.
+
+    `running` are the clients whose requests this process is serving.
+    """
 
     settings: Settings
     pool: Pool
+    catalogue: Catalogue
     relay: Relay
+    running: set[Client] = field(default_factory=set)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Rig:
@@ -51,7 +58,8 @@ class Rig:
             ping_interval_s=settings.ping_interval_s,
         )
         relay = Relay(pool, patience=patience, max_moves=settings.max_moves)
-        return cls(settings=settings, pool=pool, relay=relay)
+        catalogue = Catalogue.of(pool.backends, settings.models)
+        return cls(settings=settings, pool=pool, catalogue=catalogue, relay=relay)
 
     def refuse_if_draining(self) -> None:
         """Raise the 503 that answers everything new while the rig is being emptied.
@@ -60,6 +68,11 @@ class Rig:
         """
         if (self.settings.run_dir / "draining").exists():
             raise ApiError(503, "this rig is draining", code="draining")
+
+    def end_requests(self) -> None:
+        """Give up every client that is still being served: this process is about to end."""
+        for client in tuple(self.running):
+            client.give_up(ApiError(503, "the proxy is restarting", code="restarting"))
 
 
 def init_app(app: Flask, rig: Rig) -> None:

@@ -129,6 +129,19 @@ def _one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def _models(text: str) -> tuple[tuple[str, ...], ...]:
+    if not text:
+        return ()
+    models = tuple(tuple(n.strip() for n in part.split("|")) for part in text.split(","))
+    if not all(name for model in models for name in model):
+        raise ValueError("has an empty name")
+    # Several backends may serve one model; then all of its names are the same.
+    names = [name for model in set(models) for name in model]
+    if len(set(names)) != len(names):
+        raise ValueError("gives a name to two models")
+    return models
+
+
 TABLE: tuple[Setting, ...] = (
     Setting(
         field="backends",
@@ -212,12 +225,16 @@ TABLE: tuple[Setting, ...] = (
         parse=_whole_number(1, 65535),
     ),
     Setting(
-        field="model",
+        field="models",
         variable="HEARTCODE_MODEL",
         default="",
-        unit="name",
-        sentence="What /v1/models shows; empty: what a backend itself answers.",
-        parse=str,
+        unit="names, separated by commas",
+        sentence=(
+            "The model of all backends, or one for each of them in their order; the first is the "
+            "default. Further names of a model follow it after `|`. Empty: any `model` in a "
+            "request is served by any backend."
+        ),
+        parse=_models,
     ),
     Setting(
         field="connect_timeout_s",
@@ -250,6 +267,17 @@ TABLE: tuple[Setting, ...] = (
         parse=_seconds(86400),
     ),
     Setting(
+        field="request_timeout_s",
+        variable="HEARTCODE_REQUEST_TIMEOUT_S",
+        default="1800",
+        unit="seconds",
+        sentence=(
+            "How long a request may take in all; then it is answered with 504, or its stream ends "
+            "with an error."
+        ),
+        parse=_seconds(86400),
+    ),
+    Setting(
         field="ping_interval_s",
         variable="HEARTCODE_PING_INTERVAL_S",
         default="15",
@@ -266,6 +294,14 @@ TABLE: tuple[Setting, ...] = (
         parse=_whole_number(0, 100),
     ),
     Setting(
+        field="status_timeout_s",
+        variable="HEARTCODE_STATUS_TIMEOUT_S",
+        default="2",
+        unit="seconds",
+        sentence="How long a backend may take to tell about itself (health, models, props, slots).",
+        parse=_seconds(60),
+    ),
+    Setting(
         field="avoid_s",
         variable="HEARTCODE_AVOID_S",
         default="5",
@@ -280,6 +316,50 @@ TABLE: tuple[Setting, ...] = (
         unit="bytes",
         sentence="The largest request body; a larger one is answered with 413.",
         parse=_whole_number(1024, 1024 * 1024 * 1024),
+    ),
+    Setting(
+        field="max_request_line_bytes",
+        variable="HEARTCODE_MAX_REQUEST_LINE_BYTES",
+        default="4094",
+        unit="bytes",
+        sentence="The longest first line (method and URL) of a request; a longer one gets 414.",
+        parse=_whole_number(256, 8190),
+    ),
+    Setting(
+        field="max_headers",
+        variable="HEARTCODE_MAX_HEADERS",
+        default="100",
+        unit="headers",
+        sentence="How many headers a request may have; more get 431.",
+        parse=_whole_number(16, 1000),
+    ),
+    Setting(
+        field="max_header_bytes",
+        variable="HEARTCODE_MAX_HEADER_BYTES",
+        default="8190",
+        unit="bytes",
+        sentence="The longest header of a request; a longer one gets 431.",
+        parse=_whole_number(256, 65536),
+    ),
+    Setting(
+        field="max_json_depth",
+        variable="HEARTCODE_MAX_JSON_DEPTH",
+        default="100",
+        unit="levels",
+        sentence="How deeply a request's JSON may be nested; a deeper one is answered with 400.",
+        parse=_whole_number(2, 500),
+    ),
+    Setting(
+        field="max_tokens",
+        variable="HEARTCODE_MAX_TOKENS",
+        default="131072",
+        unit="tokens",
+        sentence=(
+            "The largest `max_tokens` (`n_predict`, `max_completion_tokens`, `max_output_tokens`); "
+            "a larger one is answered with 400. A request that names none, or -1, ends with the "
+            "context."
+        ),
+        parse=_whole_number(1, 2**31 - 1),
     ),
     Setting(
         field="run_dir",
@@ -302,7 +382,10 @@ TABLE: tuple[Setting, ...] = (
         variable="HEARTCODE_GRACEFUL_TIMEOUT_S",
         default="30",
         unit="seconds",
-        sentence="How long running requests may go on when the proxy stops.",
+        sentence=(
+            "How long running requests may go on when the proxy stops; then their streams end with "
+            "an error."
+        ),
         # heartcode.service is killed after 90 seconds (TimeoutStopSec).
         parse=_whole_number(1, 80),
     ),
@@ -334,14 +417,21 @@ class Settings:
     listen: str
     port: int
     metrics_port: int
-    model: str
+    models: tuple[tuple[str, ...], ...]
     connect_timeout_s: float
     silence_timeout_s: float
     token_silence_timeout_s: float
     ping_interval_s: float
     max_moves: int
+    request_timeout_s: float
+    status_timeout_s: float
     avoid_s: float
     max_body_bytes: int
+    max_request_line_bytes: int
+    max_headers: int
+    max_header_bytes: int
+    max_json_depth: int
+    max_tokens: int
     run_dir: Path
     metrics_dir: Path
     graceful_timeout_s: int
@@ -369,6 +459,8 @@ class Settings:
             problems.append("PORT and METRICS_PORT are the same")
         if not _fit(values.get("slots"), values.get("backends")):
             problems.append("HEARTCODE_SLOTS has more or fewer numbers than there are backends")
+        if len(values.get("models", ())) not in (0, 1, len(values.get("backends", ()))):
+            problems.append("HEARTCODE_MODEL names neither one model nor one for each backend")
         if problems:
             raise SettingsError(problems)
         return cls(**values)

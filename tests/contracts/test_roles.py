@@ -37,6 +37,15 @@ def test_a_default_in_the_specs_is_the_role_s_default(role: str) -> None:
             assert option["default"] == defaults[name], name
 
 
+def test_the_role_app_knows_every_setting() -> None:
+    known = load("roles/app/vars/main.yml")
+    own, others = known["_app_own_settings"], known["_app_known_settings"]
+    assert sorted(own + others) == sorted(row.variable for row in TABLE)
+    template = (ROOT / "roles/app/templates/heartcode.env.j2").read_text()
+    assert [name for name in own if f"\n{name}=" not in template] == []
+    assert "app_settings | dictsort" in template
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_public_variables_carry_the_role_s_name(role: str) -> None:
     assert [name for name in options(role) if not name.startswith(f"{role}_")] == []

@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 APP = Path(__file__).parents[2] / "app"
 CHAT = "/v1/chat/completions"
+# Relayed as it is: no answer here is continued or made of a stream.
+COMPLETION = "/completion"
 PATIENCE_S = 30.0
 # What design and role give every llama-server, with a small context and no GPU.
 LLAMA_FLAGS = (
@@ -40,6 +42,11 @@ def wait_until(condition: Callable[[], bool], what: str, *, every_s: float = 0.0
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {PATIENCE_S:.0f} s in vain until {what}")
         time.sleep(every_s)
+
+
+def path_for(fields: Mapping[str, Any]) -> str:
+    """Return the path of a request for which it does not matter."""
+    return COMPLETION if "prompt" in fields else CHAT
 
 
 class Program:
@@ -108,13 +115,16 @@ class Proxy(Program):
         super().__init__(command, name="proxy", directory=self.run_dir, env=self.env, cwd=APP)
         self.wait_until_answers(f"{self.url}/livez")
 
-    def post(self, path: str = CHAT, **fields: Any) -> requests.Response:
-        return requests.post(self.url + path, json=fields, timeout=PATIENCE_S)
+    def post(self, path: str = "", **fields: Any) -> requests.Response:
+        """Ask; where no path is given, the fields say which."""
+        url = self.url + (path or path_for(fields))
+        return requests.post(url, json=fields, timeout=PATIENCE_S)
 
-    def stream(self, path: str = CHAT, **fields: Any) -> requests.Response:
+    def stream(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask for a stream; to be used with `with`."""
         body = {**fields, "stream": True}
-        return requests.post(self.url + path, json=body, stream=True, timeout=PATIENCE_S)
+        url = self.url + (path or path_for(fields))
+        return requests.post(url, json=body, stream=True, timeout=PATIENCE_S)
 
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stdout.read_text().splitlines()]

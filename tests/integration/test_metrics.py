@@ -31,7 +31,7 @@ def test_requests_are_counted_across_restarts(
     proxy = start_proxy(f"http://127.0.0.1:{free_port()}", start_upstream(serve_two_tokens).url)
     exporter = start_exporter(proxy)
     for restarts in range(3):
-        proxy.post(prompt="x")
+        proxy.post(messages=[{"role": "user", "content": "x"}])
         requests.post(f"{proxy.url}/v1/completions", data=b"{", timeout=30)
         expected = restarts + 1
         done = {"endpoint": "/v1/chat/completions", "status": "200", "outcome": "completed"}

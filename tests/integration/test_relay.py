@@ -264,7 +264,7 @@ def test_a_client_that_leaves_after_a_sign_of_life_hangs_up(
         hung_up.set()
 
     proxy = start_proxy(start_upstream(be_silent).url, HEARTCODE_PING_INTERVAL_S="0.1")
-    with connect_and_send(proxy, "/v1/completions", {"stream": True}) as client:
+    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": True}) as client:
         answer = http.client.HTTPResponse(client)
         answer.begin()
         assert answer.readline() == b": ping\n"
@@ -303,7 +303,7 @@ def test_a_client_that_leaves_hangs_up_on_a_silent_backend(
         hung_up.set()
 
     proxy = start_proxy(start_upstream(be_silent).url)
-    with connect_and_send(proxy, "/v1/completions", {"stream": stream}):
+    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": stream}):
         assert asked.wait(30)
     assert hung_up.wait(30)
     wait_until(lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()), "it is told")
@@ -321,7 +321,7 @@ def test_a_client_that_leaves_hangs_up_between_events(
         hung_up.set()
 
     proxy = start_proxy(start_upstream(one_event).url)
-    with connect_and_send(proxy, "/v1/completions", {"stream": True}) as client:
+    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": True}) as client:
         answer = http.client.HTTPResponse(client)
         answer.begin()
         assert answer.readline() == b'data: {"n":1}\n'

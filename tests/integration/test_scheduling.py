@@ -17,10 +17,12 @@ from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, S
 from tests.integration.misbehaving import Connection, Request
 from tests.integration.processes import (
     CHAT,
+    COMPLETION,
     Llama,
     Proxy,
     connect_and_send,
     counted_to,
+    path_for,
     wait_until,
 )
 
@@ -30,7 +32,7 @@ ENDLESS = {**QUESTION, "max_tokens": 30000, "ignore_eos": True, "stream": True}
 
 def ask(proxy: Proxy, fields: dict[str, Any], client: str = "") -> requests.Response:
     headers = {"X-HeartCode-Client": client} if client else {}
-    return requests.post(proxy.url + CHAT, json=fields, headers=headers, timeout=60)
+    return requests.post(proxy.url + path_for(fields), json=fields, headers=headers, timeout=60)
 
 
 def backend_of(proxy: Proxy, answer: requests.Response) -> str:
@@ -191,7 +193,7 @@ def test_who_leaves_the_queue_is_gone_and_the_next_takes_the_place(
     with ThreadPoolExecutor(3) as threads:
         first = submit(threads, proxy, "first")
         wait_until(lambda: len(gate.order) == 1, "the slot is taken")
-        with connect_and_send(proxy, CHAT, {"prompt": "leaves"}):
+        with connect_and_send(proxy, COMPLETION, {"prompt": "leaves"}):
             wait_until(lambda: depth() == 1, "it waits")
             second = submit(threads, proxy, "second")
             wait_until(lambda: depth() == 2, "another one waits")

@@ -95,7 +95,7 @@ def test_run_proxy_serves_and_cleans_up(
     try:
         url = f"http://127.0.0.1:{port}"
         program.wait_until_answers(f"{url}/livez")
-        assert requests.post(f"{url}/v1/completions", json={}, timeout=30).json() == {"n": 2}
+        assert requests.post(f"{url}/tokenize", json={}, timeout=30).json() == {"n": 2}
         program.process.send_signal(ended_by)
         assert program.process.wait(30) == 0
     finally:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from heartcode.client import Client
+from heartcode.relay import Request
 from heartcode.rig import current_rig
 from heartcode.upstream import Call
 
 bp = Blueprint("health", __name__)
-
-# llama-server answers this from its own thread, whatever the GPU is doing.
-_PATIENCE_S = 1.0
 
 
 @bp.get("/health")
@@ -19,7 +17,9 @@ def health() -> Response:
     """Answer 200 when a backend says that its model is loaded; 503 otherwise and when draining."""
     rig = current_rig()
     rig.refuse_if_draining()
-    rig.relay.ask(Call(method="GET", path="/health"), Client(), silence_timeout_s=_PATIENCE_S)
+    # llama-server answers this from its own thread, whatever the GPU is doing.
+    asked = Request(call=Call(method="GET", path="/health"), client=Client())
+    rig.relay.ask(asked, silence_timeout_s=rig.settings.status_timeout_s)
     return jsonify(status="ok")
 
 

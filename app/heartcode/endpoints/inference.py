@@ -1,22 +1,22 @@
-"""The endpoints that generate text, streamed or not."""
+"""Everything that a backend answers: generating, embedding, tokenizing, ..."""
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import request_id, resume, sse
+from heartcode import request_body, request_id, resume, sse
 from heartcode.admission import CLIENT_HEADER, Ticket
-from heartcode.client import Client, SocketWatch
-from heartcode.errors import ApiError
+from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
+from heartcode.farewell import WithFarewell
 from heartcode.observe import current_record
-from heartcode.relay import Answer
+from heartcode.relay import Answer, Request
 from heartcode.rig import current_rig
 from heartcode.stream import EventStream
+from heartcode.surface import ENDPOINTS, Endpoint, Kind
 from heartcode.upstream import Call
 
 bp = Blueprint("inference", __name__)
@@ -26,22 +26,26 @@ bp = Blueprint("inference", __name__)
 _PASSED_ON = ("Accept", "Content-Type")
 
 
-@bp.post("/v1/chat/completions")
-@bp.post("/v1/completions")
-def complete() -> Response:
-    """Relay the request to a backend of this rig."""
+def relay(endpoint: Endpoint) -> Response:
+    """Relay the request to a backend of this rig that serves its model."""
     rig = current_rig()
     rig.refuse_if_draining()
     body = _whole_body()
+    fields = request_body.parse(body, max_depth=rig.settings.max_json_depth)
+    request_body.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
+    serving = rig.catalogue.serving(fields.get("model"))
     record = current_record()
-    fields = _json_object(body)
     record.stream = fields.get("stream") is True
-    ticket = record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER))
+    if endpoint.kind is not Kind.CONVERTS:
+        record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER))
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
-    call = Call(method="POST", path=request.path, headers=headers, body=body)
-    client = Client()
+    call = Call(method="POST", path=endpoint.path, headers=headers, body=body)
+    client = record.client = Client()
     with ExitStack() as watched:
+        rig.running.add(client)
+        watched.callback(rig.running.discard, client)
+        watched.enter_context(Deadline(client, rig.settings.request_timeout_s))
         # The backend's connection is shut as soon as the client leaves. When the slot is free is up
         # to llama-server: at the next token of a stream. For an answer that is not streamed, and
         # while a prompt is evaluated, it looks for its peer only after a second in which no slot
@@ -49,16 +53,25 @@ def complete() -> Response:
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        transcript = resume.transcript_of(request.path, fields)
-        if record.stream:
-            record.answer = rig.relay.stream(call, client, ticket, transcript)
-        elif transcript is not None:
-            record.answer = rig.relay.collect(call, client, ticket, transcript, fields)
-        else:
-            record.answer = rig.relay.ask(call, client, ticket=ticket)
-        response = _response(record.answer)
+        asked = Request(call=call, client=client, serving=serving, ticket=record.ticket)
+        transcript = resume.transcript_of(endpoint.path, fields)
+        try:
+            if record.stream:
+                record.answer = rig.relay.stream(asked, transcript)
+            elif transcript is not None:
+                record.answer = rig.relay.collect(asked, transcript, fields)
+            else:
+                record.answer = rig.relay.ask(asked)
+        except ClientGoneError:
+            raise client.error or ClientGoneError from None
+        response = _response(record.answer, client)
         response.call_on_close(watched.pop_all().close)
     return response
+
+
+for _endpoint in ENDPOINTS:
+    for _path in _endpoint.paths:
+        bp.post(_path, endpoint=_path.strip("/").replace("/", "_"))(partial(relay, _endpoint))
 
 
 def _whole_body() -> bytes:
@@ -69,19 +82,9 @@ def _whole_body() -> bytes:
     return body
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    """Return the body's fields; llama-server itself answers bad JSON with a 500."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
-    if not isinstance(fields, dict):
-        raise ApiError(400, "the body is not a JSON object", code="invalid_json")
-    return fields
-
-
-def _response(answer: Answer) -> Response:
+def _response(answer: Answer, client: Client) -> Response:
     if isinstance(answer.body, EventStream):
         # Not with direct_passthrough: call_on_close() would have no effect then.
-        return Response(answer.body, status=answer.status, headers=sse.HEADERS)
+        stream = WithFarewell(answer.body, client)
+        return Response(stream, status=answer.status, headers=sse.HEADERS)
     return Response(answer.body, status=answer.status, content_type=answer.content_type)

@@ -1,30 +1,52 @@
-"""What this rig serves (`/v1/models`)."""
+"""Which models this rig serves (`/v1/models`)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, jsonify
 
-from heartcode.client import Client
+from heartcode import survey
+from heartcode.catalogue import Model
+from heartcode.errors import ApiError
 from heartcode.rig import current_rig
-from heartcode.upstream import Call
 
 bp = Blueprint("models", __name__)
 
-_PATIENCE_S = 5.0
-
 
 @bp.get("/v1/models")
+@bp.get("/models")
 def models() -> Response:
-    """Answer with the configured name, or with what a backend says; all serve the same model."""
+    """List the rig's models, the default first."""
+    return jsonify(object="list", data=_shown_models())
+
+
+@bp.get("/v1/models/<path:name>")
+@bp.get("/models/<path:name>")
+def model(name: str) -> Response:
+    """Show one model, by its id or by another name."""
+    for shown in _shown_models():
+        if name in (shown["id"], *shown.get("aliases", ())):
+            return jsonify(shown)
+    raise ApiError(
+        404, f"The model {name!r} does not exist.", code="model_not_found", param="model"
+    )
+
+
+def _shown_models() -> list[dict[str, Any]]:
     rig = current_rig()
-    if rig.settings.model:
-        model = {
-            "id": rig.settings.model,
-            "object": "model",
-            "created": 0,  # required by OpenAI's schema; the file's age says nothing
-            "owned_by": "heartcode",
-        }
-        return jsonify(object="list", data=[model])
-    call = Call(method="GET", path="/v1/models")
-    answer = rig.relay.ask(call, Client(), silence_timeout_s=_PATIENCE_S)
-    return Response(answer.body, status=answer.status, content_type=answer.content_type)
+    if rig.catalogue.models:
+        return [_shown(model) for model in rig.catalogue.models]
+    answers = survey.ask(rig.pool.backends, "/v1/models", timeout_s=rig.settings.status_timeout_s)
+    # By id: what several backends serve is one model.
+    return list({shown["id"]: shown for _, answer in answers for shown in answer["data"]}.values())
+
+
+def _shown(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "aliases": model.names[1:],  # as llama-server shows them
+        "object": "model",
+        "created": 0,  # required by OpenAI's schema; the file's age says nothing
+        "owned_by": "heartcode",
+    }

@@ -100,3 +100,25 @@ def test_the_two_ports_differ() -> None:
 def test_whatever_is_given_nothing_but_settings_errors_are_raised(env: dict[str, str]) -> None:
     with suppress(SettingsError):
         Settings.from_env(env)
+
+
+@pytest.mark.parametrize(
+    ("model", "models"),
+    [
+        ("", ()),
+        ("stheno", (("stheno",),)),
+        ("stheno|rp, lumimaid", (("stheno", "rp"), ("lumimaid",))),
+        ("a|b,a|b", (("a", "b"), ("a", "b"))),
+    ],
+)
+def test_models(model: str, models: tuple[tuple[str, ...], ...]) -> None:
+    two = "http://127.0.0.1:8081,http://127.0.0.1:8082"
+    env = {"HEARTCODE_BACKENDS": two, "HEARTCODE_MODEL": model}
+    assert Settings.from_env(env).models == models
+
+
+@pytest.mark.parametrize("model", ["a,b,c", "a,", "a||b,c", "a|c,b|c", "a|b,b|a", "a|b,a"])
+def test_models_that_cannot_be_told_apart(model: str) -> None:
+    two = "http://127.0.0.1:8081,http://127.0.0.1:8082"
+    with pytest.raises(SettingsError, match="HEARTCODE_MODEL"):
+        Settings.from_env({"HEARTCODE_BACKENDS": two, "HEARTCODE_MODEL": model})

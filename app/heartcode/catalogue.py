@@ -1,0 +1,70 @@
+"""Which models the rig serves, and which backends have each of them.
+
+catalogue = Catalogue.of(backends, settings.models)
+catalogue.serving("stheno")  # the backends that have it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heartcode.errors import ApiError
+from heartcode.pool import Backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model, its names (the first is its id) and the backends that serve it."""
+
+    names: tuple[str, ...]
+    backends: tuple[Backend, ...]
+
+    @property
+    def id(self) -> str:
+        """The name under which it is shown."""
+        return self.names[0]
+
+
+class Catalogue:
+    """The rig's models; the first is the default.
+
+    Without any model the names are unknown, and every backend serves every name.
+    """
+
+    def __init__(self, models: Sequence[Model], backends: Sequence[Backend]) -> None:
+        self.models = tuple(models)
+        self._all = tuple(backends)
+        self._by_name = {name: model for model in models for name in model.names}
+
+    @classmethod
+    def of(cls, backends: Sequence[Backend], names: Sequence[tuple[str, ...]]) -> Catalogue:
+        """Take `names` of one model for all backends, or of one for each."""
+        each = list(names) * len(backends) if len(names) == 1 else list(names)
+        having: dict[tuple[str, ...], list[Backend]] = {}
+        for backend, its_names in zip(backends, each, strict=False):
+            having.setdefault(its_names, []).append(backend)
+        models = [Model(names=n, backends=tuple(b)) for n, b in having.items()]
+        return cls(models, backends)
+
+    def find(self, name: object) -> Model:
+        """Return the model called `name`.
+
+        Raises:
+            ApiError: 404, as OpenAI answers an unknown model.
+        """
+        model = self._by_name.get(name) if isinstance(name, str) else None
+        if model is None:
+            message = f"The model {name!r} does not exist."
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return model
+
+    def serving(self, name: object) -> tuple[Backend, ...]:
+        """Return the backends for a request's `model`; none or an empty one means the default.
+
+        Raises:
+            ApiError: 404 for an unknown model.
+        """
+        if not self.models:
+            return self._all
+        return (self.find(name) if name else self.models[0]).backends

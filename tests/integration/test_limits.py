@@ -1,0 +1,93 @@
+"""What the proxy refuses or ends because it is too much."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from tests.integration.conftest import StartProxy, StartUpstream
+from tests.integration.misbehaving import Connection, Request, be_silent, serve_two_tokens
+from tests.integration.processes import free_port
+
+
+def one_event_then_silence(connection: Connection, _: Request) -> None:
+    connection.start_stream()
+    connection.chunk(b'data: {"n":1}\n\n')
+    connection.wait_until_hung_up()
+
+
+def last_error(answer: requests.Response) -> dict[str, Any]:
+    """Return the error that ends the stream; a bare cut would have raised before."""
+    last = answer.content.strip().split(b"\n\n")[-1]
+    error: dict[str, Any] = json.loads(last.removeprefix(b"data: "))["error"]
+    return error
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_request_that_takes_too_long_before_its_first_byte(
+    start_proxy: StartProxy, start_upstream: StartUpstream, *, stream: bool
+) -> None:
+    proxy = start_proxy(start_upstream(be_silent).url, HEARTCODE_REQUEST_TIMEOUT_S="0.3")
+    answer = proxy.post(prompt="x", stream=stream)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "request_timeout"
+    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error_event(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    upstream = start_upstream(one_event_then_silence)
+    proxy = start_proxy(upstream.url, HEARTCODE_REQUEST_TIMEOUT_S="0.3")
+    answer = proxy.post(prompt="x", stream=True)
+    assert answer.content.startswith(b'data: {"n":1}\n\n')
+    assert last_error(answer)["code"] == "request_timeout"
+    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+
+
+def test_a_stream_that_outlasts_a_stop_ends_with_an_error_event(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    upstream = start_upstream(one_event_then_silence)
+    proxy = start_proxy(upstream.url, HEARTCODE_GRACEFUL_TIMEOUT_S="1")
+    with proxy.stream(prompt="x") as answer:
+        proxy.process.terminate()
+        assert last_error(answer)["code"] == "restarting"
+    assert proxy.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("/?" + "x" * 4100, {}, 414, "request_line_too_long"),
+        ("/livez", {"X-Long": "x" * 9000}, 431, "headers_too_large"),
+        ("/livez", {f"X-{n}": "x" for n in range(101)}, 431, "headers_too_large"),
+        ("/livez", {"X Y": "x"}, 400, "bad_request"),
+    ],
+    ids=["line", "header", "headers", "syntax"],
+)
+def test_what_gunicorn_refuses_has_openai_s_shape(
+    start_proxy: StartProxy, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    proxy = start_proxy(f"http://127.0.0.1:{free_port()}")
+    answer = requests.get(proxy.url + path, headers=headers, timeout=30)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+
+
+def test_limits_of_the_headers_can_be_set(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    proxy = start_proxy(
+        start_upstream(serve_two_tokens).url,
+        HEARTCODE_MAX_REQUEST_LINE_BYTES="8190",
+        HEARTCODE_MAX_HEADERS="200",
+        HEARTCODE_MAX_HEADER_BYTES="20000",
+    )
+    many = {f"X-{n}": "x" for n in range(150)}
+    for path, headers in (("/livez?" + "x" * 8000, {}), ("/livez", {**many, "X-L": "x" * 16000})):
+        assert requests.get(proxy.url + path, headers=headers, timeout=30).ok

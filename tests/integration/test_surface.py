@@ -1,0 +1,162 @@
+"""The proxy's surface: every endpoint, the models, and the rig's own state."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+from heartcode.surface import ENDPOINTS, Endpoint
+
+from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
+from tests.integration.misbehaving import Connection, Request, be_loading
+from tests.integration.processes import Proxy, counted_to, free_port
+
+PROMPTS: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "prompt": "x"}
+
+
+def get(proxy: Proxy, path: str) -> requests.Response:
+    return requests.get(proxy.url + path, timeout=30)
+
+
+def echo_path(connection: Connection, request: Request) -> None:
+    connection.answer("200 OK", json.dumps({"path": request.path}).encode())
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: e.path)
+def test_every_endpoint_is_relayed_under_all_its_paths(
+    start_proxy: StartProxy, start_upstream: StartUpstream, endpoint: Endpoint
+) -> None:
+    upstream = start_upstream(echo_path)
+    proxy = start_proxy(upstream.url)
+    # Two choices: for one alone, the proxy would ask for a stream of its own.
+    fields = {endpoint.prompt or "content": PROMPTS.get(endpoint.prompt, "x"), "n": 2}
+    body = json.dumps(fields).encode()
+    for path in endpoint.paths:
+        answer = requests.post(proxy.url + path, data=body, timeout=30)
+        assert answer.json() == {"path": endpoint.path}
+    assert {request.body for request in upstream.requests} == {body}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/props", 405),
+        ("POST", "/slots/0?action=save", 404),
+        ("POST", "/slots/0?action=erase", 404),
+        ("POST", "/lora-adapters", 404),
+        ("POST", "/v1/chat/completions/control", 404),
+        ("GET", "/metrics", 404),
+    ],
+)
+def test_what_changes_a_backend_for_everybody_is_refused(
+    start_proxy: StartProxy, start_upstream: StartUpstream, method: str, path: str, status: int
+) -> None:
+    upstream = start_upstream(echo_path)
+    answer = requests.request(method, start_proxy(upstream.url).url + path, json={}, timeout=30)
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert upstream.requests == []
+
+
+def test_the_model_chooses_among_the_backends(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    first, second, third = (start_upstream(echo_path) for _ in range(3))
+    models = "stheno|rp, lumimaid, stheno|rp"
+    proxy = start_proxy(first.url, second.url, third.url, HEARTCODE_MODEL=models)
+    for _ in range(2):
+        assert proxy.post(prompt="x", model="lumimaid").ok
+    assert [len(u.requests) for u in (first, second, third)] == [0, 2, 0]
+    for model in ("stheno", "rp", "", None):
+        assert proxy.post(prompt="x", model=model).ok
+    assert [len(u.requests) for u in (first, second, third)] == [2, 2, 2]
+    assert proxy.post(prompt="x", model="other").status_code == 404
+
+
+def test_a_model_whose_backend_is_away_is_not_served_by_another(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    other = start_upstream(echo_path)
+    away = f"http://127.0.0.1:{free_port()}"
+    proxy = start_proxy(other.url, away, HEARTCODE_MODEL="stheno,lumimaid")
+    assert proxy.post(prompt="x", model="lumimaid").status_code == 503
+    assert other.requests == []
+
+
+def test_the_rig_s_state_without_anybody_s_words(
+    llama_servers: StartLlamas, start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    llamas = llama_servers(2)
+    loading = start_upstream(be_loading)  # it has nothing to tell yet
+    proxy = start_proxy(
+        *(llama.url for llama in llamas), loading.url, HEARTCODE_POLICY="round_robin"
+    )
+    prompt = " 40 41 42"
+    for _ in range(2):
+        answer = proxy.post("/completion", prompt=prompt, n_predict=3, stop=["secret stop"])
+        assert answer.json()["content"] == " 43 44 45"
+
+    slots = get(proxy, "/slots")
+    assert [slot["backend"] for slot in slots.json()] == [
+        llama.url.removeprefix("http://") for llama in llamas for _ in range(2)
+    ]
+    used = [slot for slot in slots.json() if "next_token" in slot]
+    assert len(used) == 2
+    assert used[0]["is_processing"] is False
+    assert used[0]["next_token"][0]["has_next_token"] is False
+    assert "secret" not in slots.text
+    assert " 43" not in slots.text
+
+    props, own = get(proxy, "/props").json(), requests.get(f"{llamas[0].url}/props", timeout=30)
+    assert props["total_slots"] == 4
+    assert props["chat_template"] == own.json()["chat_template"]
+    assert props["default_generation_settings"]["n_ctx"] == 32768
+
+
+def test_a_slot_of_a_talkative_llama_server(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    slot = {
+        "id": 0,
+        "is_processing": True,
+        "prompt": "secret",
+        "prompt_tokens": [1, 2, 3],
+        "generated": "secret",
+        "params": {"grammar": "secret"},
+        "next_token": [{"n_remain": 5, "stopping_word": "secret"}],
+    }
+    upstream = start_upstream(lambda c, _: c.answer("200 OK", json.dumps([slot]).encode()))
+    assert get(start_proxy(upstream.url), "/slots").json() == [
+        {
+            "backend": upstream.url.removeprefix("http://"),
+            "id": 0,
+            "is_processing": True,
+            "next_token": [{"n_remain": 5}],
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", ["/props", "/slots", "/v1/models"])
+def test_no_backend_can_tell(start_proxy: StartProxy, path: str) -> None:
+    answer = get(start_proxy(f"http://127.0.0.1:{free_port()}"), path)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "backend_unavailable"
+
+
+def test_real_answers_of_the_other_endpoints(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1)
+    proxy = start_proxy(llama.url)
+    tokens = proxy.post("/tokenize", content=" 1 2").json()["tokens"]
+    assert proxy.post("/detokenize", tokens=tokens).json() == {"content": " 1 2"}
+    user = [{"role": "user", "content": "Count!"}]
+    assert "Count!" in proxy.post("/apply-template", messages=user).json()["prompt"]
+    message = proxy.post("/v1/messages", messages=user, max_tokens=5).json()
+    assert message["content"][0]["text"] == counted_to(5)
+    response = proxy.post("/v1/responses", input="Count!", max_output_tokens=5).json()
+    assert response["output"][0]["content"][0]["text"] == counted_to(5)
+    # A llama-server without that ability says so itself.
+    assert proxy.post("/v1/embeddings", input="x").status_code == 501

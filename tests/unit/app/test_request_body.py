@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from heartcode import request_body
+from heartcode.errors import ApiError
+from heartcode.surface import ENDPOINTS, Endpoint
+
+BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
+RESPONSES, MESSAGES = BY_PATH["/v1/responses"], BY_PATH["/v1/messages"]
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
+    with pytest.raises(ApiError) as raised:
+        request_body.check(fields, endpoint, max_tokens=1000)
+    assert raised.value.status == 400
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "param"),
+    [
+        (CHAT, {}, "messages"),
+        (CHAT, {"messages": None}, "messages"),
+        (CHAT, {"messages": "hello"}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (MESSAGES, {"messages": {"role": "user"}}, "messages"),
+        (TEXT, {"messages": []}, "prompt"),
+        (TEXT, {"prompt": []}, "prompt"),
+        (RESPONSES, {}, "input"),
+        (CHAT, {**HELLO, "stream": "true"}, "stream"),
+        (CHAT, {**HELLO, "stream": 1}, "stream"),
+        (CHAT, {**HELLO, "max_tokens": "10"}, "max_tokens"),
+        (CHAT, {**HELLO, "max_tokens": -2}, "max_tokens"),
+        (CHAT, {**HELLO, "max_completion_tokens": 1001}, "max_completion_tokens"),
+        (CHAT, {**HELLO, "max_tokens": 5, "n_predict": 1e9}, "n_predict"),
+        (RESPONSES, {"input": "x", "max_output_tokens": [1]}, "max_output_tokens"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_field_is_named(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
+    assert refusal(endpoint, fields).param == param
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (CHAT, {**HELLO, "stream": None, "max_tokens": None, "xtc_probability": "odd"}),
+        (CHAT, {**HELLO, "max_tokens": -1, "n_predict": 0, "max_completion_tokens": 1000}),
+        (CHAT, {**HELLO, "max_tokens": 16.0}),
+        (TEXT, {"prompt": ""}),
+        (TEXT, {"prompt": [1, 2, "three"]}),
+        (TEXT, {"prompt": {"prompt_string": "x"}}),
+        (RESPONSES, {"input": []}),
+        (BY_PATH["/infill"], {"input_prefix": "a", "input_suffix": "b"}),
+        (BY_PATH["/tokenize"], {"content": "x", "stream": 7}),
+    ],
+    ids=repr,
+)
+def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    request_body.check(fields, endpoint, max_tokens=1000)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"n": NaN}', b'{"n": -Infinity}', '{"n": 1}'.encode("utf-16"), b'{"n": "\xff"}']
+)
+def test_what_python_takes_for_json_and_llama_server_does_not(body: bytes) -> None:
+    with pytest.raises(ApiError, match="not valid JSON"):
+        request_body.parse(body, max_depth=10)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert request_body.parse(b'\xef\xbb\xbf{"n": 1}', max_depth=10) == {"n": 1}
+
+
+def test_depth() -> None:
+    def nested(depth: int) -> bytes:
+        return json.dumps({"a": [{"b": ["[[[["]}]} if depth == 4 else {"a": [[[[1]]]]}).encode()
+
+    assert request_body.parse(nested(4), max_depth=4)
+    with pytest.raises(ApiError) as raised:
+        request_body.parse(nested(5), max_depth=4)
+    assert raised.value.code == "json_too_deep"
