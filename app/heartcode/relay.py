@@ -41,8 +41,8 @@ class Patience:
 
     Attributes:
         connect_s: until a backend accepts a connection.
-        silence_s: until the first event of a stream, or to the end of an answer that is none.
-        token_silence_s: between two events of a stream.
+        silence_s: until the first token of a stream, or to the end of an answer that is none.
+        token_silence_s: between two events of a stream from then on.
         ping_interval_s: between two signs of life to the client of a stream.
     """
 
@@ -243,9 +243,14 @@ class _Way:
             )
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
-                opened = BackendEvents(exchange, lease, seam)
+                opened = BackendEvents(
+                    exchange,
+                    lease,
+                    token_silence_s=patience.token_silence_s,
+                    hides_progress=call.hides_progress,
+                    seam=seam,
+                )
                 opened.wait_for_first()
-                exchange.be_silent_at_most(patience.token_silence_s)
                 opened.keep(held.pop_all())
             else:
                 # Whole before the first byte goes out: until then another backend can take over.

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heartcode import sse
+from heartcode import progress, sse
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -225,6 +225,8 @@ class Transcript:
         if not self.is_known:
             return None
         fields: dict[str, Any] = json.loads(body)
+        # The repeated text would come with the progress, and nobody waits to see a prompt read.
+        fields.pop(progress.FIELD, None)
         text = self.text
         if _ends_with_a_beginning_of(text, _stop_strings(fields) or []):
             return None
@@ -297,8 +299,6 @@ class Seam:
         if payload is None:
             raise SeamError("an event that is not JSON")
         payload.update((name, value) for name, value in self._head.items() if name in payload)
-        if "prompt_progress" in payload:
-            return b""
         choices = payload.get("choices")
         if choices and not self._says_something(choices[0]):
             return b""

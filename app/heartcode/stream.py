@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
-from heartcode import metrics, sse
+from heartcode import metrics, progress, sse
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
@@ -52,12 +52,26 @@ class WholeAnswer:
 
 
 class BackendEvents:
-    """The events that one backend sends, as far as the client is to get them."""
+    """The events that one backend sends, as far as the client is to get them.
 
-    def __init__(self, exchange: Exchange, lease: Lease, seam: Seam | None = None) -> None:
+    From the first token on the backend may pause for `token_silence_s` at most.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        *,
+        token_silence_s: float,
+        hides_progress: bool,
+        seam: Seam | None = None,
+    ) -> None:
         self.status = exchange.status
         self._exchange = exchange
         self._lease = lease
+        self._token_silence_s = token_silence_s
+        self._hides_progress = hides_progress
+        self._reads_prompt = True
         self._seam = seam
         self._events = sse.WholeEvents()
         self._first = b""
@@ -89,6 +103,8 @@ class BackendEvents:
             events = self._events.feed(data)
             if events:
                 self._last_but_one, self._last = self._last, events
+            if events and self._reads_prompt:
+                events = self._while_it_reads(events)
             if events and self._seam is not None:
                 events = self._sewn_on(events, self._seam)
             if events:
@@ -99,6 +115,15 @@ class BackendEvents:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
         self._lease.learn(Measured.in_stream(self._last_but_one + self._last))
         return b""
+
+    def _while_it_reads(self, events: bytes) -> bytes:
+        tokens = progress.without(events)
+        if tokens:
+            # Not before: several prompts share a GPU, so that one can stand still for as long as
+            # the others take.
+            self._reads_prompt = False
+            self._exchange.be_silent_at_most(self._token_silence_s)
+        return tokens if self._hides_progress else events
 
     def _sewn_on(self, events: bytes, seam: Seam) -> bytes:
         try:

@@ -41,12 +41,16 @@ class BackendError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A request as it goes to a backend; `body` is passed on byte for byte."""
+    """A request as it goes to a backend; `body` is passed on byte for byte.
+
+    `hides_progress` says that the client did not ask how far its prompt was read, see `progress`.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    hides_progress: bool = False
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from heartcode import sse
+from heartcode import progress, sse
 
 CONTENT_TYPE = "application/json; charset=utf-8"  # llama-server's
 
@@ -22,7 +22,9 @@ _FIELDS = ("created", "model", "system_fingerprint", "object", "usage", "id", "t
 
 def as_stream(fields: Mapping[str, Any]) -> bytes:
     """Return the body of the request that asks for the same answer as a stream."""
-    options = {"stream": True, "stream_options": {"include_usage": True}}
+    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    if progress.may_be_asked_for(fields):
+        options[progress.FIELD] = True
     return json.dumps({**fields, **options}).encode()
 
 

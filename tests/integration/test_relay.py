@@ -47,7 +47,7 @@ def test_request_and_answer_pass_byte_for_byte(
     assert answer.content == b'{"odd" :  [1,2 ] }'
     assert answer.headers["X-Request-Id"] == "from-the-client"
     (seen,) = upstream.requests
-    assert seen.body == body
+    assert seen.body == body.replace(b"{", b'{"return_progress":true,', 1)
     assert seen.path == "/v1/completions"
     assert seen.headers["x-request-id"] == "from-the-client"
     assert seen.headers["content-type"] == "application/json"
@@ -63,7 +63,11 @@ def test_a_whole_answer_is_asked_for_as_a_stream_with_all_fields(
     answer = start_proxy(upstream.url).post("/v1/completions", **asked)
     assert answer.content == b'{"odd" :  [1,2 ] }'
     (seen,) = upstream.requests
-    as_stream = {"stream": True, "stream_options": {"include_usage": True}}
+    as_stream = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+    }
     assert json.loads(seen.body) == {**asked, **as_stream}
 
 
@@ -215,6 +219,26 @@ def test_signs_of_life_while_a_prompt_is_evaluated(
     assert 2 <= pings <= 5
     assert tokens == b'data: {"n":1}\n\ndata: {"n":2}\n\ndata: [DONE]\n\n'
     assert len(slow.requests) == 1
+
+
+def test_a_prompt_may_stand_still_between_two_signs_of_progress(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    def read_slowly(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        for processed in (512, 1024):
+            progress = b'data: {"prompt_progress":{"processed":%d}}\n\n' % processed
+            connection.chunk(progress)
+            time.sleep(0.5)
+        connection.chunk(b'data: {"n":1}\n\n')
+        connection.wait_until_hung_up()
+
+    slow = start_upstream(read_slowly)
+    variables = {"HEARTCODE_TOKEN_SILENCE_TIMEOUT_S": "0.2"}
+    proxy = start_proxy(slow.url, **variables)
+    *told, last, _ = proxy.post(prompt="x", stream=True).content.split(b"\n\n")
+    assert told[-1] == b'data: {"n":1}'
+    assert b"backend failed (silent)" in last
 
 
 def test_a_request_moves_also_after_a_sign_of_life(

@@ -251,3 +251,36 @@ def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
         wait_until(lambda: working() == 1, "its slot is free")
         assert time.monotonic() - left < 1.5
         assert next(lines) is not None
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_leaves_during_its_prompt_frees_its_slot(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, *, stream: bool
+) -> None:
+    (llama,) = llama_servers(1, model=slow_model)
+    proxy = start_proxy(llama.url, HEARTCODE_SLOTS="2")
+    # More than a batch each of 2048 tokens; all of it would take half a minute.
+    long = [{"role": "user", "content": "a b c d e " * 1600}]
+    with proxy.stream(**ASKED[CHAT], max_tokens=30000, ignore_eos=True) as other:
+        lines = other.iter_lines()
+        next(lines)
+        fields = {"messages": long, "stream": stream}
+        with connect_and_send(proxy, CHAT, fields):
+            wait_until(lambda: sum(s["is_processing"] for s in llama.slots()) == 2, "it reads")
+        wait_until(lambda: sum(s["is_processing"] for s in llama.slots()) == 1, "it is free")
+        lengths = [int(slot.get("n_prompt_tokens_processed", 0)) for slot in llama.slots()]
+        assert max(lengths) < 16000
+
+
+def test_progress_is_told_only_to_who_asked(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1)
+    proxy = start_proxy(llama.url)
+    plain, asked = (
+        proxy.post(CHAT, **ASKED[CHAT], max_tokens=3, stream=True, **extra).text
+        for extra in ({}, {"return_progress": True})
+    )
+    assert "prompt_progress" not in plain
+    assert plain.count("role") == 1
+    assert "prompt_progress" in asked

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import request_body, request_id, resume, sse
+from heartcode import progress, request_body, request_id, resume, sse
 from heartcode.admission import CLIENT_HEADER, Ticket
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
 from heartcode.farewell import WithFarewell
@@ -41,20 +42,22 @@ def relay(endpoint: Endpoint) -> Response:
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     call = Call(method="POST", path=endpoint.path, headers=headers, body=body)
+    transcript = resume.transcript_of(endpoint.path, fields)
+    if transcript is not None and record.stream and progress.may_be_asked_for(fields):
+        call = replace(call, body=progress.asked_for(body), hides_progress=True)
     client = record.client = Client()
     with ExitStack() as watched:
         rig.running.add(client)
         watched.callback(rig.running.discard, client)
         watched.enter_context(Deadline(client, rig.settings.request_timeout_s))
         # The backend's connection is shut as soon as the client leaves. When the slot is free is up
-        # to llama-server: at the next token of a stream. For an answer that is not streamed, and
-        # while a prompt is evaluated, it looks for its peer only after a second in which no slot
-        # had a result (server-queue.cpp, recv_with_timeout).
+        # to llama-server: at the next token or sign of progress. Without either it looks for its
+        # peer only after a second in which no slot had a result (server-queue.cpp,
+        # recv_with_timeout).
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
         asked = Request(call=call, client=client, serving=serving, ticket=record.ticket)
-        transcript = resume.transcript_of(endpoint.path, fields)
         try:
             if record.stream:
                 record.answer = rig.relay.stream(asked, transcript)

@@ -37,4 +37,5 @@ def test_the_stream_asks_for_the_same() -> None:
     asked = json.loads(whole.as_stream({"stream": False, "prompt": "é", "odd": [None]}))
     assert asked.pop("stream") is True
     assert asked.pop("stream_options") == {"include_usage": True}
+    assert asked.pop("return_progress") is True
     assert asked == {"prompt": "é", "odd": [None]}
