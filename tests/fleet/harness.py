@@ -92,6 +92,11 @@ class Fleet:
             if name.startswith("heartcode-llama@")
         ]
 
+    def is_working(self, rig: str, number: int) -> bool:
+        """Whether a backend generates just now."""
+        slots = self.ssh(rig, f"curl -s http://127.0.0.1:{8081 + number}/slots")
+        return any(slot["is_processing"] for slot in json.loads(slots))
+
     def answered(self, rig: str) -> float:
         """Inference requests that a rig's proxy has answered with 200; 0 if it cannot be asked."""
         try:

@@ -47,11 +47,7 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
     """The first token is here when the rig still works on the last: nothing is held back."""
 
     def working() -> bool:
-        return any(
-            '"is_processing":true'
-            in fleet.ssh(rig, f"curl -s http://127.0.0.1:{8081 + n}/slots").replace(" ", "")
-            for rig, n in fleet.backends()
-        )
+        return any(fleet.is_working(*backend) for backend in fleet.backends())
 
     fleet_is_idle = not working()
     with chat(fleet.url, max_tokens=3500, stream=True) as response:
@@ -63,6 +59,19 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
     assert first.split() == ["1"]
     assert still_working
     assert len(rest) > 1000, "the tokens came in lumps"
+
+
+def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
+    backends = fleet.backends()
+    with chat(fleet.url, max_tokens=3500, stream=True) as response:
+        arriving = events(response)
+        told = [next(arriving) for _ in range(10)]
+        (rig, number), *others = (b for b in backends if fleet.is_working(*b))
+        assert not others
+        fleet.ssh(rig, f"systemctl kill --signal=KILL heartcode-llama@{number}")
+        told += arriving
+    assert "".join(map(text_of, told)).split() == count_to(3500)
+    assert len({event["id"] for event in told}) == 1
 
 
 def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> None:
