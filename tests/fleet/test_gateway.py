@@ -72,6 +72,11 @@ def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
         told += arriving
     assert "".join(map(text_of, told)).split() == count_to(3500)
     assert len({event["id"] for event in told}) == 1
+    unit = f"heartcode-llama@{number}"
+    wait_for(
+        lambda: fleet.ssh(rig, f"systemctl is-active {unit}", check=False) == "active",
+        "systemd has started the killed one again",
+    )
 
 
 def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> None:
