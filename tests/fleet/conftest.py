@@ -23,6 +23,9 @@ def fleet() -> Fleet:
 @pytest.fixture(autouse=True)
 def serving(fleet: Fleet) -> Iterator[None]:
     """Every test leaves a whole fleet behind: each rig gets requests from the gateway again."""
+    for rig in fleet.rigs:
+        # The tests before have used up some of the starts that systemd allows in a while.
+        fleet.ssh(rig, "systemctl reset-failed 'heartcode-llama@*'")
     yield
     before = {rig: fleet.answered(rig) for rig in fleet.rigs}
 
