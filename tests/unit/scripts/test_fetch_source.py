@@ -22,12 +22,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 def git(repository: Path, *arguments: str) -> str:
-    command = ["git", "-C", repository, *arguments]
+    command = ["git", "-C", str(repository), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def fetch(output: Path, url: object, commit: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, FETCH, "--output", output, "git", str(url), commit]
+    command = [sys.executable, str(FETCH), "--output", str(output), "git", str(url), commit]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
