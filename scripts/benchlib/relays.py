@@ -1,0 +1,193 @@
+"""What stands between client and upstream in a benchmark: nginx, HeartCode, LiteLLM, or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+_ROOT = Path(__file__).parents[2]
+_READY_WITHIN_S = 90
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_SLOTS = 64
+_BACKENDS = 32
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback interface that nobody listens on."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Relay:
+    """A program, with its children, that relays from `url` to the upstream."""
+
+    name = ""
+
+    def __init__(self, directory: Path, upstreams: Sequence[int]) -> None:
+        (self.port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.directory = directory / self.name
+        self.directory.mkdir()
+        self._log = (self.directory / "log").open("wb")
+        self._process = self._start(upstreams)
+
+    def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def _run(
+        self, command: list[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        log = self._log
+        return subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=log)
+
+    def wait_until_ready(self, path: str = "/") -> None:
+        """Return when it answers HTTP, whatever it says."""
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while True:
+            try:
+                urllib.request.urlopen(self.url + path, timeout=2).close()
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    text = (self.directory / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{self.name} does not start:\n{text}") from None
+                time.sleep(0.1)
+            else:
+                return
+
+    def processes(self) -> list[int]:
+        """Return the ids of the program and all its descendants."""
+        found = [self._process.pid]
+        for pid in found:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            found += [int(child) for child in children.split()]
+        return found
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of all its processes, user and system, in seconds."""
+        total = 0
+        for pid in self.processes():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / _TICKS_PER_S
+
+    def peak_mb(self) -> float:
+        """Return the largest resident set that any of its processes ever had, in MB."""
+        peaks = []
+        for pid in self.processes():
+            status = Path(f"/proc/{pid}/status").read_text()
+            peaks += [int(li.split()[1]) for li in status.splitlines() if li.startswith("VmHWM")]
+        return max(peaks) * 1024 / 1e6
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+
+
+class Nginx(Relay):
+    """nginx as a plain proxy: it streams, and does nothing else."""
+
+    name = "nginx"
+
+    def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
+        servers = "".join(f"server 127.0.0.1:{port};" for port in upstreams)
+        conf = self.directory / "nginx.conf"
+        conf.write_text(
+            f"""
+            daemon off; worker_processes 1; pid {self.directory}/pid; error_log stderr;
+            events {{ worker_connections 8192; }}
+            http {{
+                access_log off;
+                client_body_temp_path {self.directory}; proxy_temp_path {self.directory};
+                fastcgi_temp_path {self.directory}; uwsgi_temp_path {self.directory};
+                scgi_temp_path {self.directory};
+                upstream backends {{ {servers} }}
+                server {{
+                    listen 127.0.0.1:{self.port};
+                    location / {{
+                        proxy_pass http://backends; proxy_http_version 1.1;
+                        proxy_set_header Connection ""; proxy_buffering off;
+                    }}
+                }}
+            }}
+            """
+        )
+        return self._run(["nginx", "-e", "stderr", "-c", str(conf)])
+
+
+class HeartCode(Relay):
+    """The rig's proxy as heartcode.service runs it, with all that is on by default."""
+
+    name = "heartcode"
+
+    def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
+        env = {
+            "PATH": os.environ["PATH"],
+            "PORT": str(self.port),
+            "HEARTCODE_LISTEN": "127.0.0.1",
+            "HEARTCODE_BACKENDS": ",".join(f"http://127.0.0.1:{port}" for port in upstreams),
+            "HEARTCODE_SLOTS": str(_SLOTS),
+            "HEARTCODE_MODEL": "bench",
+            "HEARTCODE_RUN_DIR": str(self.directory),
+            "HEARTCODE_METRICS_DIR": str(self.directory / "metrics"),
+            "HEARTCODE_GRACEFUL_TIMEOUT_S": "1",
+        }
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+        return self._run(command, env=env, cwd=_ROOT / "app")
+
+
+class LiteLLM(Relay):
+    """LiteLLM's proxy, the gateway of HeartCode's first release; one worker, no database."""
+
+    name = "litellm"
+    program = ""
+
+    def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
+        config = self.directory / "config.yaml"
+        models = "".join(
+            f"""
+  - model_name: bench
+    litellm_params:
+      model: openai/bench
+      api_base: http://127.0.0.1:{port}/v1
+      api_key: none
+"""
+            for port in upstreams
+        )
+        config.write_text(
+            f"model_list:{models}\nlitellm_settings:\n  drop_params: false\n  num_retries: 0\n"
+        )
+        # It would ask the internet for a table of prices.
+        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True"}
+        arguments = ["--config", str(config), "--port", str(self.port), "--host", "127.0.0.1"]
+        return self._run([self.program, *arguments], env=env)
+
+
+class Direct:
+    """No relay: what client and upstream cost by themselves."""
+
+    name = "direct"
+
+    def __init__(self, upstreams: Sequence[int]) -> None:
+        self.url = f"http://127.0.0.1:{upstreams[0]}"
+
+
+def find_litellm(given: str | None) -> str | None:
+    """Return the program, or None where it is not installed."""
+    return given or shutil.which("litellm")

@@ -1,0 +1,142 @@
+"""A llama-server without a model: it streams numbered tokens at a fixed rate.
+
+    python -m benchlib.upstream PORT [PORT ...]
+
+It writes the events of the real one byte for byte, prepared beforehand, so that it can feed
+thousands of streams. Every second it prints as JSON how late its tokens were: a run in which it did
+not keep its own time measures the upstream and is worth nothing.
+
+The request's body says what to send: `max_tokens` events, `tokens_per_second` of them a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from functools import cache
+
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_COMMON = '"created":1767225600,"id":"chatcmpl-0","model":"bench","object":"chat.completion.chunk"'
+# Lateness above this is printed as a problem.
+_TOLERABLE_S = 0.5
+
+
+def _chunk(payload: str) -> bytes:
+    event = f"data: {payload}\n\n".encode()
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+@cache
+def _token(number: int) -> bytes:
+    delta = json.dumps({"content": f" {number}"}, separators=(",", ":"))
+    choices = f'[{{"finish_reason":null,"index":0,"delta":{delta}}}]'
+    return _chunk(f'{{"choices":{choices},{_COMMON}}}')
+
+
+@cache
+def _end(tokens: int) -> bytes:
+    timings = {
+        "cache_n": 0,
+        "prompt_n": 400,
+        "prompt_ms": 1000.0,
+        "predicted_n": tokens,
+        "predicted_ms": tokens * 40.0,
+    }
+    choices = '[{"finish_reason":"length","index":0,"delta":{}}]'
+    last = _chunk(f'{{"choices":{choices},{_COMMON},"timings":{json.dumps(timings)}}}')
+    return last + _chunk("[DONE]") + b"0\r\n\r\n"
+
+
+def _whole() -> bytes:
+    """Answer the proxy's probe, which asks for one token of /completion."""
+    body = b'{"content":" 1","tokens_predicted":1,"stop":true}'
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+class Lateness:
+    """How long after their time tokens were written, since the last report."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self.tokens = 0
+
+    def note(self, seconds: float) -> None:
+        self.tokens += 1
+        self.worst_s = max(self.worst_s, seconds)
+
+    async def report(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            late = {"tokens": self.tokens, "worst_late_s": round(self.worst_s, 4)}
+            if self.tokens:
+                print(json.dumps(late), flush=True)
+            self.worst_s, self.tokens = 0.0, 0
+
+
+class Stream(asyncio.Protocol):
+    """One connection, which serves one request after the other."""
+
+    def __init__(self, lateness: Lateness) -> None:
+        self._lateness = lateness
+        self._received = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        found = _LENGTH.search(head)
+        if not end or len(body) < (int(found[1]) if found else 0):
+            return
+        self._received = b""
+        fields = json.loads(body or b"{}")
+        if not fields.get("stream"):
+            self._transport.write(_whole())
+            return
+        self._tokens = fields["max_tokens"]
+        self._interval_s = 1 / fields["tokens_per_second"]
+        self._sent = 0
+        self._due = self._loop.time()
+        self._transport.write(_HEAD)
+        self._send()
+
+    def _send(self) -> None:
+        self._lateness.note(self._loop.time() - self._due)
+        self._sent += 1
+        self._transport.write(_token(self._sent))
+        if self._sent == self._tokens:
+            self._transport.write(_end(self._tokens))
+            return
+        self._due += self._interval_s
+        self._timer = self._loop.call_at(self._due, self._send)
+
+
+async def serve(ports: list[int]) -> None:
+    """Serve on all ports until killed."""
+    lateness = Lateness()
+    loop = asyncio.get_running_loop()
+    for port in ports:
+        await loop.create_server(lambda: Stream(lateness), "127.0.0.1", port, backlog=4096)
+    print(json.dumps({"ready": True}), flush=True)
+    await lateness.report()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve([int(port) for port in sys.argv[1:]]))
