@@ -5,6 +5,7 @@ Everything that a person can set comes from `heartcode.settings`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -26,7 +27,7 @@ bind = f"{_host}:{_settings.port}"
 # One process: it sees all requests of the rig and so knows how busy each backend is.
 workers = 1
 worker_class = "heartcode.worker.Worker"
-worker_connections = 2000
+worker_connections = _settings.max_connections
 
 # How long the event loop may stand still, not how long a request may take.
 timeout = 60
@@ -65,6 +66,12 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(_server: Any, worker: Any) -> None:
     """Settle where the worker's metrics go, before it imports the application."""
     metrics_files.use(_settings.metrics_dir, seat=worker.metrics_seat)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Spare the garbage collector what is loaded for good: it would look at it often."""
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

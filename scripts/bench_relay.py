@@ -24,12 +24,22 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Self, cast
 
-from benchlib.relays import Direct, HeartCode, LiteLLM, Nginx, Relay, free_ports
+from benchlib.relays import (
+    Direct,
+    HeartCode,
+    HeartCodeForMany,
+    LiteLLM,
+    Nginx,
+    Relay,
+    free_ports,
+)
 
 _HERE = Path(__file__).parent
-_BACKENDS = 32
+# A full rig; the streams of the memory figure need more.
+_BACKENDS = 12
+_BACKENDS_FOR_MANY = 36
 # A connection has two descriptors in a relay, and one each in client and upstream.
 _DESCRIPTORS = 8192
 # The upstream is to blame for a run in which a token was later than this.
@@ -42,16 +52,21 @@ class Upstream:
     def __init__(self, ports: Sequence[int]) -> None:
         command = [sys.executable, "-m", "benchlib.upstream", *map(str, ports)]
         self._process = subprocess.Popen(command, cwd=_HERE, stdout=subprocess.PIPE, text=True)
-        self._output = self._process.stdout
-        assert self._output is not None
+        self._output: IO[str] = cast("IO[str]", self._process.stdout)
         self._output.readline()
 
     def end(self) -> float:
         """End it; return how late its worst token was, in seconds."""
-        self._process.terminate()
-        reports = [json.loads(line) for line in self._output or ()]
-        self._process.wait(10)
+        self.__exit__()
+        reports = [json.loads(line) for line in self._output]
         return max((report["worst_late_s"] for report in reports), default=0.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
 
 
 def load(url: str, **work: float) -> list[float]:
@@ -123,23 +138,21 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        ports = free_ports(_BACKENDS)
-        upstream = Upstream(ports)
-        stack.callback(upstream.end)
+        ports = free_ports(_BACKENDS_FOR_MANY)
+        upstream = stack.enter_context(Upstream(ports))
         LiteLLM.program = given.litellm or ""
         kinds = [Nginx, HeartCode, *([LiteLLM] if given.litellm else [])]
-        relays: list[Any] = [stack.enter_context(kind(directory, ports)) for kind in kinds]
+        rig = ports[:_BACKENDS]
+        relays: list[Relay] = [stack.enter_context(kind(directory, rig)) for kind in kinds]
         for relay in relays:
             relay.wait_until_ready("/health")
         costs = measure_costs(relays, given.rounds)
         direct = first_token_ms(Direct(ports).url, streams=16, repeats=5)
-        added = {
-            relay.name: first_token_ms(relay.url, streams=16, repeats=5) for relay in relays
-        }
-        heartcode = next(relay for relay in relays if relay.name == HeartCode.name)
-        idle_mb = heartcode.peak_mb()
-        load(heartcode.url, streams=given.many, tokens=15, rate=1, start_within=8)
-        many_mb = heartcode.peak_mb()
+        added = {r.name: first_token_ms(r.url, streams=16, repeats=5) for r in relays}
+        with HeartCodeForMany(directory, ports) as heartcode:
+            heartcode.wait_until_ready("/health")
+            load(heartcode.url, streams=given.many, tokens=15, rate=1, start_within=8)
+            many_mb = heartcode.peak_mb()
         worst_late_s = upstream.end()
 
     base = statistics.median(costs[Nginx.name])
@@ -149,8 +162,7 @@ def main() -> None:
         median, late = (mine - bare for mine, bare in zip(added[name], direct, strict=True))
         rows.append([name, f"{cost:.1f}", f"{cost / base:.2f}", f"{median:.1f}, {late:.1f}"])
     print(table(rows))
-    print(f"\nMemory of HeartCode's worker: {idle_mb:.0f} MB after the runs above, ", end="")
-    print(f"{many_mb:.0f} MB with {given.many} streams at a time.")
+    print(f"\nMemory of HeartCode's worker with {given.many} streams at a time: {many_mb:.0f} MB.")
     print(f"The upstream's worst token was {worst_late_s * 1e3:.0f} ms late.")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}.")
     if worst_late_s > _LATE_S:

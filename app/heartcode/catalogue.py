@@ -1,7 +1,7 @@
 """Which models the rig serves, and which backends have each of them.
 
 catalogue = Catalogue.of(backends, settings.models)
-catalogue.serving("stheno")  # the backends that have it
+catalogue.chosen_by("stheno").backends  # those that have it
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Catalogue:
 
     def __init__(self, models: Sequence[Model], backends: Sequence[Backend]) -> None:
         self.models = tuple(models)
-        self._all = tuple(backends)
+        self._any = Model(names=("",), backends=tuple(backends))
         self._by_name = {name: model for model in models for name in model.names}
 
     @classmethod
@@ -59,12 +59,14 @@ class Catalogue:
             raise ApiError(404, message, code="model_not_found", param="model")
         return model
 
-    def serving(self, name: object) -> tuple[Backend, ...]:
-        """Return the backends for a request's `model`; none or an empty one means the default.
+    def chosen_by(self, name: object) -> Model:
+        """Return the model for a request's `model`; none or an empty one means the default.
+
+        Where no names are known, that is a nameless one.
 
         Raises:
             ApiError: 404 for an unknown model.
         """
         if not self.models:
-            return self._all
-        return (self.find(name) if name else self.models[0]).backends
+            return self._any
+        return self.find(name) if name else self.models[0]

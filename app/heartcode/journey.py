@@ -36,6 +36,11 @@ class Journey:
     def backend(self) -> Backend | None:  # noqa: D102 - an attribute for all others
         return self._tried[-1] if self._tried else None
 
+    @property
+    def moves(self) -> int:
+        """How many backends it was moved to after the first."""
+        return max(0, len(self._tried) - 1)
+
     def next_lease(self) -> Lease:
         """Lease the next backend.
 

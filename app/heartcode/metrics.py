@@ -6,7 +6,21 @@ settled (`metrics_files.use`) before this module is imported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
+
+
+class CountedHistogram(Histogram):
+    """Takes what was counted elsewhere: observing each token would cost too much."""
+
+    def observe_counted(self, counts: Sequence[int], total: float) -> None:
+        """Observe `counts[i]` values that fall into the i-th bucket, `total` in sum."""
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
 
 REQUESTS = Counter(
     "inference_requests_total",
@@ -19,6 +33,28 @@ DURATION = Histogram(
     "Time from the request to the last byte of an answer that came from a backend.",
     ["endpoint"],
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600),
+)
+TIME_TO_FIRST_TOKEN = Histogram(
+    "inference_time_to_first_token_seconds",
+    "Time from the request, its wait in the queue included, to the first token.",
+    ["model"],
+    buckets=(0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600),
+)
+# One P104 generates up to 65 tokens a second for one conversation, a shared P106 fewer than ten.
+INTER_TOKEN_BUCKETS = (
+    *(0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 30.0),
+)
+INTER_TOKEN = CountedHistogram(
+    "inference_inter_token_seconds",
+    "Time between two tokens of an answer, as they are passed on.",
+    ["model"],
+    buckets=INTER_TOKEN_BUCKETS,
+)
+TOKENS = Counter(
+    "inference_tokens_total",
+    "Tokens of prompts, how many of these came from the cache, and of completions.",
+    ["kind", "model"],
 )
 # "live": a worker that is gone has no requests, whatever it counted last.
 ACTIVE = Gauge(

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, g, request
 
@@ -22,6 +23,12 @@ from heartcode.stream import EventStream
 from heartcode.surface import INFERENCE_PATHS
 
 _log = logging.getLogger("heartcode.request")
+
+# In the log's order; None in the line of a request without an answer, and where nothing was told.
+_OF_AN_ANSWER = (
+    *("backend", "retries", "resumes"),
+    *("first_token_s", "prompt_tokens", "cached_tokens", "tokens"),
+)
 
 CLIENT_GONE_STATUS = 499  # nginx's number for it; nobody is left to read it
 
@@ -35,6 +42,7 @@ class Record:
     method: str
     is_inference: bool
     stream: bool = False
+    model: str | None = None
     ticket: Ticket | None = None
     answer: Answer | None = None
     client: Client | None = None
@@ -107,18 +115,46 @@ def _account_for(record: Record, status: int) -> None:
         metrics.REQUESTS.labels(endpoint=record.endpoint, status=str(status), outcome=outcome).inc()
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
-    line = {
+    line: dict[str, Any] = {
         "event": "request",
         "id": record.id,
         "method": record.method,
         "endpoint": record.endpoint,
         "status": status,
         "outcome": outcome,
-        "backend": record.answer.backend if record.answer else None,
-        "stream": record.stream,
         "client": record.ticket.client if record.ticket else None,
+        "model": record.model,
+        "stream": record.stream,
         "queue_s": round(record.ticket.queued_s, 3) if record.ticket else None,
+        **dict.fromkeys(_OF_AN_ANSWER),
         "duration_s": round(duration, 3),
     }
+    if record.answer is not None:
+        line |= _account_for_answer(record, record.answer)
     probe_passed = record.endpoint in ("/health", "/livez") and outcome == "completed"
     _log.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
+
+
+def _account_for_answer(record: Record, answer: Answer) -> dict[str, Any]:
+    """Count the answer's tokens and times; return what is known of them for the log."""
+    source = answer.source
+    line: dict[str, Any] = {
+        "backend": answer.backend,
+        "retries": answer.retries,
+        "resumes": source.resumes,
+    }
+    if not record.is_inference:
+        return line
+    model, pace, measured = record.model or "", source.pace, source.measured
+    pace.report(since=record.started, model=model)
+    if pace.first is not None:
+        line["first_token_s"] = round(pace.first - record.started, 3)
+    if measured is not None:
+        prompt = round(measured.evaluated + measured.cached)
+        if prompt:  # unknown when the answer broke off
+            line |= {"prompt_tokens": prompt, "cached_tokens": round(measured.cached)}
+        line["tokens"] = round(measured.generated)
+        metrics.TOKENS.labels(kind="prompt", model=model).inc(prompt)
+        metrics.TOKENS.labels(kind="cached", model=model).inc(measured.cached)
+        metrics.TOKENS.labels(kind="completion", model=model).inc(measured.generated)
+    return line

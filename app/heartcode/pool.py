@@ -128,6 +128,9 @@ class SlotLease(Lease):
         lengths: what is known about the lengths of texts; it is told of this answer.
         clock: seconds.
         released: called when the slot is free again.
+
+    Attributes:
+        prompt_done: when its prompt will probably have been evaluated, by `clock`.
     """
 
     def __init__(
@@ -145,20 +148,16 @@ class SlotLease(Lease):
         self._lengths = lengths
         self._clock = clock
         self._released = released
-        self._prompt_done = clock() + prompt_s
+        self.prompt_done = clock() + prompt_s
         self._answer_s = lengths.answer_of_at_most(ticket.max_tokens) / backend.speeds.decode.value
         self._answer_chars = 0
         self._place: Place | None = backend.cache.begin(ticket.prompt)
         backend.leases.add(self)
 
-    def prompt_left_s(self, now: float) -> float:
-        """Return for how long its prompt will probably still be evaluated."""
-        return max(0.0, self._prompt_done - now)
-
     def left_s(self, now: float) -> float:
         """Return in how many seconds it will probably be over."""
-        answer_left = min(self._answer_s, self._prompt_done + self._answer_s - now)
-        return self.prompt_left_s(now) + max(_NEVER_LESS * self._answer_s, answer_left)
+        answer_left = min(self._answer_s, self.prompt_done + self._answer_s - now)
+        return max(0.0, self.prompt_done - now) + max(_NEVER_LESS * self._answer_s, answer_left)
 
     def learn(self, measured: Measured | None) -> None:
         """Correct the backend's speeds, the lengths of texts and what its cache holds."""
@@ -257,7 +256,7 @@ class Pool:
             in_flight=backend.in_flight,
             last_taken=backend.last_taken,
             wait_s=backend.slot_free_in_s(now),
-            ahead_s=sum(lease.prompt_left_s(now) for lease in backend.leases),
+            ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now]),
             prompt_s=policy.prompt_seconds(
                 match, chars=ticket.prompt.chars, tokens_per_char=tokens_per_char, speed=speed
             ),

@@ -227,7 +227,9 @@ def _common(one: array[int], other: array[int]) -> int:
 
     A block's hash stands for everything before it, so the first ones are equal and the rest differ.
     """
-    low, high = 0, min(len(one), len(other))
+    if not (one and other) or one[0] != other[0]:
+        return 0  # as most are
+    low, high = 1, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
         if one[middle - 1] == other[middle - 1]:

@@ -21,7 +21,6 @@ from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
-from heartcode.measured import Measured
 from heartcode.pending import Pending
 from heartcode.pool import Backend, Lease, Pool
 from heartcode.resume import Seam, Transcript
@@ -71,17 +70,27 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer: whole, or a stream that has begun or is still waited for."""
+    """An answer: whole, or a stream that has begun or is still waited for.
+
+    `source` is what it was made of, which knows its tokens and times: the body itself or, where a
+    stream was collected, that stream.
+    """
 
     status: int
     content_type: str
     journey: Journey
     body: bytes | EventStream
+    source: EventStream | WholeAnswer
 
     @property
     def backend(self) -> str | None:
         """The name of the backend that the answer came from, the last one if several did."""
         return self.journey.backend.name if self.journey.backend else None
+
+    @property
+    def retries(self) -> int:
+        """How often the request was moved to another backend before anything had gone out."""
+        return self.journey.moves - self.source.resumes
 
 
 class Relay:
@@ -179,6 +188,7 @@ class _Way:
                 content_type=opened.content_type,
                 journey=self._journey,
                 body=opened.body,
+                source=opened,
             )
         stream = EventStream(
             opened,
@@ -193,6 +203,7 @@ class _Way:
             content_type=sse.CONTENT_TYPE,
             journey=self._journey,
             body=stream,
+            source=stream,
         )
 
     def open(self) -> Opened:
@@ -255,6 +266,6 @@ class _Way:
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
                 opened = WholeAnswer(exchange)
-                lease.learn(Measured.in_body(opened.body))
+                lease.learn(opened.measured)
             backend.has_answered()
             return opened

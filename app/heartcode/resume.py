@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heartcode import progress, sse
+from heartcode.measured import Measured
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -332,19 +333,29 @@ class Seam:
 
     def _count(self, payload: Mapping[str, Any]) -> None:
         usage, timings = payload.get("usage"), payload.get("timings")
-        # With nothing left to generate a backend still generates one token, which is dropped.
-        dropped = 1 if self._is_spent else 0
         if usage:
             usage["prompt_tokens"] = max(0, usage["prompt_tokens"] - self._tokens)
-            usage["completion_tokens"] += self._tokens - dropped
+            usage["completion_tokens"] += self._tokens - self._dropped
             usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
             details = usage.get("prompt_tokens_details")
             if details and "cached_tokens" in details:
                 details["cached_tokens"] = min(details["cached_tokens"], usage["prompt_tokens"])
         if timings and timings.get("predicted_n"):
-            whole = timings["predicted_n"] + self._tokens - dropped
+            whole = timings["predicted_n"] + self._tokens - self._dropped
             timings["predicted_ms"] *= whole / timings["predicted_n"]
             timings["predicted_n"] = whole
+
+    @property
+    def _dropped(self) -> int:
+        # With nothing left to generate a backend still generates one token, which is dropped.
+        return 1 if self._is_spent else 0
+
+    def whole(self, measured: Measured) -> Measured:
+        """Return the tokens of the whole answer, made of what the last backend told of its part."""
+        prompt = max(0.0, measured.evaluated + measured.cached - self._tokens)
+        cached = min(measured.cached, prompt)
+        generated = measured.generated + self._tokens - self._dropped
+        return replace(measured, evaluated=prompt - cached, cached=cached, generated=generated)
 
 
 def _payload(event: bytes) -> dict[str, Any] | None:

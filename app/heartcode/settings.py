@@ -286,6 +286,14 @@ TABLE: tuple[Setting, ...] = (
         parse=_seconds(3600),
     ),
     Setting(
+        field="client_stall_timeout_s",
+        variable="HEARTCODE_CLIENT_STALL_TIMEOUT_S",
+        default="60",
+        unit="seconds",
+        sentence="How long the client of a stream may take nothing of it before it counts as gone.",
+        parse=_seconds(86400),
+    ),
+    Setting(
         field="max_moves",
         variable="HEARTCODE_MAX_MOVES",
         default="3",
@@ -308,6 +316,15 @@ TABLE: tuple[Setting, ...] = (
         unit="seconds",
         sentence="How long a backend that failed is asked only when there is no other.",
         parse=_seconds(3600),
+    ),
+    Setting(
+        field="max_connections",
+        variable="HEARTCODE_MAX_CONNECTIONS",
+        default="4096",
+        unit="connections",
+        sentence="How many clients may be connected; further ones wait until one has left.",
+        # heartcode.service: LimitNOFILE=16384, and a stream has two sockets.
+        parse=_whole_number(16, 8000),
     ),
     Setting(
         field="max_body_bytes",
@@ -422,10 +439,12 @@ class Settings:
     silence_timeout_s: float
     token_silence_timeout_s: float
     ping_interval_s: float
+    client_stall_timeout_s: float
     max_moves: int
     request_timeout_s: float
     status_timeout_s: float
     avoid_s: float
+    max_connections: int
     max_body_bytes: int
     max_request_line_bytes: int
     max_headers: int

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
-from heartcode import metrics, progress, sse
+from heartcode import event_loop, metrics, progress, sse
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
 from heartcode.measured import Measured
+from heartcode.outlet import Outlet
+from heartcode.pace import Pace
 from heartcode.pending import Pending
 from heartcode.pool import Lease
 from heartcode.resume import Seam, SeamError, Transcript
@@ -21,9 +23,18 @@ MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 class WholeAnswer:
-    """An answer that is no stream; it was read to its end, and the backend is free again."""
+    """An answer that is no stream; it was read to its end, and the backend is free again.
+
+    Attributes:
+        status, content_type, body: the answer.
+        measured: what it tells of tokens and times.
+        resumes, pace: as of a stream: none and nothing.
+    """
+
+    resumes = 0
 
     def __init__(self, exchange: Exchange) -> None:
+        self.pace = Pace()
         self.status = exchange.status
         self.content_type = exchange.content_type
         body = bytearray()
@@ -32,6 +43,7 @@ class WholeAnswer:
             if len(body) > MAX_HELD_BYTES:
                 raise BackendError(Reason.BROKEN, "an answer without end")
         self.body = bytes(body)
+        self.measured = Measured.in_body(self.body)
 
     @property
     def is_json(self) -> bool:
@@ -55,6 +67,11 @@ class BackendEvents:
     """The events that one backend sends, as far as the client is to get them.
 
     From the first token on the backend may pause for `token_silence_s` at most.
+
+    Attributes:
+        status: the answer's HTTP status.
+        reads_prompt: whether no token has come yet.
+        measured: what the backend told at the end, for the whole answer; None if nothing.
     """
 
     def __init__(
@@ -71,7 +88,8 @@ class BackendEvents:
         self._lease = lease
         self._token_silence_s = token_silence_s
         self._hides_progress = hides_progress
-        self._reads_prompt = True
+        self.reads_prompt = True
+        self.measured: Measured | None = None
         self._seam = seam
         self._events = sse.WholeEvents()
         self._first = b""
@@ -100,28 +118,63 @@ class BackendEvents:
             first, self._first = self._first, b""
             return first
         while data := self._exchange.read_some():
-            events = self._events.feed(data)
-            if events:
-                self._last_but_one, self._last = self._last, events
-            if events and self._reads_prompt:
-                events = self._while_it_reads(events)
-            if events and self._seam is not None:
-                events = self._sewn_on(events, self._seam)
-            if events:
+            if events := self._passable(data):
                 return events
+        self._end()
+        return b""
+
+    def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Let `take` have the events as they arrive, until it returns False or they end.
+
+        It is called in the event loop, without a greenlet that would have to be woken for every
+        token, and must not block. Returns whether there may be more events.
+
+        Raises:
+            BackendError: when the backend fails.
+            ApiError: when another backend's answer cannot be continued here.
+        """
+        exchange, passable = self._exchange, self._passable
+
+        def step() -> bool:
+            data = exchange.read_now()
+            events = passable(data) if data else data
+            return (not events or take(events)) and not exchange.is_complete
+
+        if not exchange.is_complete:
+            event_loop.while_readable(exchange, step)
+        if not exchange.is_complete:
+            return True
+        self._end()
+        return False
+
+    def _passable(self, data: bytes) -> bytes:
+        """Take what has arrived; return the complete events that the client is to get."""
+        events = self._events.feed(data)
+        if not events:
             if self._events.pending > MAX_HELD_BYTES:
                 raise BackendError(Reason.BROKEN, "an event without end")
+            return events
+        self._last_but_one, self._last = self._last, events
+        if self.reads_prompt:
+            events = self._while_it_reads(events)
+        if events and self._seam is not None:
+            events = self._sewn_on(events, self._seam)
+        return events
+
+    def _end(self) -> None:
         if self._events.pending:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
-        self._lease.learn(Measured.in_stream(self._last_but_one + self._last))
-        return b""
+        measured = Measured.in_stream(self._last_but_one + self._last)
+        self._lease.learn(measured)
+        if measured is not None:
+            self.measured = self._seam.whole(measured) if self._seam else measured
 
     def _while_it_reads(self, events: bytes) -> bytes:
         tokens = progress.without(events)
         if tokens:
             # Not before: several prompts share a GPU, so that one can stand still for as long as
             # the others take.
-            self._reads_prompt = False
+            self.reads_prompt = False
             self._exchange.be_silent_at_most(self._token_silence_s)
         return tokens if self._hides_progress else events
 
@@ -150,6 +203,8 @@ class EventStream:
     Attributes:
         outcome: how the stream ended: completed, failed, or disconnected (the client left).
         resumes: how often another backend went on.
+        outlet: the short way to the client; None: every piece is yielded.
+        pace: when the tokens came.
     """
 
     def __init__(
@@ -164,12 +219,22 @@ class EventStream:
     ) -> None:
         self.outcome = "disconnected"
         self.resumes = 0
+        self.outlet: Outlet | None = None
+        self.pace = Pace()
+        self._measured: Measured | None = None
         self._source: Pending[Opened] | Opened = opened
         self._journey = journey
         self._client = client
         self._ping_interval_s = ping_interval_s
         self._transcript = transcript
         self._reopen = reopen
+
+    @property
+    def measured(self) -> Measured | None:
+        """What is known of the whole answer's tokens; of a broken one's, how many went out."""
+        if self._measured is None and self._transcript is not None:
+            return Measured(evaluated=0, cached=0, generated=self._transcript.tokens)
+        return self._measured
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -218,13 +283,31 @@ class EventStream:
         return self._source
 
     def _passed_on(self, events: BackendEvents) -> Iterator[bytes]:
-        transcript = self._transcript
         while piece := events.read():
-            if transcript is not None:
-                transcript.note(piece)
+            self._note(piece, events)
             yield piece
-        if transcript is not None and transcript.is_cut:
+            if self.outlet is not None:  # the server has written the head, if it had not before
+                self._pour(events, self.outlet)
+                break
+        self._measured = events.measured
+        if self._transcript is not None and self._transcript.is_cut:
             raise BackendError(Reason.BROKEN, "a stream without its last event")
+
+    def _pour(self, events: BackendEvents, outlet: Outlet) -> None:
+        def take(piece: bytes) -> bool:
+            self._note(piece, events)
+            return outlet.write_now(piece)
+
+        goes_on = True
+        while goes_on:
+            goes_on = events.pour(take)
+            outlet.flush(self._client)
+
+    def _note(self, piece: bytes, events: BackendEvents) -> None:
+        if not events.reads_prompt:
+            self.pace.note()
+        if self._transcript is not None:
+            self._transcript.note(piece)
 
     def close(self) -> None:
         """End the stream, finished or not; the backend's slot is free again."""

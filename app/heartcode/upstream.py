@@ -5,20 +5,28 @@
         while data := exchange.read_some():
             ...
 
-Plain blocking sockets: a greenlet each in the proxy, a thread each in a test.
+Plain blocking sockets: a greenlet each in the proxy, a thread each in a test. `read_now()` is for
+the event loop, which knows when there is something to read.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from ipaddress import IPv4Address, ip_address
+
+from httptools import HttpParserError, HttpResponseParser
 
 _SERVICE_UNAVAILABLE = 503
 _READ_BYTES = 64 * 1024
+_EVENTS_BYTES = 8 * 1024
+# llama-server's heads have about 300 bytes.
+_MAX_HEAD_BYTES = 64 * 1024
 
 
 class Reason(Enum):
@@ -53,24 +61,49 @@ class Call:
     hides_progress: bool = False
 
 
-@contextmanager
-def _failures_named() -> Generator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise BackendError(Reason.SILENT) from error
-    except (OSError, HTTPException) as error:
-        raise BackendError(Reason.BROKEN, type(error).__name__) from error
+class _Incoming:
+    """What httptools' parser finds in an answer; its methods' names are httptools'."""
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.head_is_complete = False
+        self.is_complete = False
+        self.body: list[bytes] = []
+        self.on_body = self.body.append
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self.head_is_complete = True
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+    def take(self) -> bytes:
+        """Return the body's bytes that have not been taken."""
+        data = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+        self.body.clear()
+        return data
 
 
 class Exchange:
-    """A connection to a backend that serves one request."""
+    """A connection to a backend that serves one request.
+
+    Attributes:
+        silence_s: seconds for which the backend may send nothing.
+        last_heard: when it sent something last, or accepted the connection (`time.monotonic()`).
+    """
 
     def __init__(self, host: str, port: int) -> None:
-        self._connection = HTTPConnection(host, port)
+        self._host = host
+        self._port = port
         self._socket: socket.socket | None = None
-        self._response: HTTPResponse | None = None
+        self._incoming = _Incoming()
+        self._parser = HttpResponseParser(self._incoming)
         self._aborted = False
+        self.silence_s = 0.0
+        self.last_heard = 0.0
 
     def send(self, call: Call, *, connect_timeout_s: float, silence_timeout_s: float) -> None:
         """Send `call` and wait for the head of the answer.
@@ -78,54 +111,104 @@ class Exchange:
         Raises:
             BackendError: when there is no answer, or one that only says "not yet".
         """
-        self._connection.timeout = connect_timeout_s
         try:
-            self._connection.connect()
+            self._socket = _connect(self._host, self._port, connect_timeout_s)
         except OSError as error:
             raise BackendError(Reason.UNREACHABLE, type(error).__name__) from error
-        self._socket = self._connection.sock
-        self._socket.settimeout(silence_timeout_s)
+        self.last_heard = time.monotonic()
+        self.be_silent_at_most(silence_timeout_s)
         if self._aborted:
             raise BackendError(Reason.BROKEN, "aborted")
-        with _failures_named():
-            self._connection.request(call.method, call.path, call.body, dict(call.headers))
-            response = self._response = self._connection.getresponse()
-        if response.status == _SERVICE_UNAVAILABLE:
+        try:
+            self._socket.sendall(_head(call, self._host, self._port) + (call.body or b""))
+        except OSError as error:
+            raise _failure(error) from error
+        head_bytes = 0
+        while not self._incoming.head_is_complete:
+            head_bytes += self._receive()
+            if head_bytes > _MAX_HEAD_BYTES:
+                raise BackendError(Reason.BROKEN, "a head without end")
+        if self.status == _SERVICE_UNAVAILABLE:
             raise BackendError(Reason.LOADING)
-        if not response.chunked and response.length is None:
+        if not self._incoming.headers.keys() & {b"content-length", b"transfer-encoding"}:
             # Its end would look the same as a cut.
             raise BackendError(Reason.BROKEN, "an answer without length")
 
     @property
     def status(self) -> int:
         """The answer's HTTP status."""
-        return self._answer.status
+        if not self._incoming.head_is_complete:
+            raise RuntimeError("no answer yet: call send() first")
+        return int(self._parser.get_status_code())
 
     @property
     def content_type(self) -> str:
         """The answer's Content-Type."""
-        return self._answer.headers.get("Content-Type", "application/octet-stream")
+        default = b"application/octet-stream"
+        return self._incoming.headers.get(b"content-type", default).decode("latin-1")
 
     @property
-    def _answer(self) -> HTTPResponse:
-        if self._response is None:
-            raise RuntimeError("no answer yet: call send() first")
-        return self._response
+    def is_complete(self) -> bool:
+        """Whether the answer has come to its proper end."""
+        return self._incoming.is_complete
 
     def read_some(self) -> bytes:
-        """Return what has arrived, at most one chunk of the answer; b"" at its proper end.
+        """Return what has arrived of the answer's body; b"" at its proper end.
 
         Raises:
             BackendError: when the answer breaks off or pauses for too long.
         """
-        with _failures_named():
-            data = self._answer.read1(_READ_BYTES)
-        if not data and self._answer.length:  # http.client tells of a cut only in chunked answers
-            raise BackendError(Reason.BROKEN, "the answer is cut short")
-        return data
+        while not (self._incoming.body or self._incoming.is_complete):
+            self._receive()
+        return self._incoming.take()
+
+    def read_now(self) -> bytes:
+        """Return what is there of the answer's body, without waiting; it may be nothing.
+
+        To be called when `fileno()` is readable.
+
+        Raises:
+            BackendError: when the answer breaks off.
+        """
+        try:
+            # Not the socket's own method, which would try, fail and wait where nothing is left.
+            data = os.read(self.fileno(), _EVENTS_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise _failure(error) from error
+        self._feed(data)
+        return self._incoming.take()
+
+    def _receive(self) -> int:
+        """Wait for more of the answer; return how many bytes came."""
+        if self._socket is None:
+            raise RuntimeError("no answer yet: call send() first")
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except OSError as error:
+            raise _failure(error) from error
+        self._feed(data)
+        return len(data)
+
+    def _feed(self, data: bytes) -> None:
+        self.last_heard = time.monotonic()
+        if not data:
+            if not self._incoming.is_complete:
+                raise BackendError(Reason.BROKEN, "the answer is cut short")
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            raise BackendError(Reason.BROKEN, type(error).__name__) from error
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor, -1 without one."""
+        return self._socket.fileno() if self._socket is not None else -1
 
     def be_silent_at_most(self, seconds: float) -> None:
         """Let later reads wait for this long and no longer."""
+        self.silence_s = seconds
         if self._socket is not None:
             self._socket.settimeout(seconds)
 
@@ -142,12 +225,45 @@ class Exchange:
     def close(self) -> None:
         """End the exchange, finished or not."""
         self.abort()
-        if self._response is not None:
-            self._response.close()
-        self._connection.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def __enter__(self) -> Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    try:
+        family = socket.AF_INET if isinstance(ip_address(host), IPv4Address) else socket.AF_INET6
+    except ValueError:
+        return socket.create_connection((host, port), timeout_s)
+    # Without a resolver, which is a thread of its own, for what needs none.
+    sock = socket.socket(family)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _head(call: Call, host: str, port: int) -> bytes:
+    bracketed = f"[{host}]" if ":" in host else host
+    fields = {"Host": f"{bracketed}:{port}", **call.headers, "Connection": "close"}
+    if call.body is not None:
+        fields["Content-Length"] = str(len(call.body))
+    lines = [f"{call.method} {call.path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    if any("\r" in line or "\n" in line for line in lines):  # gunicorn lets none in
+        raise ValueError("a header with a line break")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+def _failure(error: OSError) -> BackendError:
+    if isinstance(error, TimeoutError):
+        return BackendError(Reason.SILENT)
+    return BackendError(Reason.BROKEN, type(error).__name__)

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 _TOKEN = re.compile(rb'"content": ?" (\d+)"')
@@ -64,11 +65,12 @@ class Client(asyncio.Protocol):
         self.done: asyncio.Future[float] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+        """Ask."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        """Count the tokens."""
         data = self._unread + data
         read_to = 0
         for match in _TOKEN.finditer(data):
@@ -79,11 +81,14 @@ class Client(asyncio.Protocol):
                 return
             self._expected += 1
             read_to = match.end()
-        self._unread = data[read_to:]  # a token that is torn in two is found when both halves are there
+        self._unread = data[
+            read_to:
+        ]  # a token that is torn in two is found when both halves are there
         if _DONE in self._unread:
             self._finish(None if self._expected == self._tokens + 1 else "the end came too early")
 
     def connection_lost(self, _: Exception | None) -> None:
+        """Fail, unless all of it has come."""
         self._finish(f"hung up after {self._expected - 1} tokens: {self._unread[:200]!r}")
 
     def _finish(self, wrong: str | None) -> None:
@@ -106,7 +111,7 @@ async def run(work: Work) -> dict[str, list[float] | list[str]]:
         request = work.request(number)
         async with asyncio.timeout(_GIVE_UP_AFTER_S + work.tokens / work.rate):
             _, client = await loop.create_connection(
-                lambda: Client(request, work.tokens), parts.hostname, parts.port
+                lambda: Client(request, work.tokens), str(parts.hostname), int(parts.port or 80)
             )
             return await client.done
 

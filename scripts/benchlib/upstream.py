@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from functools import cache
+from typing import cast
 
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\n"
@@ -23,8 +24,6 @@ _HEAD = (
 )
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _COMMON = '"created":1767225600,"id":"chatcmpl-0","model":"bench","object":"chat.completion.chunk"'
-# Lateness above this is printed as a problem.
-_TOLERABLE_S = 0.5
 
 
 def _chunk(payload: str) -> bytes:
@@ -70,10 +69,12 @@ class Lateness:
         self.tokens = 0
 
     def note(self, seconds: float) -> None:
+        """Note how late a token is."""
         self.tokens += 1
         self.worst_s = max(self.worst_s, seconds)
 
     async def report(self) -> None:
+        """Print a line for every second in which there were tokens."""
         while True:
             await asyncio.sleep(1)
             late = {"tokens": self.tokens, "worst_late_s": round(self.worst_s, 4)}
@@ -91,15 +92,17 @@ class Stream(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        """Wait for a request."""
+        self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
 
     def connection_lost(self, _: Exception | None) -> None:
+        """Stop."""
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Read a request and begin with its answer."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         found = _LENGTH.search(head)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -14,6 +16,7 @@ from heartcode.admission import CLIENT_HEADER, Ticket
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
 from heartcode.farewell import WithFarewell
 from heartcode.observe import current_record
+from heartcode.outlet import Outlet
 from heartcode.relay import Answer, Request
 from heartcode.rig import current_rig
 from heartcode.stream import EventStream
@@ -34,8 +37,9 @@ def relay(endpoint: Endpoint) -> Response:
     body = _whole_body()
     fields = request_body.parse(body, max_depth=rig.settings.max_json_depth)
     request_body.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
-    serving = rig.catalogue.serving(fields.get("model"))
+    model = rig.catalogue.chosen_by(fields.get("model"))
     record = current_record()
+    record.model = model.id
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
         record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER))
@@ -57,7 +61,7 @@ def relay(endpoint: Endpoint) -> Response:
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        asked = Request(call=call, client=client, serving=serving, ticket=record.ticket)
+        asked = Request(call=call, client=client, serving=model.backends, ticket=record.ticket)
         try:
             if record.stream:
                 record.answer = rig.relay.stream(asked, transcript)
@@ -67,7 +71,7 @@ def relay(endpoint: Endpoint) -> Response:
                 record.answer = rig.relay.ask(asked)
         except ClientGoneError:
             raise client.error or ClientGoneError from None
-        response = _response(record.answer, client)
+        response = _response(record.answer, client, rig.settings.client_stall_timeout_s)
         response.call_on_close(watched.pop_all().close)
     return response
 
@@ -85,9 +89,17 @@ def _whole_body() -> bytes:
     return body
 
 
-def _response(answer: Answer, client: Client) -> Response:
-    if isinstance(answer.body, EventStream):
-        # Not with direct_passthrough: call_on_close() would have no effect then.
-        stream = WithFarewell(answer.body, client)
-        return Response(stream, status=answer.status, headers=sse.HEADERS)
-    return Response(answer.body, status=answer.status, content_type=answer.content_type)
+def _response(answer: Answer, client: Client, stall_s: float) -> Response:
+    if not isinstance(answer.body, EventStream):
+        return Response(answer.body, status=answer.status, content_type=answer.content_type)
+    if "gunicorn.socket" in request.environ:
+        sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
+        answer.body.outlet = Outlet(sock, chunked=chunked, stall_s=stall_s)
+    # Not with direct_passthrough: call_on_close() would have no effect then.
+    stream = WithFarewell(answer.body, client)
+    return Response(stream, status=answer.status, headers=sse.HEADERS)
+
+
+def _is_chunked(environ: Mapping[str, Any]) -> bool:
+    """Return whether gunicorn sends a stream in chunks, as its Response.is_chunked() does."""
+    return bool(environ["SERVER_PROTOCOL"] not in ("HTTP/1.0", "HTTP/0.9"))

@@ -22,7 +22,7 @@ def props() -> Response:
     They are those of the default model, or of `?model=`; backends differ in little else.
     """
     rig = current_rig()
-    backends = rig.catalogue.serving(request.args.get("model"))
+    backends = rig.catalogue.chosen_by(request.args.get("model")).backends
     answers = survey.ask(backends, "/props", timeout_s=rig.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])

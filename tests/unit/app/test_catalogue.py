@@ -9,16 +9,25 @@ BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}", avoid_s=5) for port in (1, 
 
 def test_one_model_for_all_backends() -> None:
     catalogue = Catalogue.of(BACKENDS, [("a", "b")])
-    assert catalogue.serving("a") == catalogue.serving("b") == catalogue.serving(None) == BACKENDS
+    assert (
+        catalogue.chosen_by("a").backends
+        == catalogue.chosen_by("b").backends
+        == catalogue.chosen_by(None).backends
+        == BACKENDS
+    )
 
 
 def test_a_model_for_each_backend() -> None:
     catalogue = Catalogue.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
     assert [model.id for model in catalogue.models] == ["a", "b"]
-    assert catalogue.serving("a") == catalogue.serving("") == (BACKENDS[0], BACKENDS[2])
-    assert catalogue.serving("c") == (BACKENDS[1],)
+    assert (
+        catalogue.chosen_by("a").backends
+        == catalogue.chosen_by("").backends
+        == (BACKENDS[0], BACKENDS[2])
+    )
+    assert catalogue.chosen_by("c").backends == (BACKENDS[1],)
 
 
 @pytest.mark.parametrize("name", ["a", "", None, 7])
 def test_without_names_every_backend_serves_every_name(name: object) -> None:
-    assert Catalogue.of(BACKENDS, []).serving(name) == BACKENDS
+    assert Catalogue.of(BACKENDS, []).chosen_by(name).backends == BACKENDS

@@ -40,10 +40,17 @@ def test_one_line_for_a_request_without_its_words(
         "endpoint": CHAT,
         "status": 503,
         "outcome": "failed",
-        "backend": None,
-        "stream": True,
         "client": "anna",
+        "model": "",
+        "stream": True,
         "queue_s": 0,
+        "backend": None,
+        "retries": None,
+        "resumes": None,
+        "first_token_s": None,
+        "prompt_tokens": None,
+        "cached_tokens": None,
+        "tokens": None,
     }
     assert "secret" not in caplog.text
 

@@ -1,0 +1,84 @@
+"""The short way to a client: its socket, written to without a detour through the WSGI server.
+
+    outlet = Outlet(sock, chunked=True, stall_s=60)
+    if not outlet.write_now(event):     # in the event loop, for each token
+        outlet.flush(client)            # in the stream's greenlet: the client reads slowly
+
+Only for a response whose head is out, and between two pieces that the server writes itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from gevent.socket import wait_write
+
+from heartcode.client import Client, ClientGoneError
+
+# How often a slow client's request is looked after: it may have been given up meanwhile.
+_LOOK_S = 1.0
+
+
+class Outlet:
+    """Writes the body of one response.
+
+    Args:
+        sock: the client's socket, non-blocking as all of gevent's are.
+        chunked: whether the body goes out in chunks (HTTP/1.1) or as it is (HTTP/1.0).
+        stall_s: seconds for which the client may take nothing before it counts as gone.
+    """
+
+    def __init__(self, sock: Any, *, chunked: bool, stall_s: float) -> None:
+        self._socket = sock
+        self._descriptor: int = sock.fileno()
+        self._chunked = chunked
+        self._stall_s = stall_s
+        self._rest = b""
+
+    def write_now(self, data: bytes) -> bool:
+        """Write what the socket takes; return whether that is all, so that more can be written."""
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        try:
+            written = os.write(self._descriptor, framed)
+        except OSError:
+            written = 0  # the socket is full, or the client has left: flush() finds out which
+        if written == len(framed):
+            return True
+        self._rest = framed[written:]
+        return False
+
+    def flush(self, client: Client) -> None:
+        """Write what `write_now()` could not.
+
+        Memory for a client that reads slowly stays at this one piece: until it is out, nothing is
+        read from the backend.
+
+        Raises:
+            ClientGoneError: when the client has left, takes nothing, or was given up. Half an
+                event is out then and nothing can follow it, so its connection is shut.
+        """
+        try:
+            self._flush(client)
+        except (OSError, ClientGoneError):
+            client.has_left()
+            with suppress(OSError):  # the client was quicker
+                self._socket.shutdown(socket.SHUT_RDWR)
+            raise ClientGoneError from None
+
+    def _flush(self, client: Client) -> None:
+        taken_last = time.monotonic()
+        while self._rest:
+            if client.gone or time.monotonic() - taken_last > self._stall_s:
+                raise ClientGoneError
+            try:
+                written = os.write(self._descriptor, self._rest)
+            except BlockingIOError:
+                with suppress(TimeoutError):
+                    wait_write(self._descriptor, timeout=_LOOK_S)
+                continue
+            self._rest = self._rest[written:]
+            taken_last = time.monotonic()
