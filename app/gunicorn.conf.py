@@ -1,4 +1,4 @@
-"""gunicorn's configuration: `cd app && gunicorn -c gunicorn.conf.py`.
+"""gunicorn's configuration: `cd app && python -m heartcode.master`.
 
 Everything that a person can set comes from `heartcode.settings`.
 """
@@ -22,7 +22,9 @@ except SettingsError as error:
 
 wsgi_app = "heartcode.wsgi:application"
 _host = f"[{_settings.listen}]" if ":" in _settings.listen else _settings.listen
+# Where no socket was handed over; heartcode.socket does that on a rig.
 bind = f"{_host}:{_settings.port}"
+backlog = 2048
 
 # One process: it sees all requests of the rig and so knows how busy each backend is.
 workers = 1
@@ -51,14 +53,16 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn makes the file with mkstemp
 control_socket_disable = True
 
 
-def on_starting(_server: Any) -> None:
-    """Begin with no request active, however the last proxy ended."""
-    metrics_files.prepare(_settings.metrics_dir)
+def on_starting(server: Any) -> None:
+    """Begin with no request active but those of inherited workers, however the last proxy ended."""
+    seats = {worker.metrics_seat for worker in server.WORKERS.values()}
+    metrics_files.prepare(_settings.metrics_dir, keep=seats)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Give the worker a seat that no other has; runs before it is one of WORKERS."""
     worker.grace_s = _settings.graceful_timeout_s
+    worker.request_timeout_s = _settings.request_timeout_s
     taken = {other.metrics_seat for other in server.WORKERS.values()}
     worker.metrics_seat = metrics_files.free_seat(taken)
 

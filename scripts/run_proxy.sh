@@ -22,12 +22,12 @@ if [[ ! -x $python ]]; then
 fi
 
 run_dir=$(mktemp -d -t heartcode.XXXXXX)
-gunicorn=
+master=
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
-    if [[ -n $gunicorn ]]; then
-        kill -TERM "$gunicorn" 2>/dev/null || true
-        wait "$gunicorn" || true
+    if [[ -n $master ]]; then
+        kill -TERM "$master" 2>/dev/null || true
+        wait "$master" || true
     fi
     rm -rf "$run_dir"
 }
@@ -37,9 +37,9 @@ export HEARTCODE_RUN_DIR=$run_dir HEARTCODE_METRICS_DIR=$run_dir/metrics
 
 cd "$root/app"
 # In the background, for a trap runs only between commands and `wait` is one that it interrupts.
-"$python" -m gunicorn -c gunicorn.conf.py &
-gunicorn=$!
+"$python" -m heartcode.master &
+master=$!
 status=0
-wait "$gunicorn" || status=$?
-gunicorn=
+wait "$master" || status=$?
+master=
 exit "$status"

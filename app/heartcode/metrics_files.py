@@ -26,14 +26,16 @@ def free_seat(taken: Collection[int]) -> int:
     return next(seat for seat in count() if seat not in taken)
 
 
-def prepare(directory: Path) -> None:
-    """Make the directory ready for a proxy that starts: nothing is active yet.
+def prepare(directory: Path, *, keep: Collection[int] = ()) -> None:
+    """Make the directory ready for a proxy that starts: only the seats in `keep` are active yet.
 
     Counters stay: they go on from where the last proxy, even one that was killed, left them.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    kept = tuple(f"_{seat}.db" for seat in keep)
     for file in directory.glob("gauge_live*.db"):
-        file.unlink(missing_ok=True)
+        if not file.name.endswith(kept):
+            file.unlink(missing_ok=True)
 
 
 def use(directory: Path, *, seat: int) -> None:

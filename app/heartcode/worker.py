@@ -10,18 +10,31 @@ gunicorn's master imports this module before a worker exists, so that what belon
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 if TYPE_CHECKING:
+    from heartcode.inheritance import WorkerLike
     from heartcode.rig import Rig
 
 # After the time for running requests is over: for their last words, and for seeing that they ended.
 LAST_WORDS_S = 5
+
+# When the worker ends: for a request that is on its way on a connection that was idle.
+_TRAVEL_S = 2
+
+# From the master: accept nothing new, and end with the last request.
+RETIRE = signal.SIGUSR2
+# To the master, once, when the worker accepts connections.
+_SERVES = signal.SIGUSR2
 
 # The first that fits counts; the texts quote nothing of the request.
 _REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
@@ -37,21 +50,58 @@ _REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
 
 
 class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
-    """Serves until SIGTERM; then running requests have `grace_s` seconds, and a word at the end."""
+    """Serves until SIGTERM or until it retires; then running requests have time, and a last word.
 
-    grace_s: float  # set when the worker is forked
-    _ends_at: float | None = None
+    That is `grace_s` after SIGTERM. After a reload, when another worker has taken over, it is as
+    long as a request may take at all.
+    """
+
+    # Set when the worker is forked.
+    grace_s: float
+    request_timeout_s: float
+    metrics_seat: int
+
+    # The master's note that it has sent RETIRE.
+    retired = False
+    _serves = False
+    _ends_at = math.inf
+
+    def init_signals(self) -> None:
+        """Listen to the master."""
+        super().init_signals()
+        signal.signal(RETIRE, self.handle_retire)
+        signal.siginterrupt(RETIRE, False)  # noqa: FBT003 - it takes no keyword
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: accept nothing new; the time for what is running begins."""
         super().handle_exit(sig, frame)
-        self._ends_at = time.monotonic() + self.grace_s
+        self._end_in(self.grace_s)
+
+    def handle_retire(self, _sig: int, _frame: Any) -> None:
+        """Accept nothing new; another worker does."""
+        self.alive = False
+        self.cfg.set("graceful_timeout", math.ceil(self.request_timeout_s) + LAST_WORDS_S)
+        self._end_in(self.request_timeout_s)
+
+    def _end_in(self, seconds: float) -> None:
+        # A second SIGTERM, or one after RETIRE, gives no more time.
+        self._ends_at = min(self._ends_at, time.monotonic() + seconds)
+
+    def timeout_ctx(self) -> gevent.Timeout:
+        """Return how long a connection may wait for its next request."""
+        seconds = self.cfg.keepalive if self.alive else _TRAVEL_S
+        return gevent.Timeout(seconds, False)  # type: ignore[arg-type] # noqa: FBT003 - "silently"
 
     def notify(self) -> None:
         """Tell the master every second that the worker lives; end what has had its time."""
         super().notify()
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
-            self._ends_at = None
+        if not self._serves:
+            # gunicorn's first call comes when the servers have started.
+            self._serves = True
+            os.write(self.tmp.fileno(), b"serves")
+            os.kill(self.ppid, _SERVES)
+        if time.monotonic() >= self._ends_at:
+            self._ends_at = math.inf
             rig: Rig = self.wsgi.extensions["heartcode"]
             rig.end_requests()
 
@@ -64,6 +114,11 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                     client.sendall(_answer(status, code, message))
                 return
         super().handle_error(req, client, addr, exc)
+
+
+def is_serving(worker: WorkerLike) -> bool:
+    """Tell the master whether the worker has begun to accept connections."""
+    return os.fstat(worker.tmp.fileno()).st_size > 0
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

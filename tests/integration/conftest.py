@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import make_demo_model
 import pytest
 
 from tests.integration.misbehaving import Behaviour, Upstream
@@ -31,8 +32,8 @@ def start_upstream(cleanup: ExitStack) -> StartUpstream:
 def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
     """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`."""
 
-    def start(*backends: str, **variables: str) -> Proxy:
-        proxy = Proxy(tmp_path / "run", list(backends), **variables)
+    def start(*backends: str, **options: Any) -> Proxy:
+        proxy = Proxy(tmp_path / "run", list(backends), **options)
         cleanup.callback(proxy.kill)
         return proxy
 
@@ -47,6 +48,14 @@ def start_exporter(cleanup: ExitStack) -> StartExporter:
         return exporter
 
     return start
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About a hundred tokens a second: nothing ends before it is killed."""
+    path = tmp_path_factory.mktemp("model") / "slow.gguf"
+    make_demo_model.write_model(path, dead_weight_mib=64)
+    return path
 
 
 @pytest.fixture

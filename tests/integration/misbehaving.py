@@ -171,3 +171,9 @@ def send_half_an_event(connection: Connection, _: Request) -> None:
     connection.start_stream()
     connection.chunk(b'data: {"n":')
     connection.send(b"0\r\n\r\n")
+
+
+def one_event_then_silence(connection: Connection, _: Request) -> None:
+    connection.start_stream()
+    connection.chunk(b'data: {"n":1}\n\n')
+    connection.wait_until_hung_up()

@@ -27,6 +27,14 @@ LLAMA_FLAGS = (
     " --cache-ram 64 --metrics --no-ui"
 )
 
+# The program that comes next gets the socket as systemd gives it.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -60,13 +68,16 @@ class Program:
         directory: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.stdout = directory / f"{name}.stdout"
         self.stderr = directory / f"{name}.stderr"
         # Appended: a program that is started again goes on in the same files.
         with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=err, env=env, cwd=cwd, pass_fds=pass_fds
+            )
 
     def wait_until_answers(self, url: str) -> None:
         def answers() -> bool:
@@ -90,10 +101,23 @@ class Program:
 
 
 class Proxy(Program):
-    """gunicorn, started as heartcode.service starts it."""
+    """The proxy, started as heartcode.service starts it.
 
-    def __init__(self, directory: Path, backends: list[str], **variables: str) -> None:
-        self.port = free_port()
+    With a `listener` it is handed over, as heartcode.socket does. `app` is the program's directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        backends: list[str],
+        *,
+        listener: socket.socket | None = None,
+        app: Path = APP,
+        **variables: str,
+    ) -> None:
+        self.app = app
+        self._listener = listener
+        self.port: int = listener.getsockname()[1] if listener else free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = directory
         self.metrics_dir = directory / "metrics"
@@ -111,9 +135,38 @@ class Proxy(Program):
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-        super().__init__(command, name="proxy", directory=self.run_dir, env=self.env, cwd=APP)
+        command = [sys.executable, "-m", "heartcode.master"]
+        pass_fds: tuple[int, ...] = ()
+        if self._listener:
+            number = self._listener.fileno()
+            pass_fds = (number,)
+            command = [sys.executable, "-c", HAND_OVER, str(number), *command]
+        super().__init__(
+            command,
+            name="proxy",
+            directory=self.run_dir,
+            env=self.env,
+            cwd=self.app,
+            pass_fds=pass_fds,
+        )
         self.wait_until_answers(f"{self.url}/livez")
+
+    def reload(self, *, pid: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Do what `systemctl reload` does: run a program of the new code with the new settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "heartcode.reload"],
+            env={**self.env, "MAINPID": str(pid or self.process.pid)},
+            cwd=self.app,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers, the eldest first."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return sorted(int(child) for child in children.split())
 
     def post(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask; where no path is given, the fields say which."""

@@ -9,14 +9,8 @@ import pytest
 import requests
 
 from tests.integration.conftest import StartProxy, StartUpstream
-from tests.integration.misbehaving import Connection, Request, be_silent, serve_two_tokens
+from tests.integration.misbehaving import be_silent, one_event_then_silence, serve_two_tokens
 from tests.integration.processes import free_port
-
-
-def one_event_then_silence(connection: Connection, _: Request) -> None:
-    connection.start_stream()
-    connection.chunk(b'data: {"n":1}\n\n')
-    connection.wait_until_hung_up()
 
 
 def last_error(answer: requests.Response) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from tests.integration.misbehaving import serve_two_tokens
 from tests.integration.processes import APP, Program, free_port
 
 RUN_PROXY = APP.parent / "scripts" / "run_proxy.sh"
-GUNICORN = ["-m", "gunicorn", "-c", "gunicorn.conf.py"]
+PROXY = ["-m", "heartcode.master"]
 EXPORTER = ["-m", "heartcode.exporter"]
 
 
-@pytest.mark.parametrize("program", [GUNICORN, EXPORTER], ids=["proxy", "exporter"])
+@pytest.mark.parametrize("program", [PROXY, EXPORTER], ids=["proxy", "exporter"])
 def test_wrong_settings_are_named_and_nothing_starts(program: list[str], tmp_path: Path) -> None:
     env = {"PORT": "http", "HEARTCODE_LOG_LEVEL": "loud", "HEARTCODE_METRICS_DIR": str(tmp_path)}
     ended = subprocess.run(
