@@ -68,7 +68,7 @@ def wait(run_dir: Path, master: int, order_id: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         state = handover.state(run_dir)
-        if state is None or not Path(f"/proc/{master}").exists():
+        if state is None or not _runs(master):
             raise ReloadError("the proxy has ended")
         if state.order == order_id:
             if state.error:
@@ -76,6 +76,15 @@ def wait(run_dir: Path, master: int, order_id: str) -> None:
             return
         time.sleep(0.05)
     raise ReloadError(f"no new worker serves after {PATIENCE_S:g} s")
+
+
+def _runs(process: int) -> bool:
+    # Not by /proc: ProtectProc= hides the master, whose user namespace is another one.
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def main() -> int:

@@ -6,63 +6,21 @@ import os
 import shutil
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 import requests
 from heartcode import handover
 from heartcode.handover import Order
 
+from tests.hammer import Hammer
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
 from tests.integration.listener import CHAT, Listener
 from tests.integration.misbehaving import one_event_then_silence, serve_two_tokens
 from tests.integration.processes import APP, Proxy, counted_to, events, wait_until
 
 NOWHERE = "http://127.0.0.1:1"
-
-
-class Hammer:
-    """Clients that ask again and again, each time on a new connection."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.statuses: list[int] = []
-        self.failures: list[str] = []
-        self._url = f"{proxy.url}/livez"
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
-
-    def _ask(self) -> None:
-        while not self._done.is_set():
-            try:
-                answer = requests.get(self._url, headers={"Connection": "close"}, timeout=30)
-            except requests.RequestException as error:
-                self.failures.append(repr(error))
-            else:
-                self.statuses.append(answer.status_code)
-
-    def wait_for_answers(self) -> None:
-        """Return when clients that ask from now on have been answered."""
-        enough = len(self.statuses) + 2 * len(self._threads)
-        wait_until(lambda: len(self.statuses) >= enough or bool(self.failures), "some are answered")
-
-    def __enter__(self) -> Hammer:
-        for thread in self._threads:
-            thread.start()
-        self.wait_for_answers()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-        if kind is None:
-            assert self.failures == []
-            assert set(self.statuses) == {200}
 
 
 @pytest.fixture
@@ -115,7 +73,7 @@ def test_a_stream_counts_on_across_two_reloads_and_nobody_is_refused(
     (first,) = proxy.workers()
     stream = Listener(proxy, CHAT, max_tokens=1500)
     stream.wait_for_text(" 4 ")
-    with Hammer(proxy) as hammer:
+    with Hammer(f"{proxy.url}/livez") as hammer:
         reload(proxy)
         reload(proxy)
         hammer.wait_for_answers()
@@ -287,7 +245,7 @@ def test_a_restart_refuses_nobody_and_streams_have_their_time(
     for _ in range(2):
         stream = Listener(proxy, CHAT, max_tokens=300)
         stream.wait_for_text(" 4 ")
-        with Hammer(proxy) as hammer:
+        with Hammer(f"{proxy.url}/livez") as hammer:
             assert proxy.stop() == 0
             proxy.start()
             hammer.wait_for_answers()

@@ -1,0 +1,187 @@
+"""Reload and restart of a rig's proxy under systemd: streams run on and nobody is refused."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from tests.fleet.counting import chat, count_to, events, text_of
+from tests.fleet.harness import Fleet, wait_for
+from tests.hammer import Hammer
+
+PROXY = "heartcode.service"
+SOCKET = "heartcode.socket"
+LAST = 3500
+
+
+def shown(fleet: Fleet, unit: str, *names: str) -> list[str]:
+    command = f"systemctl show --property={{}} --value {unit}"
+    return [fleet.ssh("rig1", command.format(name)) for name in names]
+
+
+def url(fleet: Fleet, port: int = 8080) -> str:
+    return f"http://{fleet.addresses['rig1']}:{port}"
+
+
+def status(fleet: Fleet, path: str) -> int:
+    return requests.get(url(fleet) + path, timeout=60).status_code
+
+
+@contextmanager
+def running_stream(fleet: Fleet) -> Iterator[None]:
+    """A stream of rig1 that pauses until the end of the `with` and must then be whole.
+
+    Its llama-server stands still meanwhile; after 30 s another one would go on.
+    """
+    ours = [number for rig, number in fleet.backends() if rig == "rig1"]
+    with chat(url(fleet), max_tokens=LAST, stream=True) as response:
+        arriving = events(response)
+        told = [next(arriving) for _ in range(10)]
+        (number,) = (n for n in ours if fleet.is_working("rig1", n))
+        fleet.ssh("rig1", f"systemctl kill --signal=STOP heartcode-llama@{number}")
+        try:
+            yield
+        finally:
+            fleet.ssh("rig1", f"systemctl kill --signal=CONT heartcode-llama@{number}")
+        told += arriving
+    assert "".join(map(text_of, told)).split() == count_to(LAST)
+
+
+@contextmanager
+def nobody_refused(fleet: Fleet) -> Iterator[None]:
+    with Hammer(f"{url(fleet)}/livez") as direct, Hammer(f"{fleet.url}/livez") as gateway:
+        direct.wait_for_answers()
+        yield
+        direct.wait_for_answers()
+        gateway.wait_for_answers()
+
+
+def wait_for_one_worker(fleet: Fleet) -> None:
+    wait_for(
+        lambda: shown(fleet, PROXY, "StatusText") == ["Serving"], "the former workers have ended"
+    )
+    processes = "systemctl show --property=ControlGroup --value heartcode.service"
+    assert len(fleet.ssh("rig1", f"cat /sys/fs/cgroup/$({processes})/cgroup.procs").split()) == 2
+
+
+def assert_nothing_is_amiss(fleet: Fleet) -> None:
+    assert shown(fleet, PROXY, "ActiveState", "SubState", "Result") == [
+        "active",
+        "running",
+        "success",
+    ]
+    assert shown(fleet, SOCKET, "ActiveState", "SubState") == ["active", "running"]
+    log = fleet.ssh("rig1", "journalctl --boot --unit=heartcode --output=cat")
+    assert "left-over" not in log
+    assert "SIGKILL" not in log
+
+
+def test_reloads_refuse_nobody_and_the_stream_goes_on(fleet: Fleet) -> None:
+    before = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+    with nobody_refused(fleet), running_stream(fleet):
+        fleet.ssh("rig1", "systemctl reload heartcode")
+        fleet.ssh("rig1", "systemctl reload heartcode")
+        assert status(fleet, "/health") == 200
+    after = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+    assert after == before
+    wait_for_one_worker(fleet)
+    assert_nothing_is_amiss(fleet)
+
+
+def test_a_restart_refuses_nobody_and_the_stream_has_its_time(fleet: Fleet) -> None:
+    before = shown(fleet, SOCKET, "ActiveEnterTimestampMonotonic")
+    (master,) = shown(fleet, PROXY, "MainPID")
+    with nobody_refused(fleet), running_stream(fleet):
+        fleet.ssh("rig1", "systemctl reload heartcode")
+        fleet.ssh("rig1", "systemctl restart --no-block heartcode")
+        wait_for(
+            lambda: shown(fleet, PROXY, "ActiveState") == ["deactivating"], "the restart has begun"
+        )
+    wait_for(lambda: shown(fleet, PROXY, "ActiveState") == ["active"], "it is active again")
+    assert shown(fleet, PROXY, "MainPID") != [master]
+    assert shown(fleet, SOCKET, "ActiveEnterTimestampMonotonic") == before
+    assert_nothing_is_amiss(fleet)
+
+
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_a_rig_that_drains_still_does_afterwards(fleet: Fleet, how: str) -> None:
+    fleet.ssh("rig1", "touch /run/heartcode/draining")
+    try:
+        fleet.ssh("rig1", f"systemctl {how} heartcode")
+        assert status(fleet, "/livez") == 200
+        assert status(fleet, "/health") == 503
+        assert chat(url(fleet), max_tokens=1).status_code == 503
+        assert chat(fleet.url, max_tokens=1).status_code == 200
+    finally:
+        fleet.ssh("rig1", "rm /run/heartcode/draining")
+    assert status(fleet, "/health") == 200
+
+
+def test_a_reload_takes_the_version_that_current_names(fleet: Fleet) -> None:
+    (master,) = shown(fleet, PROXY, "MainPID")
+    now = fleet.ssh("rig1", "readlink /opt/heartcode/app/current")
+    fleet.ssh("rig1", f"cd /opt/heartcode/app && cp -a {now} other && ln -sfn other current")
+    try:
+        fleet.ssh("rig1", "systemctl reload heartcode")
+        assert fleet.ssh("rig1", f"readlink /proc/{master}/cwd") == "/opt/heartcode/app/other"
+        assert status(fleet, "/health") == 200
+        # Code that cannot start is found out before anything is done.
+        fleet.ssh("rig1", "echo broken! >>/opt/heartcode/app/other/heartcode/wsgi.py")
+        assert "failed" in fleet.ssh("rig1", "systemctl reload heartcode || echo failed")
+        assert "SyntaxError" in fleet.ssh("rig1", "journalctl -u heartcode -n 20 -o cat")
+        assert status(fleet, "/health") == 200
+    finally:
+        fleet.ssh("rig1", f"ln -sfn {now} /opt/heartcode/app/current")
+        fleet.ssh("rig1", "systemctl reload heartcode")
+        wait_for_one_worker(fleet)
+        fleet.ssh("rig1", "rm -r /opt/heartcode/app/other")
+    assert fleet.ssh("rig1", f"readlink /proc/{master}/cwd").endswith(now)
+    assert_nothing_is_amiss(fleet)
+
+
+def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(fleet: Fleet) -> None:
+    (master,) = shown(fleet, PROXY, "MainPID")
+    fleet.ssh("rig1", "echo HEARTCODE_MAX_TOKENS=many >>/etc/heartcode/heartcode.env")
+    try:
+        assert "failed" in fleet.ssh("rig1", "systemctl reload heartcode || echo failed")
+        log = fleet.ssh("rig1", "journalctl --unit=heartcode --output=cat --lines=20")
+        assert "HEARTCODE_MAX_TOKENS=many is not a whole number" in log
+        assert shown(fleet, PROXY, "MainPID", "ActiveState") == [master, "active"]
+        assert status(fleet, "/health") == 200
+
+        fleet.ssh("rig1", "systemctl restart heartcode", check=False)
+        wait_for(lambda: shown(fleet, PROXY, "ActiveState") == ["failed"], "it has failed")
+        # A rig that took connections and never answered would be worse than none.
+        wait_for(lambda: shown(fleet, SOCKET, "ActiveState") == ["inactive"], "the port is closed")
+        with pytest.raises(requests.ConnectionError):
+            status(fleet, "/livez")
+        assert chat(fleet.url, max_tokens=1).status_code == 200
+    finally:
+        fleet.ssh("rig1", "sed -i '/=many$/d' /etc/heartcode/heartcode.env")
+        fleet.ssh("rig1", "systemctl start heartcode")
+    assert status(fleet, "/health") == 200
+    assert_nothing_is_amiss(fleet)
+
+
+def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(fleet: Fleet) -> None:
+    def play(**variables: object) -> None:
+        done = fleet.playbook("--limit", "rig1", "--extra-vars", json.dumps(variables))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    before = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+    try:
+        with nobody_refused(fleet):
+            play(app_settings={"HEARTCODE_MAX_TOKENS": 7})
+        after = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+        assert after == before
+        assert chat(url(fleet), max_tokens=8).status_code == 400
+        play(app_port=8088)
+        assert requests.get(f"{url(fleet, 8088)}/health", timeout=60).status_code == 200
+        with pytest.raises(requests.ConnectionError):
+            status(fleet, "/livez")
+    finally:
+        play()
+    assert chat(url(fleet), max_tokens=8).status_code == 200
+    assert_nothing_is_amiss(fleet)
