@@ -66,19 +66,26 @@ def wait_for_one_worker(fleet: Fleet) -> None:
     assert len(fleet.ssh("rig1", f"cat /sys/fs/cgroup/$({processes})/cgroup.procs").split()) == 2
 
 
-def assert_nothing_is_amiss(fleet: Fleet) -> None:
+@pytest.fixture
+def began(fleet: Fleet) -> str:
+    """When the test began, on rig1's clock."""
+    return fleet.ssh("rig1", "date '+%F %T'")
+
+
+def assert_nothing_is_amiss(fleet: Fleet, since: str) -> None:
     assert shown(fleet, PROXY, "ActiveState", "SubState", "Result") == [
         "active",
         "running",
         "success",
     ]
     assert shown(fleet, SOCKET, "ActiveState", "SubState") == ["active", "running"]
-    log = fleet.ssh("rig1", "journalctl --boot --unit=heartcode --output=cat")
+    log = fleet.ssh("rig1", f"journalctl --unit=heartcode --output=cat --since='{since}'")
+    assert "ing heartcode.service" in log
     assert "left-over" not in log
     assert "SIGKILL" not in log
 
 
-def test_reloads_refuse_nobody_and_the_stream_goes_on(fleet: Fleet) -> None:
+def test_reloads_refuse_nobody_and_the_stream_goes_on(fleet: Fleet, began: str) -> None:
     before = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
     with nobody_refused(fleet), running_stream(fleet):
         fleet.ssh("rig1", "systemctl reload heartcode")
@@ -87,10 +94,10 @@ def test_reloads_refuse_nobody_and_the_stream_goes_on(fleet: Fleet) -> None:
     after = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
     assert after == before
     wait_for_one_worker(fleet)
-    assert_nothing_is_amiss(fleet)
+    assert_nothing_is_amiss(fleet, began)
 
 
-def test_a_restart_refuses_nobody_and_the_stream_has_its_time(fleet: Fleet) -> None:
+def test_a_restart_refuses_nobody_and_the_stream_has_its_time(fleet: Fleet, began: str) -> None:
     before = shown(fleet, SOCKET, "ActiveEnterTimestampMonotonic")
     (master,) = shown(fleet, PROXY, "MainPID")
     with nobody_refused(fleet), running_stream(fleet):
@@ -102,7 +109,7 @@ def test_a_restart_refuses_nobody_and_the_stream_has_its_time(fleet: Fleet) -> N
     wait_for(lambda: shown(fleet, PROXY, "ActiveState") == ["active"], "it is active again")
     assert shown(fleet, PROXY, "MainPID") != [master]
     assert shown(fleet, SOCKET, "ActiveEnterTimestampMonotonic") == before
-    assert_nothing_is_amiss(fleet)
+    assert_nothing_is_amiss(fleet, began)
 
 
 @pytest.mark.parametrize("how", ["reload", "restart"])
@@ -119,7 +126,7 @@ def test_a_rig_that_drains_still_does_afterwards(fleet: Fleet, how: str) -> None
     assert status(fleet, "/health") == 200
 
 
-def test_a_reload_takes_the_version_that_current_names(fleet: Fleet) -> None:
+def test_a_reload_takes_the_version_that_current_names(fleet: Fleet, began: str) -> None:
     (master,) = shown(fleet, PROXY, "MainPID")
     now = fleet.ssh("rig1", "readlink /opt/heartcode/app/current")
     fleet.ssh("rig1", f"cd /opt/heartcode/app && cp -a {now} other && ln -sfn other current")
@@ -138,10 +145,12 @@ def test_a_reload_takes_the_version_that_current_names(fleet: Fleet) -> None:
         wait_for_one_worker(fleet)
         fleet.ssh("rig1", "rm -r /opt/heartcode/app/other")
     assert fleet.ssh("rig1", f"readlink /proc/{master}/cwd").endswith(now)
-    assert_nothing_is_amiss(fleet)
+    assert_nothing_is_amiss(fleet, began)
 
 
-def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(fleet: Fleet) -> None:
+def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(
+    fleet: Fleet, began: str
+) -> None:
     (master,) = shown(fleet, PROXY, "MainPID")
     fleet.ssh("rig1", "echo HEARTCODE_MAX_TOKENS=many >>/etc/heartcode/heartcode.env")
     try:
@@ -162,10 +171,22 @@ def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(fleet: 
         fleet.ssh("rig1", "sed -i '/=many$/d' /etc/heartcode/heartcode.env")
         fleet.ssh("rig1", "systemctl start heartcode")
     assert status(fleet, "/health") == 200
-    assert_nothing_is_amiss(fleet)
+    assert_nothing_is_amiss(fleet, began)
 
 
-def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(fleet: Fleet) -> None:
+def test_a_proxy_that_is_killed_is_started_again(fleet: Fleet) -> None:
+    """What a reload comes to when the new master dies before it has a worker."""
+    fleet.ssh("rig1", "systemctl kill --kill-whom=main --signal=KILL heartcode")
+    assert chat(fleet.url, max_tokens=1).status_code == 200
+    wait_for(lambda: shown(fleet, PROXY, "StatusText") == ["Serving"], "it serves again")
+    assert status(fleet, "/livez") == 200
+    assert shown(fleet, SOCKET, "ActiveState") == ["active"]
+    wait_for_one_worker(fleet)
+
+
+def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(
+    fleet: Fleet, began: str
+) -> None:
     def play(**variables: object) -> None:
         done = fleet.playbook("--limit", "rig1", "--extra-vars", json.dumps(variables))
         assert done.returncode == 0, done.stdout + done.stderr
@@ -184,4 +205,4 @@ def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(fleet: Fle
     finally:
         play()
     assert chat(url(fleet), max_tokens=8).status_code == 200
-    assert_nothing_is_amiss(fleet)
+    assert_nothing_is_amiss(fleet, began)

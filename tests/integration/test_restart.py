@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,21 @@ def test_code_that_cannot_start_leaves_the_former_serving(
     reload(proxy)
     wait_until(lambda: version_of(proxy) == "mended", "the former has stopped accepting")
     wait_until(lambda: before[0] not in proxy.workers(), "the former has ended")
+
+
+def test_a_master_that_cannot_start_ends_for_systemd_to_see(
+    start_proxy: StartProxy, install: Callable[..., Path]
+) -> None:
+    proxy = start_proxy(NOWHERE, app=install("good"))
+    broken = "import sys\nassert sys.modules['__main__'].__spec__.name == 'heartcode.reload'\n"
+    with (install("broken") / "gunicorn.conf.py").open("a") as module:
+        module.write(broken)
+    with ThreadPoolExecutor(1) as threads:
+        reloading = threads.submit(proxy.reload)
+        assert proxy.process.wait(60) == 1
+        done = reloading.result()
+    assert done.returncode == 1
+    assert "the proxy has ended" in done.stderr
 
 
 def test_a_program_that_is_missing_leaves_the_proxy_as_it_is(start_proxy: StartProxy) -> None:

@@ -22,8 +22,7 @@ if ! [[ -d $root ]]; then
         DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" 2>&1 ||
         { cat "$part/log"; exit 1; }
     # What the units start is installed by the roles; here it only has to exist.
-    for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready \
-        app/current/venv/bin/gunicorn app/current/venv/bin/python; do
+    for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready app/current/venv/bin/python; do
         install -D -m 0755 /dev/null "$part/root/opt/heartcode/$program"
     done
     mv "$part/root" "$root"
