@@ -23,7 +23,7 @@ from heartcode import handover
 from heartcode.handover import Order, State
 from heartcode.inheritance import WorkerLike, bequeath, inherit
 from heartcode.settings import Settings
-from heartcode.worker import LAST_WORDS_S, RETIRE, is_serving
+from heartcode.worker import LAST_WORDS_S, RETIRE, is_closed, is_serving
 
 # What systemd tells each process of its own; it holds on across an exec.
 _OF_THIS_PROCESS = (
@@ -91,7 +91,7 @@ class Master(Arbiter):  # type: ignore[misc]
         self._reload_wanted = True
 
     def handle_usr2(self) -> None:
-        """SIGUSR2 from a worker: it serves. `manage_workers` comes next."""
+        """SIGUSR2: a worker has begun or ceased to accept. `manage_workers` comes next."""
 
     def manage_workers(self) -> None:
         """Let one worker accept connections: the newest that can."""
@@ -106,13 +106,19 @@ class Master(Arbiter):  # type: ignore[misc]
         if newest is None:
             self._finish("the new worker ended before it served; the one before goes on")
         elif is_serving(newest):
-            for worker in active:
+            # One that is still starting would not understand.
+            for worker in filter(is_serving, active):
                 if worker is not newest:
-                    worker.retired = True
-                    self.log.info("Worker %s ends with its last request", worker.pid)
-                    self.kill_worker(worker.pid, RETIRE)
-            self._finish()
+                    self._retire(worker)
+            # From then on nobody meets the former code and settings.
+            if all(is_closed(w) for w in self.WORKERS.values() if w is not newest):
+                self._finish()
         self._tell_systemd()
+
+    def _retire(self, worker: WorkerLike) -> None:
+        worker.retired = True
+        self.log.info("Worker %s ends with its last request", worker.pid)
+        self.kill_worker(worker.pid, RETIRE)
 
     def reap_workers(self) -> None:
         """Forget the workers that have ended; one that cannot start ends all, if it is the only."""

@@ -33,8 +33,9 @@ _TRAVEL_S = 2
 
 # From the master: accept nothing new, and end with the last request.
 RETIRE = signal.SIGUSR2
-# To the master, once, when the worker accepts connections.
-_SERVES = signal.SIGUSR2
+# To the master: the worker has written how it stands to its heartbeat file, a byte for each step.
+_NEWS = signal.SIGUSR2
+_SERVES, _CLOSED = 1, 2
 
 # The first that fits counts; the texts quote nothing of the request.
 _REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
@@ -63,7 +64,8 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     # The master's note that it has sent RETIRE.
     retired = False
-    _serves = False
+    _step = 0
+    _calls_at_the_end = 0
     _ends_at = math.inf
 
     def init_signals(self) -> None:
@@ -95,11 +97,13 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def notify(self) -> None:
         """Tell the master every second that the worker lives; end what has had its time."""
         super().notify()
-        if not self._serves:
-            # gunicorn's first call comes when the servers have started.
-            self._serves = True
-            os.write(self.tmp.fileno(), b"serves")
-            os.kill(self.ppid, _SERVES)
+        # gunicorn's first call comes when the servers have started. The first at the end may still
+        # come from the loop that accepts; when the second comes they are closed.
+        self._calls_at_the_end += not self.alive
+        if self._step < (_CLOSED if self._calls_at_the_end > 1 else _SERVES):
+            self._step += 1
+            os.write(self.tmp.fileno(), b".")
+            os.kill(self.ppid, _NEWS)
         if time.monotonic() >= self._ends_at:
             self._ends_at = math.inf
             rig: Rig = self.wsgi.extensions["heartcode"]
@@ -118,7 +122,12 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
 def is_serving(worker: WorkerLike) -> bool:
     """Tell the master whether the worker has begun to accept connections."""
-    return os.fstat(worker.tmp.fileno()).st_size > 0
+    return os.fstat(worker.tmp.fileno()).st_size >= _SERVES
+
+
+def is_closed(worker: WorkerLike) -> bool:
+    """Tell the master whether the worker has ceased to accept connections."""
+    return os.fstat(worker.tmp.fileno()).st_size >= _CLOSED
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

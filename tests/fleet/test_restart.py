@@ -51,7 +51,10 @@ def running_stream(fleet: Fleet) -> Iterator[None]:
 
 @contextmanager
 def nobody_refused(fleet: Fleet) -> Iterator[None]:
-    with Hammer(f"{url(fleet)}/livez") as direct, Hammer(f"{fleet.url}/livez") as gateway:
+    with (
+        Hammer(f"{url(fleet)}/livez", clients=2) as direct,
+        Hammer(f"{fleet.url}/livez", clients=2) as gateway,
+    ):
         direct.wait_for_answers()
         yield
         direct.wait_for_answers()
