@@ -179,9 +179,16 @@ def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(
 
 def test_a_proxy_that_is_killed_is_started_again(fleet: Fleet) -> None:
     """What a reload comes to when the new master dies before it has a worker."""
+    (killed,) = shown(fleet, PROXY, "MainPID")
     fleet.ssh("rig1", "systemctl kill --kill-whom=main --signal=KILL heartcode")
     assert chat(fleet.url, max_tokens=1).status_code == 200
-    wait_for(lambda: shown(fleet, PROXY, "StatusText") == ["Serving"], "it serves again")
+    wait_for(
+        lambda: (
+            shown(fleet, PROXY, "StatusText") == ["Serving"]
+            and shown(fleet, PROXY, "MainPID") not in ([killed], ["0"])
+        ),
+        "another one serves",
+    )
     assert status(fleet, "/livez") == 200
     assert shown(fleet, SOCKET, "ActiveState") == ["active"]
     wait_for_one_worker(fleet)
