@@ -286,7 +286,9 @@ class EventStream:
         while piece := events.read():
             self._note(piece, events)
             yield piece
-            if self.outlet is not None:  # the server has written the head, if it had not before
+            # The server has written the head by now, and what may come late has another limit than
+            # what follows the first token.
+            if self.outlet is not None and not events.reads_prompt:
                 self._pour(events, self.outlet)
                 break
         self._measured = events.measured
