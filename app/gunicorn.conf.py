@@ -67,6 +67,18 @@ def post_fork(_server: Any, worker: Any) -> None:
     metrics_files.use(_settings.metrics_dir, seat=worker.metrics_seat)
 
 
+def post_worker_init(worker: Any) -> None:
+    """Begin to watch the backends, now that this process will not fork."""
+    worker.wsgi.extensions["heartcode"].start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Watch them no more; a worker that could not start has no application."""
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["heartcode"].stop()
+
+
 def child_exit(_server: Any, worker: Any) -> None:
     """Count the requests of a worker that has ended, killed or not, as no longer active."""
     metrics_files.leave(_settings.metrics_dir, seat=worker.metrics_seat)

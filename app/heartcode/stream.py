@@ -100,6 +100,7 @@ class BackendEvents:
             first, self._first = self._first, b""
             return first
         while data := self._exchange.read_some():
+            self._lease.backend.is_heard()
             events = self._events.feed(data)
             if events:
                 self._last_but_one, self._last = self._last, events
@@ -191,8 +192,7 @@ class EventStream:
                 if self._client.gone:
                     raise ClientGoneError from None
                 events.close()
-                self._journey.has_failed(error)
-                reason = error.reason
+                reason = self._journey.has_failed(error)
             else:
                 return
             ending = self._transcript.ending if self._transcript is not None else None
