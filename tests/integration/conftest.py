@@ -29,10 +29,13 @@ def start_upstream(cleanup: ExitStack) -> StartUpstream:
 
 @pytest.fixture
 def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
-    """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`."""
+    """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`.
 
-    def start(*backends: str, **variables: str) -> Proxy:
-        proxy = Proxy(tmp_path / "run", list(backends), **variables)
+    It has probed its backends, unless `awaited` is false.
+    """
+
+    def start(*backends: str, awaited: bool = True, **variables: str) -> Proxy:
+        proxy = Proxy(tmp_path / "run", list(backends), awaited=awaited, **variables)
         cleanup.callback(proxy.kill)
         return proxy
 

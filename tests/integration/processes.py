@@ -92,7 +92,10 @@ class Program:
 class Proxy(Program):
     """gunicorn, started as heartcode.service starts it."""
 
-    def __init__(self, directory: Path, backends: list[str], **variables: str) -> None:
+    def __init__(
+        self, directory: Path, backends: list[str], *, awaited: bool = True, **variables: str
+    ) -> None:
+        self.awaited = awaited
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = directory
@@ -112,8 +115,18 @@ class Proxy(Program):
 
     def start(self) -> None:
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+        log = self.run_dir / "proxy.stdout"
+        self._told_before = log.stat().st_size if log.exists() else 0
         super().__init__(command, name="proxy", directory=self.run_dir, env=self.env, cwd=APP)
         self.wait_until_answers(f"{self.url}/livez")
+        if self.awaited:
+            wait_until(self._has_probed_all, "every backend has been probed")
+
+    def _has_probed_all(self) -> bool:
+        """Return whether something is known of each backend: from then on probes are rare."""
+        told = self.stdout.read_bytes()[self._told_before :].splitlines()
+        backends = {line["backend"] for line in map(json.loads, told) if line["event"] == "backend"}
+        return len(backends) == len(self.env["HEARTCODE_BACKENDS"].split(","))
 
     def post(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask; where no path is given, the fields say which."""
@@ -126,8 +139,9 @@ class Proxy(Program):
         url = self.url + (path or path_for(fields))
         return requests.post(url, json=body, stream=True, timeout=PATIENCE_S)
 
-    def log_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.stdout.read_text().splitlines()]
+    def log_lines(self, event: str = "request") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     def log_line(self, request_id: str) -> dict[str, Any]:
         """Return the line of one request, which is written after the client has its answer."""

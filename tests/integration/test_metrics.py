@@ -9,9 +9,10 @@ from pathlib import Path
 
 import requests
 
+from tests.integration import misbehaving
 from tests.integration.conftest import StartExporter, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, serve_two_tokens
-from tests.integration.processes import Proxy, free_port, wait_until
+from tests.integration.processes import Proxy, wait_until
 
 
 def worker_pid(proxy: Proxy) -> int:
@@ -28,7 +29,8 @@ def worker_pid(proxy: Proxy) -> int:
 def test_requests_are_counted_across_restarts(
     start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
 ) -> None:
-    proxy = start_proxy(f"http://127.0.0.1:{free_port()}", start_upstream(serve_two_tokens).url)
+    dying, good = start_upstream(misbehaving.reset_at_once), start_upstream(serve_two_tokens)
+    proxy = start_proxy(dying.url, good.url)
     exporter = start_exporter(proxy)
     for restarts in range(3):
         proxy.post(messages=[{"role": "user", "content": "x"}])
@@ -48,7 +50,7 @@ def test_requests_are_counted_across_restarts(
         files = sorted(file.name for file in proxy.metrics_dir.iterdir())
         proxy.start()
     assert files == ["counter_0.db", "histogram_0.db"]
-    assert exporter.value("inference_retries_total", reason="unreachable") >= 1
+    assert exporter.value("inference_retries_total", reason="broken") >= 1
     assert exporter.value("heartcode_build_info") == 1
 
 
