@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import make_demo_model
 import pytest
 
 from tests.integration.misbehaving import Behaviour, Upstream
@@ -65,3 +66,11 @@ def llama_servers(cleanup: ExitStack, tmp_path: Path) -> StartLlamas:
         return started
 
     return start
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About a hundred tokens a second: nothing ends before it is killed."""
+    path = tmp_path_factory.mktemp("model") / "slow.gguf"
+    make_demo_model.write_model(path, dead_weight_mib=64)
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -177,7 +178,9 @@ class Exporter(Program):
 class Llama(Program):
     """A real llama-server, by default with the counting model of the whole run."""
 
-    def __init__(self, directory: Path, *, model: Path | None = None, slots: int = 2) -> None:
+    def __init__(
+        self, directory: Path, *, model: Path | None = None, slots: int = 2, batch: int = 2048
+    ) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
         if not command or not path:
@@ -187,11 +190,19 @@ class Llama(Program):
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        arguments = [*LLAMA_FLAGS.split(), "-np", str(slots), "--port", str(port), "-m", path]
+        own = ["-np", str(slots), "-b", str(batch), "--port", str(port), "-m", path]
+        arguments = [*LLAMA_FLAGS.split(), *own]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )
         self.wait_until_answers(f"{self.url}/health")
+
+    def hang(self) -> None:
+        """Stand still, with all connections open."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def ask(self, path: str, **body: object) -> Any:
         response = requests.post(self.url + path, json=body, timeout=120)

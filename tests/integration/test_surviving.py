@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import make_demo_model
 import pytest
 import requests
 
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
+from tests.integration.listening import (
+    ASKED,
+    CHAT,
+    COMPLETIONS,
+    Listener,
+    assert_is_one_answer,
+)
 from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
-
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-ASKED: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": [{"role": "user", "content": "Count, please."}]},
-    COMPLETIONS: {"prompt": "Count, please:"},
-}
-
-
-@pytest.fixture(scope="module")
-def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About a hundred tokens a second: nothing ends before it is killed."""
-    path = tmp_path_factory.mktemp("model") / "slow.gguf"
-    make_demo_model.write_model(path, dead_weight_mib=64)
-    return path
-
-
-def text_of(event: Any) -> str:
-    if not event["choices"]:
-        return ""
-    choice = event["choices"][0]
-    return choice.get("text") or choice.get("delta", {}).get("content") or ""
-
-
-class Listener:
-    """A client that reads a stream in a thread and keeps its events."""
-
-    def __init__(self, proxy: Proxy, path: str, **fields: Any) -> None:
-        self.events: list[Any] = []
-        self._thread = threading.Thread(target=self._listen, args=(proxy, path, fields))
-        self._thread.start()
-
-    def _listen(self, proxy: Proxy, path: str, fields: dict[str, Any]) -> None:
-        with proxy.stream(path, **{**ASKED[path], **fields}) as answer:
-            answer.raise_for_status()
-            for line in answer.iter_lines(chunk_size=None):
-                if line.startswith(b"data: {"):
-                    self.events.append(json.loads(line.removeprefix(b"data: ")))
-
-    @property
-    def text(self) -> str:
-        return "".join(text_of(event) for event in self.events if "choices" in event)
-
-    def wait_for_text(self, text: str) -> None:
-        wait_until(lambda: text in self.text, f"{text!r} has come", every_s=0.005)
-
-    def finish(self) -> list[Any]:
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        return self.events
-
-
-def assert_is_one_answer(told: list[Any]) -> None:
-    for name in ("id", "model", "object"):
-        assert len({event[name] for event in told}) == 1, name
-    roles = [e for e in told if e["choices"] and "role" in e["choices"][0].get("delta", {})]
-    assert len(roles) <= 1
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -127,7 +74,7 @@ def test_a_llama_server_that_hangs_is_left(
     hanging, proxy = start_two(llama_servers, start_proxy, slow_model, **variables)
     stream = Listener(proxy, CHAT, max_tokens=40)
     stream.wait_for_text(" 4")
-    hanging.process.send_signal(signal.SIGSTOP)
+    hanging.hang()
     assert_is_one_answer(stream.finish())
     assert stream.text == counted_to(40)
 
