@@ -27,8 +27,6 @@ from heartcode.upstream import BackendError, Reason
 
 # How often a watch looks whether there is something to do.
 _TICK_S = 0.25
-# When the proxy itself was stopped or starved for that long, a limit that is over proves nothing.
-_LATE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,36 +104,47 @@ class Watch:
         return not breaker.known or breaker.trial_is_due
 
     def _ask_for_a_batch(self) -> None:
-        began = self._clock()
-        try:
-            probe.end_batch(self.backend, timeout_s=self._vigilance.timeout_s)
-        except BackendError as error:
-            self._judge(error, began)
-        else:
+        if self._is_answered(self._end_batch):
             self._batch_ended = self._clock()
-            self._count("batch")
 
     def _ask_for_a_token(self) -> None:
         lease = self._pool.take_idle(self.backend, probe.ticket())
         if lease is None:
             return
-        began = self._clock()
         # Judged before the slot is free: whoever waits for it then knows what to make of it.
         with lease:
-            try:
-                probe.generate_token(self.backend, timeout_s=self._vigilance.timeout_s)
-            except BackendError as error:
-                self._judge(error, began)
-            else:
+            if self._is_answered(self._generate):
                 self.backend.has_answered()
-                self._count("token")
+
+    def _end_batch(self) -> str:
+        probe.end_batch(self.backend, timeout_s=self._vigilance.timeout_s)
+        return "batch"
+
+    def _generate(self) -> str:
+        # Somebody else may be served: by a worker that is about to end, or past the proxy. Then the
+        # token would have to wait, for longer than any limit.
+        if probe.is_computing(self.backend, timeout_s=self._vigilance.timeout_s):
+            return self._end_batch()
+        probe.generate_token(self.backend, timeout_s=self._vigilance.timeout_s)
+        return "token"
+
+    def _is_answered(self, question: Callable[[], str]) -> bool:
+        began = self._clock()
+        try:
+            result = question()
+        except probe.LateError:
+            self._count("late")
+        except BackendError as error:
+            self._judge(error, began)
+        else:
+            self._count(result)
+            return True
+        return False
 
     def _judge(self, error: BackendError, began: float) -> None:
         if error.reason is not Reason.SILENT:
             self.backend.has_failed(str(error))
             self._count(error.reason.value)
-        elif self._clock() - began > self._vigilance.timeout_s + _LATE_S:
-            self._count("late")
         elif self.backend.last_heard > began:
             self._count("heard")  # somebody else was answered
         else:

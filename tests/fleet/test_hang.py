@@ -33,6 +33,13 @@ def state(fleet: Fleet, rig: str, unit: str) -> str:
     return fleet.ssh(rig, f"systemctl is-active {unit}", check=False)
 
 
+def resumes(fleet: Fleet, rig: str) -> float:
+    """Return how many streams have gone on because their backend was silent."""
+    told = fleet.ssh(rig, "curl -fsS http://127.0.0.1:9091/metrics").splitlines()
+    name = 'inference_resumes_total{reason="silent"}'
+    return sum(float(line.split()[-1]) for line in told if line.startswith(name))
+
+
 def signs(fleet: Fleet, rig: str) -> str:
     """Return what lies in the directory of the signs."""
     return fleet.ssh(rig, f"ls -A {HUNG}")
@@ -55,8 +62,10 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
         )
         unit = f"heartcode-llama@{number}.service"
         pid = fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}")
+        resumed = resumes(fleet, rig)
         fleet.ssh(rig, f"kill -STOP {pid}")
         assert [stream.result() for stream in streams] == [count_to(3500)] * 8
+    assert resumes(fleet, rig) > resumed
     wait_for(lambda: started_again(fleet, before), "systemd has been asked", timeout_s=90)
     wait_for(lambda: state(fleet, rig, unit) == "active", "it has generated a token")
     assert started_again(fleet, before) == {(rig, unit)}

@@ -105,7 +105,7 @@ class Upstream:
         # The proxy may hang up at any time; that is what some tests are about.
         with sock, contextlib.suppress(ConnectionError):
             request = connection.read_request()
-            if request.path == probe.LOOP.path or request.body == probe.TOKEN.body:
+            if request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
             else:

@@ -20,6 +20,7 @@ from tests.integration.processes import (
     Llama,
     Proxy,
     connect_and_send,
+    content,
     counted_to,
     free_port,
     wait_until,
@@ -29,7 +30,7 @@ from tests.integration.processes import (
 # they are not what moves a stream on.
 WATCHFUL = {
     "HEARTCODE_SUSPECT_S": "0.5",
-    "HEARTCODE_PROBE_TIMEOUT_S": "2",
+    "HEARTCODE_PROBE_TIMEOUT_S": "3",
     "HEARTCODE_PROBE_PAUSE_S": "0.2",
     "HEARTCODE_PROBE_PAUSE_MAX_S": "0.5",
 }
@@ -48,30 +49,31 @@ def is_hung(proxy: Proxy, number: int) -> bool:
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_twenty_streams_count_on_when_their_llama_server_hangs(
+def test_streams_count_on_when_their_llama_server_hangs(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,
     start_exporter: StartExporter,
     slow_model: Path,
     path: str,
 ) -> None:
-    hanging, living = llamas = llama_servers(2, model=slow_model, slots=20)
+    hanging, living = llamas = llama_servers(2, model=slow_model, slots=10)
     proxy = start_proxy(
         *(llama.url for llama in llamas),
-        HEARTCODE_SLOTS="20",
+        HEARTCODE_SLOTS="10",
         HEARTCODE_POLICY="least_busy",
         **WATCHFUL,
     )
     exporter = start_exporter(proxy)
-    streams = [Listener(proxy, path, max_tokens=100) for _ in range(20)]
+    streams = [Listener(proxy, path, max_tokens=150) for _ in range(10)]
     for stream in streams:
         stream.wait_for_text(" 4")
     hanging.hang()
     for stream in streams:
         stream.finish()
         assert_is_one_answer(stream.events)
-    assert [stream.text for stream in streams] == [counted_to(100)] * 20
-    assert 5 < exporter.value("inference_resumes_total", reason="silent") <= 10
+    assert [stream.text for stream in streams] == [counted_to(150)] * 10
+    # Half of them, unless one was done before the last had begun.
+    assert 1 < exporter.value("inference_resumes_total", reason="silent") <= 5
     assert exporter.value("backend_hangs_total") == 1
     assert exporter.value("backend_revivals_total") == 1
     assert (is_hung(proxy, 0), is_hung(proxy, 1)) == (True, False)
@@ -153,9 +155,20 @@ def test_a_rig_of_which_every_llama_server_hangs_is_not_ready(
     wait_until(lambda: health(proxy) == (200, 1), "it works again")
 
 
+def never_generate(connection: Connection, request: Request) -> None:
+    """What a llama-server was seen to do after a CUDA error."""
+    if request.path == "/slots":
+        connection.answer("200 OK", b'[{"id": 0, "is_processing": false}]')
+    elif request.path == "/lora-adapters":
+        connection.answer("200 OK", b"[]")
+    else:
+        connection.wait_until_hung_up()
+
+
 @pytest.mark.parametrize(
     "behave",
     [
+        never_generate,
         misbehaving.be_silent,
         misbehaving.be_loading,
         misbehaving.reset_at_once,
@@ -171,7 +184,7 @@ def test_health_does_not_believe_what_generates_nothing(
 ) -> None:
     upstream = start_upstream(lambda c, _: c.answer("200 OK", b'{"status": "ok"}'))
     upstream.behave_when_probed = behave
-    silent = behave is misbehaving.be_silent
+    silent = behave in (never_generate, misbehaving.be_silent)
     variables = {**WATCHFUL, "HEARTCODE_PROBE_TIMEOUT_S": "0.5"} if silent else WATCHFUL
     proxy = start_proxy(upstream.url, awaited=False, **variables)
     assert health(proxy) == (503, None)
@@ -222,7 +235,7 @@ def test_a_slow_prompt_is_left_alone(
 ) -> None:
     """It takes far longer than all limits together; with COMPLETION nothing tells of progress."""
     llamas = llama_servers(2, model=slow_model, batch=64)
-    variables = {**WATCHFUL, "HEARTCODE_SUSPECT_S": "0.1", "HEARTCODE_PROBE_TIMEOUT_S": "3"}
+    variables = {**WATCHFUL, "HEARTCODE_SUSPECT_S": "0.1"}
     proxy = start_proxy(*(llama.url for llama in llamas), **variables)
     exporter = start_exporter(proxy)
     asked: dict[str, dict[str, Any]] = {
@@ -255,6 +268,26 @@ def test_what_is_said_between_two_batches_shows_that_batches_end(
     requests.get(f"{llama.url}/lora-adapters", timeout=60).raise_for_status()
     assert not llama.is_generating()
     asked.join(60)
+
+
+def test_a_llama_server_that_works_for_others_is_not_asked_for_a_token(
+    llama_servers: StartLlamas,
+    start_proxy: StartProxy,
+    start_exporter: StartExporter,
+    slow_model: Path,
+) -> None:
+    """As after a reload of the proxy: all slots may be taken for longer than any limit."""
+    (llama,) = llama_servers(1, model=slow_model, slots=1)
+    stream = llama.events(CHAT, messages=[{"role": "user", "content": "x"}], max_tokens=400)
+    assert next(stream)
+    proxy = start_proxy(llama.url, **WATCHFUL, HEARTCODE_SLOTS="1", HEARTCODE_PROBE_IDLE_S="0.1")
+    exporter = start_exporter(proxy)
+    assert health(proxy) == (200, 1)
+    wait_until(lambda: exporter.value("backend_probes_total", result="batch") > 3, "it is asked")
+    assert exporter.value("backend_probes_total", result="token") == 0
+    assert llama.is_generating()
+    assert "".join(content(event) for event in stream) == counted_to(400)
+    wait_until(lambda: exporter.value("backend_probes_total", result="token") > 0, "it is idle")
 
 
 def test_probes_and_requests_together_never_overfill_a_backend(
