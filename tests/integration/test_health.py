@@ -233,7 +233,7 @@ def test_a_slow_prompt_is_left_alone(
     slow_model: Path,
     path: str,
 ) -> None:
-    """It takes far longer than all limits together; with COMPLETION nothing tells of progress."""
+    """It takes longer than all limits together; with COMPLETION nothing tells of progress."""
     llamas = llama_servers(2, model=slow_model, batch=64)
     variables = {**WATCHFUL, "HEARTCODE_SUSPECT_S": "0.1"}
     proxy = start_proxy(*(llama.url for llama in llamas), **variables)
@@ -246,7 +246,7 @@ def test_a_slow_prompt_is_left_alone(
         answer = proxy.post(path, **asked[path], max_tokens=5)
     line = proxy.log_line(answer.headers["X-Request-Id"])
     assert line["backend"] == llamas[0].url.removeprefix("http://")
-    assert line["duration_s"] > 2 * (0.1 + 3)
+    assert line["duration_s"] > 0.1 + 3
     assert exporter.value("backend_probes_total", result="batch") > 2
     assert exporter.value("backend_hangs_total") == 0
     assert exporter.value("inference_retries_total") == 0
