@@ -139,12 +139,11 @@ class Lease:
     def _enter(self) -> None:
         self.backend.questions.add(self)
 
-    def has_answered(self, status: int) -> None:  # noqa: ARG002 - a SlotLease needs it
+    def has_answered(self, status: int) -> None:
         """Note that an answer has begun.
 
-        What needs no slot is answered beside the loop that generates, and proves nothing of it.
+        What needs no slot is answered beside the loop that generates, and says nothing of it.
         """
-        self.backend.is_heard()
 
     def learn(self, measured: Measured | None) -> None:
         """Take what the backend said about its answer when it was complete."""
@@ -207,11 +206,9 @@ class SlotLease(Lease):
         self.backend.leases.add(self)
 
     def has_answered(self, status: int) -> None:
-        """Note that an answer has begun; a refusal does not show that the backend can generate."""
+        """Note that an answer has begun; a refusal comes from beside the loop as well."""
         if status == HTTPStatus.OK:
             self.backend.has_answered()
-        else:
-            self.backend.is_heard()
 
     def prompt_left_s(self, now: float) -> float:
         """Return for how long its prompt will probably still be evaluated."""

@@ -129,6 +129,16 @@ class Proxy(Program):
         backends = {line["backend"] for line in map(json.loads, told) if line["event"] == "backend"}
         return len(backends) == len(self.env["HEARTCODE_BACKENDS"].split(","))
 
+    def worker_pid(self) -> int:
+        """Return the worker's process id, once there is one worker."""
+
+        def children() -> list[int]:
+            pid = self.process.pid
+            return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+        wait_until(lambda: len(children()) == 1, "there is one worker")
+        return children()[0]
+
     def post(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask; where no path is given, the fields say which."""
         url = self.url + (path or path_for(fields))

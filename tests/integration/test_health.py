@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -310,7 +313,7 @@ def test_probes_and_requests_together_never_overfill_a_backend(
         return counted
 
     def answer_after_a_while(connection: Connection, request: Request) -> None:
-        threading.Event().wait(0.05)
+        time.sleep(0.05)
         serve_two_tokens(connection, request)
 
     upstream = start_upstream(count(answer_after_a_while))
@@ -349,6 +352,58 @@ def test_a_backend_at_work_is_not_probed(
         assert len(busy.probes) == before
         go_on.set()
     wait_until(lambda: len(busy.probes) > before, "it is idle")
+
+
+def test_a_proxy_that_stood_still_itself_blames_nobody(
+    start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
+) -> None:
+    def answer_in_time(connection: Connection, request: Request) -> None:
+        time.sleep(0.3)
+        misbehaving.generate_a_token(connection, request)
+
+    upstream = start_upstream(serve_two_tokens)
+    proxy = start_proxy(
+        upstream.url,
+        **{**WATCHFUL, "HEARTCODE_PROBE_TIMEOUT_S": "1"},
+        HEARTCODE_PROBE_IDLE_S="0.1",
+    )
+    exporter = start_exporter(proxy)
+    upstream.behave_when_probed = answer_in_time
+    before = len(upstream.probes)
+    wait_until(lambda: len(upstream.probes) > before, "a probe is under way")
+    worker = proxy.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(2.5)  # longer than the limit and what is too late
+    os.kill(worker, signal.SIGCONT)
+    before = len(upstream.probes)
+    wait_until(lambda: len(upstream.probes) >= before + 3, "the next probes are under way")
+    assert exporter.value("backend_hangs_total") == 0
+    assert health(proxy) == (200, 1)
+    assert not is_hung(proxy, 0)
+
+
+def test_questions_beside_the_loop_do_not_hide_that_it_hangs(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    """SillyTavern counts tokens all the time; llama-server does that in another thread."""
+
+    def only_tokenize(connection: Connection, request: Request) -> None:
+        if request.path == "/tokenize":
+            connection.answer("200 OK", b'{"tokens": []}')
+        else:
+            connection.wait_until_hung_up()
+
+    upstream = start_upstream(only_tokenize)
+    proxy = start_proxy(upstream.url, **WATCHFUL)
+    upstream.behave_when_probed = misbehaving.be_silent
+    with connect_and_send(proxy, COMPLETION, {"prompt": "x"}):
+        wait_until(lambda: bool(upstream.requests), "it works")
+
+        def is_known() -> bool:
+            assert proxy.post("/tokenize", content="x").ok
+            return is_hung(proxy, 0)
+
+        wait_until(is_known, "it is judged")
 
 
 def test_a_worker_that_ends_leaves_nothing_behind(

@@ -164,15 +164,17 @@ def test_a_request_without_another_backend_is_a_trial(make_pool: MakePool) -> No
         assert backend.breaker.state is state
 
 
-def test_what_needs_no_slot_proves_nothing(make_pool: MakePool) -> None:
+def test_what_needs_no_slot_proves_nothing(make_pool: MakePool, clock: Clock) -> None:
     pool = make_pool(1)
     (backend,) = pool.backends
     question = pool.take()
     assert question is not None
     with question:
         assert backend.at_work == {question}
+        clock.now += 1
         question.has_answered(200)
     assert not backend.breaker.known
+    assert backend.last_heard < clock.now
     assert not backend.at_work
 
 
