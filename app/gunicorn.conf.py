@@ -72,10 +72,19 @@ def post_fork(_server: Any, worker: Any) -> None:
     metrics_files.use(_settings.metrics_dir, seat=worker.metrics_seat)
 
 
-def post_worker_init(_worker: Any) -> None:
-    """Spare the garbage collector what is loaded for good: it would look at it often."""
+def post_worker_init(worker: Any) -> None:
+    """Begin to watch the backends, now that this process will not fork."""
+    # Spare the garbage collector what is loaded for good: it would look at it often.
     gc.collect()
     gc.freeze()
+    worker.wsgi.extensions["heartcode"].start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Watch them no more; a worker that could not start has no application."""
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["heartcode"].stop()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -30,6 +30,7 @@ class Journey:
         self._may_try = max_moves + 1
         self._tried: list[Backend] = []
         self._deaths = 0
+        self._lease: Lease | None = None
         self.failure: Reason | None = None
 
     @property
@@ -57,16 +58,21 @@ class Journey:
         if lease is None:
             raise self.lost()
         self._tried.append(lease.backend)
+        self._lease = lease
         return lease
 
-    def has_failed(self, error: BackendError) -> None:
-        """Note that the last backend failed with `error`."""
+    def has_failed(self, error: BackendError) -> Reason:
+        """Note that the last backend failed with `error`; return what was wrong with it."""
+        reason = error.reason
+        if self._lease is not None and self._lease.is_given_up:
+            reason = Reason.SILENT  # it broke because the proxy let go of it
         # The request may be what it cannot cope with: no reason to avoid it for others.
-        if self.backend is not None and error.reason is not Reason.ERROR:
-            self.backend.has_failed()
-        self.failure = error.reason
-        if error.reason is Reason.BROKEN:
+        if self.backend is not None and reason is not Reason.ERROR:
+            self.backend.has_failed(reason.value)
+        self.failure = reason
+        if reason is Reason.BROKEN:
             self._deaths += 1
+        return reason
 
     def lost(self) -> ApiError:
         """Return the error for a request that no backend could serve."""

@@ -74,9 +74,24 @@ RESUMES = Counter(
 )
 BACKEND_UP = Gauge(
     "backend_up",
-    "1 if the last request to the backend got an answer, 0 if it failed.",
+    "1 if the backend is known to generate, 0 if it has failed and not answered since.",
     ["backend"],
     multiprocess_mode="livemostrecent",
+)
+PROBES = Counter(
+    "backend_probes_total",
+    "Probes of a backend by what came of them: a token, the end of a batch, or what was wrong.",
+    ["backend", "result"],
+)
+HANGS = Counter(
+    "backend_hangs_total",
+    "How often a backend was judged to hang.",
+    ["backend"],
+)
+REVIVALS = Counter(
+    "backend_revivals_total",
+    "How often systemd was asked to restart a backend that hangs.",
+    ["backend"],
 )
 BACKEND_SLOTS = Gauge(
     "backend_slots",

@@ -15,7 +15,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from heartcode import metrics, request_id
+from heartcode import journal, metrics, request_id
 from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import Answer
@@ -102,9 +102,10 @@ def log_to_stdout(level: str) -> None:
     """Write the log lines to standard output, where the journal picks them up."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    _log.addHandler(handler)
-    _log.setLevel(level.upper())
-    _log.propagate = False
+    for log in (_log, journal.log):
+        log.addHandler(handler)
+        log.setLevel(level.upper())
+        log.propagate = False
 
 
 def _account_for(record: Record, status: int) -> None:

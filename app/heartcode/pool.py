@@ -10,13 +10,16 @@ of them balances its own share.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Container, Iterable
+from http import HTTPStatus
 from itertools import count
 from urllib.parse import urlsplit
 
-from heartcode import metrics, policy
+from heartcode import journal, metrics, policy
 from heartcode.admission import Limits, Ticket, WaitingRoom, Wish
+from heartcode.breaker import Breaker
 from heartcode.client import Client
 from heartcode.measured import Measured
 from heartcode.policy import Offer, Policy
@@ -35,21 +38,22 @@ class Backend:
         name: "host:port", for logs and metrics.
         slots: requests that it works on at a time; more would queue inside it.
         last_taken: the serial number of the last choice that fell on it.
-        leases: the requests that it is working on for this process.
+        leases: the requests that it is working on for this process, one for each slot in use.
+        questions: further requests to it, which need no slot.
+        last_heard: when it last said something, by the clock of the pool.
+        breaker: whether it is believed to work.
         cache: the conversations that it probably holds.
         speeds: how fast it is.
-
-    After a failure the backend is avoided for `avoid_s` seconds.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        avoid_s: float,
         slots: int = 1,
         host_cache_chars: int = 0,
         rig_speeds: Speeds | None = None,
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         parts = urlsplit(url)
@@ -59,11 +63,12 @@ class Backend:
         self.slots = slots
         self.last_taken = 0
         self.leases: set[SlotLease] = set()
+        self.questions: set[Lease] = set()
+        self.last_heard = clock()
+        self.breaker = breaker or Breaker(clock=clock)
         self.cache = PrefixIndex(slots=slots, host_chars=host_cache_chars, clock=clock)
         self.speeds = Speeds(rig_speeds)
-        self._avoid_s = avoid_s
         self._clock = clock
-        self._avoid_until = clock()
         metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
 
     @property
@@ -72,25 +77,40 @@ class Backend:
         return len(self.leases)
 
     @property
+    def at_work(self) -> set[Lease]:
+        """Everything that it was asked by this process and is not done with."""
+        return {*self.leases, *self.questions}
+
+    @property
     def has_free_slot(self) -> bool:
         """Whether it can take another request."""
         return self.in_flight < self.slots
 
     @property
     def avoided(self) -> bool:
-        """Whether it failed so recently that others come first."""
-        return self._clock() < self._avoid_until
+        """Whether it has failed and not answered since, so that others come first."""
+        return not self.breaker.is_closed
+
+    def is_heard(self) -> None:
+        """Note that the backend says something. This is called for every token."""
+        self.last_heard = self._clock()
 
     def has_answered(self) -> None:
         """Note that the backend works."""
-        self._avoid_until = self._clock()
-        metrics.BACKEND_UP.labels(backend=self.name).set(1)
+        self.is_heard()
+        if self.breaker.answered():
+            self._tell(up=True, why="it answers")
 
-    def has_failed(self) -> None:
-        """Note that the backend failed: avoid it for a while, and expect nothing in its cache."""
-        self._avoid_until = self._clock() + self._avoid_s
+    def has_failed(self, why: str) -> None:
+        """Note that the backend failed: others come first, and nothing is expected in its cache."""
         self.cache.forget()
-        metrics.BACKEND_UP.labels(backend=self.name).set(0)
+        if self.breaker.failed():
+            self._tell(up=False, why=why)
+
+    def _tell(self, *, up: bool, why: str) -> None:
+        metrics.BACKEND_UP.labels(backend=self.name).set(up)
+        level = logging.INFO if up else logging.WARNING
+        journal.note("backend", backend=self.name, level=level, up=up, why=why)
 
     def slot_free_in_s(self, now: float) -> float:
         """Return the seconds until it can take another request, as far as can be told."""
@@ -100,16 +120,48 @@ class Backend:
 
 
 class Lease:
-    """A backend that works on one request until released, and needs no slot for it."""
+    """A backend that works on one request until released, and needs no slot for it.
 
-    def __init__(self, backend: Backend) -> None:
+    Attributes:
+        began: when it was given, by the clock of the pool.
+        is_given_up: whether its backend was judged to hang.
+    """
+
+    def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.backend = backend
+        self.began = clock()
+        self.is_given_up = False
+        self._abort: Callable[[], None] | None = None
+        # While all candidates are avoided, a request is what finds out whether one works again.
+        self._trial = backend.breaker.begin_trial()
+        self._enter()
+
+    def _enter(self) -> None:
+        self.backend.questions.add(self)
+
+    def has_answered(self, status: int) -> None:
+        """Note that an answer has begun.
+
+        What needs no slot is answered beside the loop that generates, and says nothing of it.
+        """
 
     def learn(self, measured: Measured | None) -> None:
         """Take what the backend said about its answer when it was complete."""
 
+    def when_given_up(self, abort: Callable[[], None]) -> None:
+        """Call `abort`, which must not block, when the backend is judged to hang."""
+        self._abort = abort
+
+    def give_up(self) -> None:
+        """Wait no more: the backend hangs."""
+        self.is_given_up = True
+        if self._abort is not None:
+            self._abort()
+
     def release(self) -> None:
         """Give the backend back; a second call does nothing."""
+        self.backend.questions.discard(self)
+        self.backend.breaker.end_trial(self._trial)
 
     def __enter__(self) -> Lease:
         return self
@@ -143,7 +195,6 @@ class SlotLease(Lease):
         clock: Callable[[], float],
         released: Callable[[], None],
     ) -> None:
-        super().__init__(backend)
         self._ticket = ticket
         self._lengths = lengths
         self._clock = clock
@@ -152,7 +203,15 @@ class SlotLease(Lease):
         self._answer_s = lengths.answer_of_at_most(ticket.max_tokens) / backend.speeds.decode.value
         self._answer_chars = 0
         self._place: Place | None = backend.cache.begin(ticket.prompt)
-        backend.leases.add(self)
+        super().__init__(backend, clock=clock)
+
+    def _enter(self) -> None:
+        self.backend.leases.add(self)
+
+    def has_answered(self, status: int) -> None:
+        """Note that an answer has begun; a refusal comes from beside the loop as well."""
+        if status == HTTPStatus.OK:
+            self.backend.has_answered()
 
     def left_s(self, now: float) -> float:
         """Return in how many seconds it will probably be over."""
@@ -177,6 +236,7 @@ class SlotLease(Lease):
         self._place.end(answer_chars=self._answer_chars)
         self._place = None
         self.backend.leases.discard(self)
+        self.backend.breaker.end_trial(self._trial)
         self._released()
 
 
@@ -224,11 +284,21 @@ class Pool:
         if not candidates:
             return None
         if ticket is None:
-            return Lease(min(candidates, key=lambda b: (b.avoided, b.in_flight)))
+            best = min(candidates, key=lambda b: (b.avoided, b.in_flight))
+            return Lease(best, clock=self._clock)
         wish: Wish[SlotLease] = Wish(ticket=ticket, candidates=candidates)
         lease = self._room.enter(wish, client or Client())
         ticket.admitted = True
         return lease
+
+    def take_idle(self, backend: Backend, ticket: Ticket) -> SlotLease | None:
+        """Lease `backend` for a probe; None if it works on anything, which says more than a probe.
+
+        Whose turn it is among the backends stays as it is.
+        """
+        if backend.at_work:
+            return None
+        return self._slot_lease(backend, ticket, prompt_s=0.0)
 
     def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
         # What failed a moment ago is no alternative to waiting for what works.
@@ -265,10 +335,13 @@ class Pool:
 
     def _lease(self, backend: Backend, offer: Offer, ticket: Ticket) -> SlotLease:
         backend.last_taken = next(self._serial)
+        return self._slot_lease(backend, ticket, prompt_s=offer.ahead_s + offer.prompt_s)
+
+    def _slot_lease(self, backend: Backend, ticket: Ticket, *, prompt_s: float) -> SlotLease:
         return SlotLease(
             backend,
             ticket,
-            prompt_s=offer.ahead_s + offer.prompt_s,
+            prompt_s=prompt_s,
             lengths=self._lengths,
             clock=self._clock,
             released=self._room.call_next,

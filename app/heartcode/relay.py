@@ -101,17 +101,14 @@ class Relay:
         self._patience = patience
         self._max_moves = max_moves
 
-    def ask(self, asked: Request, *, silence_timeout_s: float | None = None) -> Answer:
+    def ask(self, asked: Request) -> Answer:
         """Return the answer of the first backend that gives one; each is tried at most once.
 
         Raises:
             ApiError: when there is none, see `Journey`.
             ClientGoneError: when the client left.
         """
-        patience = self._patience
-        if silence_timeout_s is not None:
-            patience = replace(patience, silence_s=silence_timeout_s)
-        way = _Way(asked, self._journey(asked), patience)
+        way = _Way(asked, self._journey(asked), self._patience)
         return way.answer(way.open())
 
     def stream(self, asked: Request, transcript: Transcript | None) -> Answer:
@@ -225,15 +222,14 @@ class _Way:
             except BackendError as error:
                 if self._client.gone:
                     raise ClientGoneError from None
-                self._journey.has_failed(error)
-                reason = error.reason
+                reason = self._journey.has_failed(error)
                 continue
             if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
                 return opened
             if refusal is not None and opened.is_json:
                 return opened  # two say so: it is the request
-            refusal, reason = opened, Reason.ERROR
-            self._journey.has_failed(BackendError(reason, opened.status))
+            refusal = opened
+            reason = self._journey.has_failed(BackendError(Reason.ERROR, opened.status))
 
     def _next_call(self) -> tuple[Call, Seam | None]:
         if self._transcript is None or not self._transcript.has_begun:
@@ -249,6 +245,7 @@ class _Way:
             held.enter_context(lease)
             exchange = held.enter_context(Exchange(backend.host, backend.port))
             self._client.when_gone(exchange.abort)
+            lease.when_given_up(exchange.abort)
             exchange.send(
                 call, connect_timeout_s=patience.connect_s, silence_timeout_s=patience.silence_s
             )
@@ -267,5 +264,5 @@ class _Way:
                 # Whole before the first byte goes out: until then another backend can take over.
                 opened = WholeAnswer(exchange)
                 lease.learn(opened.measured)
-            backend.has_answered()
+            lease.has_answered(opened.status)
             return opened

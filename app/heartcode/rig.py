@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import gevent
 from flask import Flask, current_app
 
 from heartcode.admission import Limits
+from heartcode.breaker import Breaker
 from heartcode.catalogue import Catalogue
 from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Pool
 from heartcode.relay import Patience, Relay
+from heartcode.revival import DIRECTORY, Revival
 from heartcode.settings import Settings
 from heartcode.speed import Lengths, Speeds
+from heartcode.watch import Vigilance, Watch
 
 _EXTENSION = "heartcode"
+
+# While /health waits for the first verdict; a probe takes tens of milliseconds.
+_LOOK_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,7 @@ class Rig:
     pool: Pool
     catalogue: Catalogue
     relay: Relay
+    watches: tuple[Watch, ...] = ()
     running: set[Client] = field(default_factory=set)
 
     @classmethod
@@ -39,13 +49,16 @@ class Rig:
         backends = [
             Backend(
                 url,
-                avoid_s=settings.avoid_s,
                 slots=slots,
                 # The prior of the length of a token: how much is held need not be known better.
                 host_cache_chars=round(
                     settings.host_cache_tokens / Lengths().tokens_per_char.value
                 ),
                 rig_speeds=rig_speeds,
+                breaker=Breaker(
+                    first_pause_s=settings.probe_pause_s,
+                    longest_pause_s=settings.probe_pause_max_s,
+                ),
             )
             for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
         ]
@@ -59,7 +72,37 @@ class Rig:
         )
         relay = Relay(pool, patience=patience, max_moves=settings.max_moves)
         catalogue = Catalogue.of(pool.backends, settings.models)
-        return cls(settings=settings, pool=pool, catalogue=catalogue, relay=relay)
+        return cls(
+            settings=settings,
+            pool=pool,
+            catalogue=catalogue,
+            relay=relay,
+            watches=tuple(_watches(pool, settings)),
+        )
+
+    def start(self) -> None:
+        """Begin to watch the backends, in the process that serves."""
+        for watch in self.watches:
+            watch.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        for watch in self.watches:
+            watch.stop()
+
+    def backends_up(self, *, wait_s: float) -> int:
+        """Return how many backends are known to generate.
+
+        While none is, and of some nothing is known yet because the proxy has just started, wait for
+        the first verdict, `wait_s` seconds at most.
+        """
+        breakers = [backend.breaker for backend in self.pool.backends]
+        deadline = time.monotonic() + wait_s
+        while not (up := sum(b.is_proven for b in breakers)):
+            if all(b.known for b in breakers) or time.monotonic() >= deadline:
+                break
+            gevent.sleep(_LOOK_AGAIN_S)
+        return up
 
     def refuse_if_draining(self) -> None:
         """Raise the 503 that answers everything new while the rig is being emptied.
@@ -73,6 +116,21 @@ class Rig:
         """Give up every client that is still being served: this process is about to end."""
         for client in tuple(self.running):
             client.give_up(ApiError(503, "the proxy is restarting", code="restarting"))
+
+
+def _watches(pool: Pool, settings: Settings) -> Iterator[Watch]:
+    vigilance = Vigilance(
+        suspect_s=settings.suspect_s,
+        timeout_s=settings.probe_timeout_s,
+        idle_s=settings.probe_idle_s,
+    )
+    for number, backend in enumerate(pool.backends):
+        revival = Revival(
+            settings.run_dir / DIRECTORY / str(number),
+            backend=backend.name,
+            pause_s=settings.revive_pause_s,
+        )
+        yield Watch(backend, pool, vigilance=vigilance, revival=revival)
 
 
 def init_app(app: Flask, rig: Rig) -> None:

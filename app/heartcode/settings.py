@@ -8,6 +8,7 @@ nothing else reads it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -306,15 +307,21 @@ TABLE: tuple[Setting, ...] = (
         variable="HEARTCODE_STATUS_TIMEOUT_S",
         default="2",
         unit="seconds",
-        sentence="How long a backend may take to tell about itself (health, models, props, slots).",
+        sentence=(
+            "How long a backend may take to tell about itself (models, props, slots), and how long "
+            "/health waits for the first probe when the proxy has just started."
+        ),
         parse=_seconds(60),
     ),
     Setting(
-        field="avoid_s",
-        variable="HEARTCODE_AVOID_S",
-        default="5",
+        field="suspect_s",
+        variable="HEARTCODE_SUSPECT_S",
+        default="15",
         unit="seconds",
-        sentence="How long a backend that failed is asked only when there is no other.",
+        sentence=(
+            "How long a backend that works on requests may say nothing to any of them before it is "
+            "asked whether it still computes."
+        ),
         parse=_seconds(3600),
     ),
     Setting(
@@ -325,6 +332,55 @@ TABLE: tuple[Setting, ...] = (
         sentence="How many clients may be connected; further ones wait until one has left.",
         # heartcode.service: LimitNOFILE=16384, and a stream has two sockets.
         parse=_whole_number(16, 8000),
+    ),
+    Setting(
+        field="probe_timeout_s",
+        variable="HEARTCODE_PROBE_TIMEOUT_S",
+        default="30",
+        unit="seconds",
+        sentence=(
+            "How long a backend may take for the one token of a probe or, while it works on "
+            "requests, to get to the end of a batch; one that takes longer hangs and is restarted."
+        ),
+        parse=_seconds(3600),
+    ),
+    Setting(
+        field="probe_idle_s",
+        variable="HEARTCODE_PROBE_IDLE_S",
+        default="300",
+        unit="seconds",
+        sentence="How long a backend may be idle before a probe lets it generate a token.",
+        parse=_seconds(86400),
+    ),
+    Setting(
+        field="probe_pause_s",
+        variable="HEARTCODE_PROBE_PAUSE_S",
+        default="1",
+        unit="seconds",
+        sentence=(
+            "After how long a backend that failed is probed; the pause doubles with each failure. "
+            "Until a probe has brought a token it gets requests only when there is no other."
+        ),
+        parse=_seconds(3600),
+    ),
+    Setting(
+        field="probe_pause_max_s",
+        variable="HEARTCODE_PROBE_PAUSE_MAX_S",
+        default="10",
+        unit="seconds",
+        sentence="The longest pause between two probes of a backend that fails.",
+        parse=_seconds(3600),
+    ),
+    Setting(
+        field="revive_pause_s",
+        variable="HEARTCODE_REVIVE_PAUSE_S",
+        default="300",
+        unit="seconds",
+        sentence=(
+            "How long after the restart of a backend that hung another one may be asked for; "
+            "longer than it takes to load its model."
+        ),
+        parse=_seconds(86400),
     ),
     Setting(
         field="max_body_bytes",
@@ -383,7 +439,10 @@ TABLE: tuple[Setting, ...] = (
         variable="HEARTCODE_RUN_DIR",
         default="/run/heartcode",
         unit="directory",
-        sentence="New requests are refused while a file `draining` lies here.",
+        sentence=(
+            "New requests are refused while a file `draining` lies here; a file `hung/N` asks for "
+            "a restart of heartcode-llama@N."
+        ),
         parse=_directory,
     ),
     Setting(
@@ -443,8 +502,13 @@ class Settings:
     max_moves: int
     request_timeout_s: float
     status_timeout_s: float
-    avoid_s: float
     max_connections: int
+    suspect_s: float
+    probe_timeout_s: float
+    probe_idle_s: float
+    probe_pause_s: float
+    probe_pause_max_s: float
+    revive_pause_s: float
     max_body_bytes: int
     max_request_line_bytes: int
     max_headers: int
@@ -478,6 +542,8 @@ class Settings:
             problems.append("PORT and METRICS_PORT are the same")
         if not _fit(values.get("slots"), values.get("backends")):
             problems.append("HEARTCODE_SLOTS has more or fewer numbers than there are backends")
+        if values.get("probe_pause_s", 0) > values.get("probe_pause_max_s", math.inf):
+            problems.append("HEARTCODE_PROBE_PAUSE_S is above HEARTCODE_PROBE_PAUSE_MAX_S")
         if len(values.get("models", ())) not in (0, 1, len(values.get("backends", ()))):
             problems.append("HEARTCODE_MODEL names neither one model nor one for each backend")
         if problems:

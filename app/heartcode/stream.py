@@ -149,6 +149,7 @@ class BackendEvents:
 
     def _passable(self, data: bytes) -> bytes:
         """Take what has arrived; return the complete events that the client is to get."""
+        self._lease.backend.is_heard()
         events = self._events.feed(data)
         if not events:
             if self._events.pending > MAX_HELD_BYTES:
@@ -256,8 +257,7 @@ class EventStream:
                 if self._client.gone:
                     raise ClientGoneError from None
                 events.close()
-                self._journey.has_failed(error)
-                reason = error.reason
+                reason = self._journey.has_failed(error)
             else:
                 return
             ending = self._transcript.ending if self._transcript is not None else None

@@ -62,7 +62,13 @@ def test_backends_listen_on_the_loopback_interface_alone(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["heartcode.service", "heartcode-exporter.service", "heartcode-llama@0.service"]
+    "unit",
+    [
+        "heartcode.service",
+        "heartcode-exporter.service",
+        "heartcode-llama@0.service",
+        "heartcode-revive@0.service",
+    ],
 )
 def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:
     """systemd's own daemons reach 1.2 to 1.5; an ordinary service has above 9."""

@@ -30,7 +30,10 @@ def start_upstream(cleanup: ExitStack) -> StartUpstream:
 
 @pytest.fixture
 def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
-    """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`."""
+    """Start the proxy: `start_proxy(backend_url, ..., HEARTCODE_X="value")`.
+
+    It has probed its backends, unless `awaited` is false.
+    """
 
     def start(*backends: str, **options: Any) -> Proxy:
         proxy = Proxy(tmp_path / "run", list(backends), **options)

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from heartcode import probe
+
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -73,11 +75,16 @@ Behaviour = Callable[[Connection, Request], None]
 
 
 class Upstream:
-    """Serves each connection in a thread of its own with `behave`, which may be replaced."""
+    """Serves each connection in a thread of its own with `behave`, which may be replaced.
+
+    The proxy's own probes are answered with `behave_when_probed` and kept apart.
+    """
 
     def __init__(self, behave: Behaviour) -> None:
         self.behave = behave
+        self.behave_when_probed: Behaviour = generate_a_token
         self.requests: list[Request] = []
+        self.probes: list[Request] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._threads = [threading.Thread(target=self._accept)]
@@ -98,8 +105,12 @@ class Upstream:
         # The proxy may hang up at any time; that is what some tests are about.
         with sock, contextlib.suppress(ConnectionError):
             request = connection.read_request()
-            self.requests.append(request)
-            self.behave(connection, request)
+            if request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
+                self.probes.append(request)
+                self.behave_when_probed(connection, request)
+            else:
+                self.requests.append(request)
+                self.behave(connection, request)
 
     def __enter__(self) -> Upstream:
         return self
@@ -110,6 +121,11 @@ class Upstream:
         self._listener.close()
         for thread in list(self._threads):
             thread.join(10)
+
+
+def generate_a_token(connection: Connection, _: Request) -> None:
+    """Answer a probe as a llama-server does that works."""
+    connection.answer("200 OK", b'{"content": " 1", "timings": {"predicted_n": 1}}')
 
 
 def serve_two_tokens(connection: Connection, request: Request) -> None:

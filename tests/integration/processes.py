@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -113,9 +114,11 @@ class Proxy(Program):
         *,
         listener: socket.socket | None = None,
         app: Path = APP,
+        awaited: bool = True,
         **variables: str,
     ) -> None:
         self.app = app
+        self.awaited = awaited
         self._listener = listener
         self.port: int = listener.getsockname()[1] if listener else free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -135,6 +138,8 @@ class Proxy(Program):
         self.start()
 
     def start(self) -> None:
+        log = self.run_dir / "proxy.stdout"
+        self._told_before = log.stat().st_size if log.exists() else 0
         command = [sys.executable, "-m", "heartcode.master"]
         pass_fds: tuple[int, ...] = ()
         if self._listener:
@@ -150,6 +155,19 @@ class Proxy(Program):
             pass_fds=pass_fds,
         )
         self.wait_until_answers(f"{self.url}/livez")
+        if self.awaited:
+            wait_until(self._has_probed_all, "every backend has been probed")
+
+    def _has_probed_all(self) -> bool:
+        """Return whether something is known of each backend: from then on probes are rare."""
+        told = self.stdout.read_bytes()[self._told_before :].splitlines()
+        backends = {line["backend"] for line in map(json.loads, told) if line["event"] == "backend"}
+        return len(backends) == len(self.env["HEARTCODE_BACKENDS"].split(","))
+
+    def worker_pid(self) -> int:
+        """Return the worker's process id, once there is one worker."""
+        wait_until(lambda: len(self.workers()) == 1, "there is one worker")
+        return self.workers()[0]
 
     def reload(self, *, pid: int | None = None) -> subprocess.CompletedProcess[str]:
         """Do what `systemctl reload` does: run a program of the new code with the new settings."""
@@ -179,8 +197,9 @@ class Proxy(Program):
         url = self.url + (path or path_for(fields))
         return requests.post(url, json=body, stream=True, timeout=PATIENCE_S)
 
-    def log_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.stdout.read_text().splitlines()]
+    def log_lines(self, event: str = "request") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     def log_line(self, request_id: str) -> dict[str, Any]:
         """Return the line of one request, which is written after the client has its answer."""
@@ -216,7 +235,9 @@ class Exporter(Program):
 class Llama(Program):
     """A real llama-server, by default with the counting model of the whole run."""
 
-    def __init__(self, directory: Path, *, model: Path | None = None, slots: int = 2) -> None:
+    def __init__(
+        self, directory: Path, *, model: Path | None = None, slots: int = 2, batch: int = 2048
+    ) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
         if not command or not path:
@@ -226,11 +247,19 @@ class Llama(Program):
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        arguments = [*LLAMA_FLAGS.split(), "-np", str(slots), "--port", str(port), "-m", path]
+        own = ["-np", str(slots), "-b", str(batch), "--port", str(port), "-m", path]
+        arguments = [*LLAMA_FLAGS.split(), *own]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )
         self.wait_until_answers(f"{self.url}/health")
+
+    def hang(self) -> None:
+        """Stand still, with all connections open."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def ask(self, path: str, **body: object) -> Any:
         response = requests.post(self.url + path, json=body, timeout=120)

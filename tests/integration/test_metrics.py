@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 
 import requests
 
+from tests.integration import misbehaving
 from tests.integration.conftest import StartExporter, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, serve_two_tokens
-from tests.integration.processes import Proxy, free_port, wait_until
-
-
-def worker_pid(proxy: Proxy) -> int:
-    """Return the worker's process id, once there is one worker."""
-
-    def children() -> list[int]:
-        pid = proxy.process.pid
-        return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    wait_until(lambda: len(children()) == 1, "there is one worker")
-    return children()[0]
+from tests.integration.processes import wait_until
 
 
 def test_requests_are_counted_across_restarts(
     start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
 ) -> None:
-    proxy = start_proxy(f"http://127.0.0.1:{free_port()}", start_upstream(serve_two_tokens).url)
+    dying, good = start_upstream(misbehaving.reset_at_once), start_upstream(serve_two_tokens)
+    proxy = start_proxy(dying.url, good.url)
     exporter = start_exporter(proxy)
     for restarts in range(3):
         proxy.post(messages=[{"role": "user", "content": "x"}])
@@ -48,7 +38,7 @@ def test_requests_are_counted_across_restarts(
         files = sorted(file.name for file in proxy.metrics_dir.iterdir())
         proxy.start()
     assert files == ["counter_0.db", "histogram_0.db"]
-    assert exporter.value("inference_retries_total", reason="unreachable") >= 1
+    assert exporter.value("inference_retries_total", reason="broken") >= 1
     assert exporter.value("heartcode_build_info") == 1
 
 
@@ -76,7 +66,7 @@ def test_active_requests_are_right_after_a_crash(
         client.start()
         assert asked.acquire(timeout=30)
         assert exporter.value("active_requests") == 1
-        worker = worker_pid(proxy)
+        worker = proxy.worker_pid()
         for pid in [worker] if crash == "worker" else [proxy.process.pid, worker]:
             os.kill(pid, signal.SIGKILL)
         client.join(30)
@@ -99,7 +89,7 @@ def test_a_reload_replaces_the_worker_without_losing_counts(
             lambda: exporter.value("inference_requests_total") == expected,  # noqa: B023
             f"{expected} requests are counted",
         )
-        exiting = f"Worker exiting (pid: {worker_pid(proxy)})"
+        exiting = f"Worker exiting (pid: {proxy.worker_pid()})"
         proxy.process.send_signal(signal.SIGHUP)
         wait_until(
             lambda: exiting in proxy.stderr.read_text(),  # noqa: B023

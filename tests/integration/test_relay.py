@@ -131,7 +131,10 @@ def test_before_the_first_byte_a_request_moves_on(
     start_proxy: StartProxy, start_upstream: StartUpstream, failure: Behaviour, *, stream: bool
 ) -> None:
     bad, good = start_upstream(failure), start_upstream(serve_two_tokens)
-    proxy = start_proxy(bad.url, good.url)  # the first is first in turn
+    # The first is first in turn, and not probed a second time.
+    proxy = start_proxy(
+        bad.url, good.url, HEARTCODE_PROBE_PAUSE_S="60", HEARTCODE_PROBE_PAUSE_MAX_S="60"
+    )
     answer = proxy.post(prompt="x", stream=stream)
     assert answer.status_code == 200
     assert '"n":2' in answer.text.replace(" ", "")
@@ -381,7 +384,11 @@ def test_draining_refuses_and_comes_back(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
     proxy = start_proxy(start_upstream(serve_two_tokens).url)
-    assert requests.get(f"{proxy.url}/health", timeout=30).json() == {"status": "ok"}
+    assert requests.get(f"{proxy.url}/health", timeout=30).json() == {
+        "status": "ok",
+        "backends_up": 1,
+        "backends": 1,
+    }
     sign = proxy.run_dir / "draining"
     sign.touch()
     assert requests.get(f"{proxy.url}/health", timeout=30).status_code == 503

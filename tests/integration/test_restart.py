@@ -17,7 +17,7 @@ from heartcode.handover import Order
 
 from tests.hammer import Hammer
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
-from tests.integration.listener import CHAT, Listener
+from tests.integration.listening import CHAT, Listener
 from tests.integration.misbehaving import one_event_then_silence, serve_two_tokens
 from tests.integration.processes import APP, Proxy, counted_to, events, wait_until
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,15 +12,14 @@ import pytest
 import requests
 
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
-from tests.integration.listener import ASKED, CHAT, COMPLETIONS, Listener
+from tests.integration.listening import (
+    ASKED,
+    CHAT,
+    COMPLETIONS,
+    Listener,
+    assert_is_one_answer,
+)
 from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
-
-
-def assert_is_one_answer(told: list[Any]) -> None:
-    for name in ("id", "model", "object"):
-        assert len({event[name] for event in told}) == 1, name
-    roles = [e for e in told if e["choices"] and "role" in e["choices"][0].get("delta", {})]
-    assert len(roles) <= 1
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -76,7 +74,7 @@ def test_a_llama_server_that_hangs_is_left(
     hanging, proxy = start_two(llama_servers, start_proxy, slow_model, **variables)
     stream = Listener(proxy, CHAT, max_tokens=40)
     stream.wait_for_text(" 4")
-    hanging.process.send_signal(signal.SIGSTOP)
+    hanging.hang()
     assert_is_one_answer(stream.finish())
     assert stream.text == counted_to(40)
 

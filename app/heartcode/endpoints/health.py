@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from heartcode.client import Client
-from heartcode.relay import Request
+from heartcode.errors import ApiError
 from heartcode.rig import current_rig
-from heartcode.upstream import Call
 
 bp = Blueprint("health", __name__)
 
 
 @bp.get("/health")
 def health() -> Response:
-    """Answer 200 when a backend says that its model is loaded; 503 otherwise and when draining."""
+    """Answer 200 when a backend is known to generate; 503 otherwise and when draining."""
     rig = current_rig()
     rig.refuse_if_draining()
-    # llama-server answers this from its own thread, whatever the GPU is doing.
-    asked = Request(call=Call(method="GET", path="/health"), client=Client())
-    rig.relay.ask(asked, silence_timeout_s=rig.settings.status_timeout_s)
-    return jsonify(status="ok")
+    up = rig.backends_up(wait_s=rig.settings.status_timeout_s)
+    if not up:
+        raise ApiError(503, "no backend is ready", code="backend_unavailable")
+    return jsonify(status="ok", backends_up=up, backends=len(rig.pool.backends))
 
 
 @bp.get("/livez")

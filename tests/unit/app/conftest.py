@@ -11,12 +11,13 @@ from heartcode.settings import Settings
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Nothing listens on port 1, so every backend refuses."""
+    """Nothing listens on port 1, so every backend refuses, and nobody watches them."""
     return Settings.from_env(
         {
             "HEARTCODE_BACKENDS": "http://127.0.0.1:1,http://127.0.0.2:1",
             "HEARTCODE_RUN_DIR": str(tmp_path),
             "HEARTCODE_MAX_BODY_BYTES": "2048",
+            "HEARTCODE_STATUS_TIMEOUT_S": "0.1",
         }
     )
 

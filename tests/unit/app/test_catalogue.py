@@ -4,7 +4,7 @@ import pytest
 from heartcode.catalogue import Catalogue
 from heartcode.pool import Backend
 
-BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}", avoid_s=5) for port in (1, 2, 3))
+BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 
 
 def test_one_model_for_all_backends() -> None:

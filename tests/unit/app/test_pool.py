@@ -9,11 +9,13 @@ import gevent
 import pytest
 from gevent import Greenlet
 from heartcode.admission import Limits, Ticket
+from heartcode.breaker import State
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.measured import Measured
 from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Lease, Pool, SlotLease
+from heartcode.probe import ticket as probe_ticket
 from heartcode.prompt import Prompt
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +69,7 @@ def make_pool(clock: Clock) -> MakePool:
         *slots: int, policy: str = "time_to_first_token", length: int = 64, wait_s: float = 30.0
     ) -> Pool:
         backends = [
-            Backend(f"http://127.0.0.1:{8081 + number}", avoid_s=5, slots=n, clock=clock)
+            Backend(f"http://127.0.0.1:{8081 + number}", slots=n, clock=clock)
             for number, n in enumerate(slots)
         ]
         limits = Limits(length=length, wait_s=wait_s)
@@ -134,31 +136,106 @@ def test_each_backend_can_be_excepted(make_pool: MakePool) -> None:
         assert set(tried) == set(pool.backends)
 
 
-def test_a_failed_backend_is_avoided_for_a_while(
-    make_pool: MakePool, clock: Clock, spawn: Spawn
-) -> None:
+def test_a_failed_backend_is_avoided_until_it_answers(make_pool: MakePool, spawn: Spawn) -> None:
     pool = make_pool(1, 1, 1)
     bad, *others = pool.backends
-    bad.has_failed()
+    bad.has_failed("test")
     leases = [take(pool) for _ in range(2)]
     assert {lease.backend for lease in leases} == set(others)
     waits = spawn(take, pool)
     assert not waits.ready()
-    clock.now += 5
-    assert waits.get(timeout=3).backend is bad
+    probe = pool.take_idle(bad, ticket())
+    assert probe is not None
+    with probe:
+        assert bad.breaker.state is State.HALF_OPEN
+        bad.has_answered()
+        assert not waits.ready()  # its slot is taken
+    assert waits.get(timeout=1).backend is bad
+
+
+def test_a_request_without_another_backend_is_a_trial(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    (backend,) = pool.backends
+    backend.has_failed("test")
+    for status, state in ((400, State.OPEN), (200, State.CLOSED)):
+        with take(pool) as lease:
+            assert backend.breaker.state is State.HALF_OPEN
+            lease.has_answered(status)
+        assert backend.breaker.state is state
+
+
+def test_what_needs_no_slot_proves_nothing(make_pool: MakePool, clock: Clock) -> None:
+    pool = make_pool(1)
+    (backend,) = pool.backends
+    question = pool.take()
+    assert question is not None
+    with question:
+        assert backend.at_work == {question}
+        clock.now += 1
+        question.has_answered(200)
+    assert not backend.breaker.known
+    assert backend.last_heard < clock.now
+    assert not backend.at_work
+
+
+def test_a_probe_waits_for_an_idle_backend_and_takes_nobodys_turn(make_pool: MakePool) -> None:
+    pool = make_pool(2, 2)
+    first, second = pool.backends
+    question = pool.take(except_for=[second])
+    assert question is not None
+    assert pool.take_idle(first, ticket()) is None
+    question.release()
+    with take(pool) as lease:
+        assert lease.backend is first
+        assert pool.take_idle(first, ticket()) is None
+    probe = pool.take_idle(second, ticket())
+    assert probe is not None
+    assert second.in_flight == 1
+    probe.release()
+    with take(pool) as lease:
+        assert lease.backend is second
+
+
+def test_a_probe_overwrites_the_oldest_conversation_and_then_itself(
+    make_pool: MakePool, clock: Clock
+) -> None:
+    pool = make_pool(2)
+    (backend,) = pool.backends
+    for letter in "ab":
+        with take(pool, ticket(chars=8000, letter=letter)):
+            clock.now += 1
+    for _ in range(3):
+        clock.now += 300
+        probe = pool.take_idle(backend, probe_ticket())
+        assert probe is not None
+        probe.release()
+    held = [
+        backend.cache.look_up(ticket(chars=8000, letter=letter).prompt).cached_chars
+        for letter in "ab"
+    ]
+    assert held == [0, 8000]
+
+
+def test_what_is_given_up_is_aborted(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lease, aborted = take(pool), []
+    lease.when_given_up(lambda: aborted.append(True))
+    assert not lease.is_given_up
+    lease.give_up()
+    assert (lease.is_given_up, aborted) == (True, [True])
 
 
 def test_avoided_backends_are_better_than_none(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
     for backend in pool.backends:
-        backend.has_failed()
+        backend.has_failed("test")
     assert {take(pool).backend for _ in range(2)} == set(pool.backends)
 
 
 def test_an_answer_ends_the_avoidance(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
     bad = pool.backends[0]
-    bad.has_failed()
+    bad.has_failed("test")
     bad.has_answered()
     assert take(pool).backend is bad
 
@@ -179,7 +256,7 @@ def test_a_conversation_goes_back_to_its_backend(make_pool: MakePool, clock: Clo
 def test_a_backend_that_failed_has_lost_its_conversations(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
     with take(pool, ticket(chars=8000, letter="a")) as lease:
-        lease.backend.has_failed()
+        lease.backend.has_failed("test")
         lease.backend.has_answered()
     with take(pool, ticket(chars=8000, letter="a")) as again:
         assert again.backend is not lease.backend
@@ -338,7 +415,7 @@ def test_an_answer_teaches_the_pool(make_pool: MakePool) -> None:
 def test_in_any_order_slots_are_kept_and_everyone_is_served(
     requests: list[tuple[str, int]],
 ) -> None:
-    backends = [Backend(f"http://127.0.0.1:{n}", avoid_s=5, slots=s) for n, s in ((81, 1), (82, 2))]
+    backends = [Backend(f"http://127.0.0.1:{n}", slots=s) for n, s in ((81, 1), (82, 2))]
     pool = Pool(backends, limits=Limits(length=100, wait_s=60))
     served = []
 

@@ -96,6 +96,11 @@ def test_the_two_ports_differ() -> None:
         Settings.from_env({**BACKENDS, "METRICS_PORT": "8080"})
 
 
+def test_the_pauses_between_probes_only_grow() -> None:
+    with pytest.raises(SettingsError, match="HEARTCODE_PROBE_PAUSE_S is above"):
+        Settings.from_env({**BACKENDS, "HEARTCODE_PROBE_PAUSE_S": "11"})
+
+
 @given(st.dictionaries(st.sampled_from([row.variable for row in TABLE]), st.text()))
 def test_whatever_is_given_nothing_but_settings_errors_are_raised(env: dict[str, str]) -> None:
     with suppress(SettingsError):

@@ -1,4 +1,4 @@
-"""A client that reads a stream of the model that counts."""
+"""Clients that read a stream in the background, and what a stream has to be."""
 
 from __future__ import annotations
 
@@ -48,3 +48,10 @@ class Listener:
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.events
+
+
+def assert_is_one_answer(told: list[Any]) -> None:
+    for name in ("id", "model", "object"):
+        assert len({event[name] for event in told}) == 1, name
+    roles = [e for e in told if e["choices"] and "role" in e["choices"][0].get("delta", {})]
+    assert len(roles) <= 1

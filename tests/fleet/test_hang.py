@@ -1,0 +1,109 @@
+"""A llama-server that stands still on a real host: its streams go on and systemd restarts it.
+
+With the limits that a rig has: a stream moves on after 30 s, and the backend is judged after 45 s.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.fleet.counting import chat, count_to, events, text_of
+from tests.fleet.harness import Fleet, wait_for
+
+UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service'"
+HUNG = "/run/heartcode/hung"
+
+Starts = dict[tuple[str, str], str]
+
+
+def starts(fleet: Fleet) -> Starts:
+    """Return for each unit of the rigs which start of it this is."""
+    found = {}
+    for rig in fleet.rigs:
+        told = fleet.ssh(rig, f"systemctl show --property=Id,InvocationID {UNITS}")
+        for unit in told.split("\n\n"):
+            properties = dict(line.split("=", 1) for line in unit.splitlines())
+            found[rig, properties["Id"]] = properties["InvocationID"]
+    return found
+
+
+def started_again(fleet: Fleet, before: Starts) -> set[tuple[str, str]]:
+    return {unit for unit, start in starts(fleet).items() if before[unit] != start}
+
+
+def state(fleet: Fleet, rig: str, unit: str) -> str:
+    return fleet.ssh(rig, f"systemctl is-active {unit}", check=False)
+
+
+def resumes(fleet: Fleet, rig: str) -> float:
+    """Return how many streams have gone on because their backend was silent."""
+    told = fleet.ssh(rig, "curl -fsS http://127.0.0.1:9091/metrics").splitlines()
+    name = 'inference_resumes_total{reason="silent"}'
+    return sum(float(line.split()[-1]) for line in told if line.startswith(name))
+
+
+def signs(fleet: Fleet, rig: str) -> str:
+    """Return what lies in the directory of the signs."""
+    return fleet.ssh(rig, f"ls -A {HUNG}")
+
+
+def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:
+    before = starts(fleet)
+
+    def count(number: int) -> list[str]:
+        # Conversations of their own, so that they are shared out.
+        messages = [{"role": "user", "content": f"I am client {number:x}x. Count!"}]
+        with chat(fleet.url, max_tokens=3500, stream=True, messages=messages) as response:
+            return "".join(map(text_of, events(response))).split()
+
+    with ThreadPoolExecutor(8) as threads:
+        streams = [threads.submit(count, number) for number in range(8)]
+        rig, number = wait_for(
+            lambda: next((b for b in fleet.backends() if fleet.is_working(*b)), None),
+            "a backend works",
+        )
+        unit = f"heartcode-llama@{number}.service"
+        pid = fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}")
+        resumed = resumes(fleet, rig)
+        fleet.ssh(rig, f"kill -STOP {pid}")
+        assert [stream.result() for stream in streams] == [count_to(3500)] * 8
+    assert resumes(fleet, rig) > resumed
+    wait_for(lambda: started_again(fleet, before), "systemd has been asked", timeout_s=90)
+    wait_for(lambda: state(fleet, rig, unit) == "active", "it has generated a token")
+    assert started_again(fleet, before) == {(rig, unit)}
+    assert fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}") != pid
+    assert signs(fleet, rig) == ""
+    wait_for(
+        lambda: '"backends_up":2' in fleet.ssh(rig, "curl -s http://127.0.0.1:8080/health"),
+        "a probe has brought a token",
+    )
+
+
+def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
+    rig, unit = "rig1", "heartcode-llama@1.service"
+    before = starts(fleet)
+    as_proxy = "setpriv --reuid=heartcode --regid=heartcode --clear-groups"
+    fleet.ssh(
+        rig,
+        f"{as_proxy} mkdir -p {HUNG}/7 && cd {HUNG}"
+        f" && {as_proxy} touch heartcode.service ssh.service 7/x '0;reboot' && {as_proxy} mkdir 1",
+    )
+    try:
+        wait_for(lambda: started_again(fleet, before), "it is restarted")
+        wait_for(lambda: state(fleet, rig, unit) == "active", "it has generated a token")
+        assert started_again(fleet, before) == {(rig, unit)}
+        assert signs(fleet, rig).split() == ["0;reboot", "7", "heartcode.service", "ssh.service"]
+    finally:
+        fleet.ssh(rig, f"rm -rf {HUNG}")
+
+
+def test_a_backend_that_does_not_run_is_not_started_by_a_sign(fleet: Fleet) -> None:
+    rig, unit = "rig2", "heartcode-llama@1.service"
+    fleet.ssh(rig, f"systemctl stop {unit} && mkdir -p {HUNG} && chown heartcode: {HUNG}")
+    try:
+        fleet.ssh(rig, f"systemctl start heartcode-revive@1.path && touch {HUNG}/1")
+        wait_for(lambda: signs(fleet, rig) == "", "the sign is taken away")
+        wait_for(
+            lambda: state(fleet, rig, "heartcode-revive@1.service") == "inactive", "all is done"
+        )
+        assert state(fleet, rig, unit) == "inactive"
+    finally:
+        fleet.ssh(rig, f"systemctl start {unit}")
