@@ -23,8 +23,10 @@ def init_app(app: Flask) -> None:
     """Let `app` take several slashes for one."""
     inner = app.wsgi_app
 
-    def with_single_slashes(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+    def with_single_slashes(
+        environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
         environ["PATH_INFO"] = _SLASHES.sub("/", environ["PATH_INFO"])
-        return inner(environ, start)
+        return inner(environ, start_response)
 
     app.wsgi_app = with_single_slashes  # type: ignore[method-assign]
