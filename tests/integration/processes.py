@@ -163,7 +163,9 @@ class Exporter(Program):
 class Llama(Program):
     """A real llama-server, by default with the counting model of the whole run."""
 
-    def __init__(self, directory: Path, *, model: Path | None = None, slots: int = 2) -> None:
+    def __init__(
+        self, directory: Path, *, model: Path | None = None, slots: int = 2, flags: str = ""
+    ) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
         if not command or not path:
@@ -173,7 +175,8 @@ class Llama(Program):
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        arguments = [*LLAMA_FLAGS.split(), "-np", str(slots), "--port", str(port), "-m", path]
+        given = f"{LLAMA_FLAGS} {flags}".split()
+        arguments = [*given, "-np", str(slots), "--port", str(port), "-m", path]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )
