@@ -11,7 +11,7 @@ import requests
 
 from tests.integration.conftest import StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, be_silent, serve_two_tokens
-from tests.integration.processes import free_port
+from tests.integration.processes import free_port, wait_until
 
 
 def one_event_then_silence(connection: Connection, _: Request) -> None:
@@ -94,7 +94,9 @@ def test_improper_chunks_are_the_client_s_fault(start_proxy: StartProxy, chunks:
             answer = stream.read()  # to the end: what follows such a body is no request
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"code":"bad_request"' in answer
-    assert [line["outcome"] for line in proxy.log_lines()][-1] == "rejected"
+    wait_until(
+        lambda: any(line["outcome"] == "rejected" for line in proxy.log_lines()), "it is told"
+    )
 
 
 def test_limits_of_the_headers_can_be_set(
