@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from heartcode import errors, observe, rig
+from heartcode import errors, observe, paths, rig
 from heartcode.endpoints import health, inference, models, status
 from heartcode.settings import Settings
 
@@ -16,6 +16,7 @@ def create_app(settings: Settings) -> Flask:
     rig.init_app(app, rig.Rig.from_settings(settings))
     observe.init_app(app)
     errors.init_app(app)
+    paths.init_app(app)
     for endpoints in (inference, models, status, health):
         app.register_blueprint(endpoints.bp)
     return app

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from heartcode.errors import ApiError
 from heartcode.pool import Backend
 
+# What SillyTavern asks /tokenize for while nobody has chosen a model: a text made of JavaScript's
+# `undefined` (1.19.0, src/endpoints/tokenizers.js).
+_UNDEFINED = "undefined"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -69,4 +73,6 @@ class Catalogue:
         """
         if not self.models:
             return self._any
-        return self.find(name) if name else self.models[0]
+        if not name or (name == _UNDEFINED and name not in self._by_name):
+            return self.models[0]
+        return self.find(name)

@@ -12,6 +12,7 @@ from traceback import format_tb
 from typing import Any
 
 from flask import Flask, Response, jsonify
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 _CODES = {
@@ -79,6 +80,12 @@ def init_app(app: Flask) -> None:
         if allow:
             response.headers["Allow"] = allow
         return response
+
+    @app.errorhandler(ParseException)
+    def improper_chunks(_error: Exception) -> Response:
+        # gunicorn reads a chunked body no earlier than the body is asked for.
+        message = "the body is not in proper chunks"
+        return api_error(ApiError(400, message, code="bad_request"))
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -7,6 +7,8 @@ misunderstand is refused here, with the name of the field; and what exceeds a li
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any, NoReturn
 
 from heartcode.errors import ApiError
@@ -16,6 +18,7 @@ from heartcode.surface import Endpoint, Kind
 _TOKEN_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 # llama-server: until the end of the context.
 _NO_MAXIMUM = -1
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
@@ -26,8 +29,9 @@ def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
     """
     try:
         # llama-server skips a byte order mark. json.loads(bytes) would take UTF-16, and json.loads
-        # takes NaN; llama-server answers both with a 500.
-        fields = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        # takes NaN and 1e400; llama-server answers these with a 500.
+        text = body.decode("utf-8-sig")
+        fields = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
     if not isinstance(fields, dict):
@@ -35,6 +39,9 @@ def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
     if _is_deeper_than(max_depth, fields):
         message = f"the body is nested more deeply than {max_depth} levels"
         raise ApiError(400, message, code="json_too_deep")
+    if _SURROGATE.search(body) and _has_half_a_character(fields):
+        message = "the body has half of a character: a \\ud800 to \\udfff without its other half"
+        raise ApiError(400, message, code="invalid_json")
     return fields
 
 
@@ -81,6 +88,23 @@ def _wrong(name: str, what: str, *, code: str = "invalid_value") -> ApiError:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
+    return value
+
+
+def _has_half_a_character(fields: object) -> bool:
+    # JavaScript cuts a text where it likes, in the middle of an emoji too, and sends it like that.
+    # llama-server answers with a 500.
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_deeper_than(limit: int, value: dict[str, Any]) -> bool:

@@ -45,6 +45,7 @@ _RULED_OUT = (
     "suffix",
     "continue_final_message",
     "response_fields",
+    "verbose",
 )
 _CHOICES = ("n", "n_cmpl", "best_of")
 _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")

@@ -236,7 +236,13 @@ class Llama(Program):
     """A real llama-server, by default with the counting model of the whole run."""
 
     def __init__(
-        self, directory: Path, *, model: Path | None = None, slots: int = 2, batch: int = 2048
+        self,
+        directory: Path,
+        *,
+        model: Path | None = None,
+        slots: int = 2,
+        batch: int = 2048,
+        flags: str = "",
     ) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
@@ -248,7 +254,7 @@ class Llama(Program):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         own = ["-np", str(slots), "-b", str(batch), "--port", str(port), "-m", path]
-        arguments = [*LLAMA_FLAGS.split(), *own]
+        arguments = [*LLAMA_FLAGS.split(), *flags.split(), *own]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 
 from tests.integration.conftest import StartProxy, StartUpstream
 from tests.integration.misbehaving import be_silent, one_event_then_silence, serve_two_tokens
-from tests.integration.processes import free_port
+from tests.integration.processes import free_port, wait_until
 
 
 def last_error(answer: requests.Response) -> dict[str, Any]:
@@ -71,6 +72,25 @@ def test_what_gunicorn_refuses_has_openai_s_shape(
     assert answer.status_code == status
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n"],
+    ids=["size", "negative", "end"],
+)
+def test_improper_chunks_are_the_client_s_fault(start_proxy: StartProxy, chunks: bytes) -> None:
+    proxy = start_proxy(f"http://127.0.0.1:{free_port()}")
+    head = b"POST /completion HTTP/1.1\r\nHost: rig\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
+        sock.sendall(head + chunks)
+        with sock.makefile("rb") as stream:
+            answer = stream.read()  # to the end: what follows such a body is no request
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"code":"bad_request"' in answer
+    wait_until(
+        lambda: any(line["outcome"] == "rejected" for line in proxy.log_lines()), "it is told"
+    )
 
 
 def test_limits_of_the_headers_can_be_set(

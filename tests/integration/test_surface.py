@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -113,6 +114,43 @@ def test_the_rig_s_state_without_anybody_s_words(
     assert props["total_slots"] == 4
     assert props["chat_template"] == own.json()["chat_template"]
     assert props["default_generation_settings"]["n_ctx"] == 32768
+
+
+HEAD = b"POST /completion HTTP/1.%d\r\nHost: rig\r\nConnection: close\r\n%b\r\n\r\n"
+ASKED = b'{"prompt": " 6 7", "n_predict": 3}'
+STREAMED = b'{"prompt": " 6 7", "n_predict": 3, "stream": true}'
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (HEAD % (0, b"Content-Length: %d" % len(ASKED)), ASKED),
+        (HEAD % (0, b"Content-Length: %d" % len(STREAMED)), STREAMED),
+        (HEAD % (1, b"Content-Length: %d\r\nExpect: 100-continue" % len(ASKED)), ASKED),
+        (
+            HEAD % (1, b"Transfer-Encoding: chunked"),
+            b"5\r\n%b\r\n%x;x=y\r\n%b\r\n0\r\nX-Trailer: x\r\n\r\n"
+            % (ASKED[:5], len(ASKED) - 5, ASKED[5:]),
+        ),
+    ],
+    ids=["HTTP/1.0", "HTTP/1.0 stream", "expect", "chunked"],
+)
+def test_other_ways_of_asking(
+    llama_servers: StartLlamas, start_proxy: StartProxy, head: bytes, body: bytes
+) -> None:
+    proxy = start_proxy(llama_servers(1)[0].url)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
+        sock.sendall(head)
+        with sock.makefile("rb") as stream:
+            if b"Expect" in head:
+                assert stream.readline() + stream.readline() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            sock.sendall(body)
+            answer_head, _, answer = stream.read().partition(b"\r\n\r\n")
+    assert b" 200 OK" in answer_head.splitlines()[0]
+    # HTTP/1.0 knows no chunks: the end of the connection is the end of the stream.
+    assert b"chunked" not in answer_head.lower()
+    data = answer.decode().removeprefix("data: ").split("\n\ndata: ")
+    assert "".join(json.loads(each)["content"] for each in data) == " 8 9 10"
 
 
 def test_a_slot_of_a_talkative_llama_server(

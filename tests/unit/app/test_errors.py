@@ -31,6 +31,11 @@ def test_unknown_paths(client: FlaskClient, path: str) -> None:
     assert error_of(answer)["code"] == "not_found"
 
 
+@pytest.mark.parametrize("path", ["/v1//models", "/v1///models", "/v1//models//x"])
+def test_doubled_slashes_count_as_one(client: FlaskClient, path: str) -> None:
+    assert error_of(client.get(path))["code"] == "backend_unavailable"
+
+
 def test_an_error_may_have_headers(app: Flask) -> None:
     @app.get("/full")
     def full() -> str:

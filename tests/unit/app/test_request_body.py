@@ -22,6 +22,26 @@ def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
 
 
 @pytest.mark.parametrize(
+    "text", [r"\ud83d", r"\uDE00", r"\ude00\ud83d", r"\ud83d\\ude00", r"\ud83dude00"]
+)
+@pytest.mark.parametrize("where", [b'{"prompt": "%s"}', b'{"a": [{"x%s": 1}]}'])
+def test_half_a_character_is_refused(where: bytes, text: str) -> None:
+    with pytest.raises(ApiError, match="half of a character") as raised:
+        request_body.parse(where % text.encode(), max_depth=10)
+    assert (raised.value.status, raised.value.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [(r"\ud83d\ude00", "\U0001f600"), (r"\\ud83d", r"\ud83d"), ("\U0001f600", "\U0001f600")],
+)
+def test_whole_characters_pass(text: str, prompt: str) -> None:
+    assert request_body.parse(f'{{"prompt": "{text}"}}'.encode(), max_depth=10) == {
+        "prompt": prompt
+    }
+
+
+@pytest.mark.parametrize(
     ("endpoint", "fields", "param"),
     [
         (CHAT, {}, "messages"),
@@ -66,7 +86,14 @@ def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"n": NaN}', b'{"n": -Infinity}', '{"n": 1}'.encode("utf-16"), b'{"n": "\xff"}']
+    "body",
+    [
+        b'{"n": NaN}',
+        b'{"n": -Infinity}',
+        b'{"n": -1e400}',
+        '{"n": 1}'.encode("utf-16"),
+        b'{"n": "\xff"}',
+    ],
 )
 def test_what_python_takes_for_json_and_llama_server_does_not(body: bytes) -> None:
     with pytest.raises(ApiError, match="not valid JSON"):

@@ -186,6 +186,7 @@ def test_what_is_more_than_text_is_not_continued(delta: object) -> None:
         (CHAT, {"response_format": {"type": "json_object"}}),
         (CHAT, {"response_format": "json"}),
         (CHAT, {"continue_final_message": True}),
+        (CHAT, {"verbose": True}),
         (CHAT, {"add_generation_prompt": False}),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
         (CHAT, {"messages": "x"}),
