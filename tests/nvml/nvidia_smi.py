@@ -5,8 +5,8 @@ It simulates what roles, scripts and people use of driver 550's: the table, `-L`
 `--query-gpu=... --format=csv[,noheader][,nounits]`, `-pl`, `-pm`, and `-i` with each; the texts of
 errors and the exit codes of its manual (2 wrong usage, 3 not available, 4 no permission, 6 no such
 device, 9 no driver). As there, errors go to the standard output, and a card without a handle costs
-a line, not the lines of the others. What is not simulated (-q, XML, loops, ...) is refused. The words
-for wrong usage are not the real one's, and none of it was held against a real P106 or P104.
+a line, not the lines of the others. What is not simulated (-q, XML, loops, ...) is refused. The
+words for wrong usage are not the real one's, and none of it was held against a real P106 or P104.
 Needs nothing but Python and that library.
 """
 

@@ -17,11 +17,13 @@
  *   - a card that is taken from the list: indexes renumber, handles to it answer "GPU is lost";
  *   - Xid events: one that is appended to a card's "events" wakes whoever waits for it;
  *   - settings (power limit, persistence mode): kept for all programs in $SIMULATED_GPUS.settings, by
- *     default /run/simulated-gpus.settings, so that a reboot forgets them as a card does;
+ *     default /dev/simulated-gpus.settings, so that a reboot forgets them as a card does;
+ *   - with the default file: that a program must reach /dev/nvidiactl (here a plain file), or there is
+ *     no driver for it;
  *   - no state file: the driver is not loaded. One that makes no sense: a line on stderr, and each
  *     call answers NVML_ERROR_UNKNOWN.
  *
- * What it does not simulate: CUDA, /dev/nvidia*, /proc/driver/nvidia, the kernel's log (a real Xid
+ * What it does not simulate: CUDA, device nodes, /proc/driver/nvidia, the kernel's log (a real Xid
  * stands there too), any connection between fields (memory in use does not follow from processes, nor
  * power draw from its limit), who may change settings (whoever may write their file), MIG, vGPU, NVLink,
  * ECC, units, field values, accounting. Functions that are missing here are missing in the library:

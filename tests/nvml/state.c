@@ -16,8 +16,12 @@
 #include "json.h"
 
 #define DEFAULT_STATE "/etc/simulated-gpus.json"
-/* Beside the default file lies what a reboot undoes: a real card forgets its settings too. */
-#define DEFAULT_SETTINGS "/run/simulated-gpus.settings"
+/* On a rig programs must reach the driver's device, or the real library finds no driver: a sandbox
+ * that hides it (PrivateDevices=yes) shall fail here too. The simulated one is a plain file. */
+#define DEVICE "/dev/nvidiactl"
+/* Settings pass through the device, so they may be made wherever that is reached; and a reboot undoes
+ * them, as a real card forgets its own. */
+#define DEFAULT_SETTINGS "/dev/simulated-gpus.settings"
 
 enum { MAX_FILE = 1 << 20, MAX_KNOWN = 256, MESSAGE_SIZE = 512, PATH_SIZE = 4096 };
 
@@ -119,9 +123,14 @@ static const char *state_path(void)
     return given && *given ? given : DEFAULT_STATE;
 }
 
-static void complain(const char *what)
+static bool on_a_rig(void)
 {
-    fprintf(stderr, "simulated NVML: %s: %s\n", state_path(), what);
+    return strcmp(state_path(), DEFAULT_STATE) == 0;
+}
+
+static void complain(const char *path, const char *what)
+{
+    fprintf(stderr, "simulated NVML: %s: %s\n", path, what);
 }
 
 static const struct field *field_named(const struct field *fields, const char *name)
@@ -285,7 +294,7 @@ static nvmlReturn_t understand(char *text, size_t length)
         state = NULL;
     }
     if (!state)
-        complain(message);
+        complain(state_path(), message);
     return state ? NVML_SUCCESS : NVML_ERROR_UNKNOWN;
 }
 
@@ -301,7 +310,7 @@ static nvmlReturn_t refresh(void)
     if (!text) {
         nvmlReturn_t status = error == ENOENT ? NVML_ERROR_DRIVER_NOT_LOADED : NVML_ERROR_UNKNOWN;
         if (state_text || state_status != status)
-            complain(strerror(error));
+            complain(state_path(), strerror(error));
         forget();
         return state_status = status;
     }
@@ -425,6 +434,10 @@ static nvmlReturn_t ask_text(nvmlDevice_t card, const char *field, char *answer,
 nvmlReturn_t state_begin(void)
 {
     const struct json *nothing;
+    if (on_a_rig() && access(DEVICE, R_OK | W_OK) != 0) {
+        complain(DEVICE, strerror(errno));
+        return NVML_ERROR_DRIVER_NOT_LOADED;
+    }
     nvmlReturn_t status = ask(NULL, NULL, &nothing);
     if (status == NVML_SUCCESS)
         pthread_mutex_unlock(&lock);
@@ -650,7 +663,7 @@ bool card_next_event(nvmlDevice_t device, long long after, struct event *answer)
 
 static void settings_path(char path[PATH_SIZE])
 {
-    if (strcmp(state_path(), DEFAULT_STATE) == 0)
+    if (on_a_rig())
         snprintf(path, PATH_SIZE, "%s", DEFAULT_SETTINGS);
     else
         snprintf(path, PATH_SIZE, "%s.settings", state_path());
