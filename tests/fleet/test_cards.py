@@ -1,6 +1,8 @@
 """The simulated cards of the rigs: what the driver says there, to people and to services."""
 
-from tests.fleet.harness import Fleet
+import yaml
+
+from tests.fleet.harness import ROOT, Fleet
 
 # How a service of ours is locked in, as far as it matters to the driver's library.
 SANDBOX = (
@@ -14,15 +16,14 @@ def uuids(fleet: Fleet, rig: str, command: str = "nvidia-smi") -> list[str]:
     return [line for line in said.splitlines() if line.startswith("GPU-")]
 
 
-def test_every_backend_is_pinned_to_a_card_that_the_rig_has(fleet: Fleet) -> None:
+def test_a_rig_has_the_cards_of_its_inventory(fleet: Fleet) -> None:
     for rig in fleet.rigs:
-        lines = fleet.ssh(rig, "grep -h CUDA_VISIBLE_DEVICES /etc/heartcode/llama/*.env")
-        pinned = [line.partition("=")[2].strip('"') for line in lines.splitlines()]
-        assert pinned == uuids(fleet, rig) != []
+        variables = yaml.safe_load((ROOT / f"inventory/virtual/host_vars/{rig}.yml").read_text())
+        assert uuids(fleet, rig) == [gpu["uuid"] for gpu in variables["llama_server_gpus"]]
 
 
 def test_a_service_sees_the_cards_unless_the_devices_are_hidden_from_it(fleet: Fleet) -> None:
-    run = f"systemd-run --quiet --wait --pipe {SANDBOX}"
+    run = f"systemd-run --quiet --wait --pipe --collect {SANDBOX}"
     assert uuids(fleet, "rig1", f"{run} nvidia-smi") == uuids(fleet, "rig1")
     assert uuids(fleet, "rig1", f"{run} -p PrivateDevices=yes nvidia-smi") == []
 
