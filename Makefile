@@ -26,6 +26,7 @@ bootstrap: ## Install the Debian and Python packages that the rest needs
 fleet: bootstrap
 	@$(FLEET) create gateway rig1 rig2 --suite $(SUITE)
 	@python scripts/make_demo_model.py "$$($(call fleet_json,["cache"]))/counting.gguf" >/dev/null
+	@ansible-playbook -i inventory/virtual tests/nvml/rigs.yml
 
 .PHONY: up
 up: fleet ## Boot the virtual fleet and deploy to it
@@ -61,11 +62,12 @@ lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus conf
 	yamllint --strict .
 	ansible-lint -q
 	shellcheck $$(git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' --)
+	$(MAKE) -C tests/nvml
 	tests/lint/rendered.sh
 
 .PHONY: unit
 unit: bootstrap ## Run the unit and integration tests, with a real llama-server
-	@pytest tests/unit tests/contracts
+	@pytest tests/unit tests/contracts tests/nvml
 	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
 	  && python scripts/make_demo_model.py "$$model" \
 	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration

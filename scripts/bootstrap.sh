@@ -17,6 +17,10 @@ need ssh-keygen openssh-client
 need curl curl
 need git git
 need shellcheck shellcheck
+# The simulated NVML is C.
+need gcc gcc
+need make make
+[[ -e /usr/include/stdlib.h ]] || packages+=(libc6-dev)
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || packages+=(debian-archive-keyring)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 
