@@ -137,10 +137,11 @@ def make_card(
     label = found or " ".join(name.replace("NVIDIA", "").replace("GeForce", "").split())
     if known is None or round(known.vram_mib / 1024) != round(vram / MIB / 1024):
         label = f"{label} {vram / MIB / 1024:.0f}GB" if "GB" not in label else label
+    slot = _SLOT_LINK.get(found or "", 0)
     return Card(
         name=label,
         vram=vram,
         bandwidth=int(known.bandwidth_gb * 1e9) if known else 0,
-        link=link or _SLOT_LINK.get(found or "", 0),
+        link=min(link, slot) if link and slot else link or slot,
         uuid=uuid,
     )

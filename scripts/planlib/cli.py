@@ -54,10 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.requirements:
             print(requirements(), end="")
             return _OK
-        return _print(_plans(arguments), arguments)
+        plans, failures = _plans(arguments)
     except PlanError as error:
         print(f"plan.py: {error}", file=sys.stderr)
         return _FAILED
+    for failure in failures:
+        print(f"plan.py: {failure}", file=sys.stderr)
+    if not plans:
+        return _FAILED
+    _print(plans, arguments)
+    return _OK if all(plan.works for plan in plans) and not failures else _DOES_NOT_FIT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,16 +102,16 @@ def _hand(arguments: argparse.Namespace) -> HandSet:
     return HandSet.from_mapping(vars(arguments), "command line")
 
 
-def _plans(arguments: argparse.Namespace) -> list[RigPlan]:
+def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[str]]:
+    """The plans, and why there are none for the other hosts."""
     hand = _hand(arguments)
     if arguments.facts:
-        return plan_fleet(_facts(arguments.facts), hand)
+        fleet = plan_fleet(_facts(arguments.facts), hand)
+        return fleet.plans, fleet.failures
     models = find_models(arguments.model)
     names = [f"rig{number}" for number in range(1, len(arguments.rigs) + 1)]
-    return [
-        plan_rig(parse_rig(text, name), models, hand)
-        for text, name in zip(arguments.rigs, names, strict=True)
-    ]
+    rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
+    return [plan_rig(rig, models, hand) for rig in rigs], ()
 
 
 def _facts(path: str) -> Any:
@@ -116,11 +122,10 @@ def _facts(path: str) -> Any:
         raise PlanError(f"{path}: cannot be read: {error}") from None
 
 
-def _print(plans: list[RigPlan], arguments: argparse.Namespace) -> int:
+def _print(plans: Sequence[RigPlan], arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([report.as_data(plan) for plan in plans], indent=2))
     elif arguments.inventory:
         print("\n".join(report.inventory(plan) for plan in plans))
     else:
         print(report.table(plans))
-    return _OK if all(plan.works for plan in plans) else _DOES_NOT_FIT

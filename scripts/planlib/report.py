@@ -14,6 +14,12 @@ COLUMNS = (
     "VRAM MiB", "TOKENS/S",
 )  # fmt: skip
 
+#: The choices in the order of their reasons.
+_ORDER = (
+    "quantisation", "n_ctx", "slots", "kv_type", "n_batch", "n_ubatch", "n_gpu_layers",
+    "cache_ram_mib", "n_threads",
+)  # fmt: skip
+
 _T = TypeVar("_T", Server, Refusal)
 
 _FOOTNOTES = """\
@@ -75,12 +81,7 @@ def _remarks(plan: RigPlan) -> Iterator[str]:
     yield f"{plan.rig.name}: {_host(plan)}"
     if plan.servers:
         yield f"  load_mode {plan.load_mode}: {plan.why_load_mode}"
-    kinds = _kinds(plan.servers)
-    for server, _ in kinds:
-        label = f"{server.plan.card.name}: " if len(kinds) > 1 else ""
-        values = values_of(server)
-        for name, why in (server.plan.why | server.why).items():
-            yield f"  {label}{name} {values[name]}: {why}"
+    yield from _reasons(plan.servers)
     for refusal, _ in _kinds(plan.refusals):
         yield f"  {refusal.card.name}: {refusal.reason}"
         yield "    would fit: " + ("; ".join(refusal.would_fit) or "nothing that is known here")
@@ -88,6 +89,18 @@ def _remarks(plan: RigPlan) -> Iterator[str]:
         yield f"  PROBLEM: {problem}"
     for note in plan.notes:
         yield f"  note: {note}"
+
+
+def _reasons(servers: Sequence[Server]) -> Iterator[str]:
+    """A line for each choice and reason; which cards it is for, where they differ."""
+    cards: dict[str, list[int]] = {}
+    for number, server in enumerate(servers):
+        values = values_of(server)
+        for name, why in (server.plan.why | server.why).items():
+            cards.setdefault(f"{name} {values[name]}: {why}", []).append(number)
+    for line, numbers in sorted(cards.items(), key=lambda item: _ORDER.index(item[0].split()[0])):
+        some = "" if len(numbers) == len(servers) else f"card {', '.join(map(str, numbers))}: "
+        yield f"  {some}{line}"
 
 
 def _host(plan: RigPlan) -> str:

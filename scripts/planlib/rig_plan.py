@@ -126,15 +126,12 @@ def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str
 def _server(rig: Rig, plan: CardPlan, hand: HandSet, share: int, cards: int) -> Server:
     threads = max(1, min(_MOST_THREADS, rig.cores // cards))
     cache = share if hand.cache_ram_mib is None else hand.cache_ram_mib
-    per_token = kv_bytes_per_token(plan.model, plan.settings.kv_type)
-    holds = (
-        f"holds {cache * MIB // per_token} tokens that lost their slot; llama-server's own 8192 MiB"
-    )
+    tokens = cache * MIB // kv_bytes_per_token(plan.model, plan.settings.kv_type)
     why = {
         "cache_ram_mib": (
-            f"{holds} for each card would kill the host"
+            f"a share of the host RAM that is left; holds {tokens} tokens that lost their slot"
             if cache
-            else "host RAM left would hold no conversation of 2000 tokens"
+            else "the host RAM that is left would hold no conversation of 2000 tokens"
         ),
         "n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)",
     }
