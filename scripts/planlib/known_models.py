@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from planlib.errors import PlanError
@@ -149,6 +150,7 @@ def tensors(shape: Shape, quantisation: str) -> Iterator[Tensor]:
         yield matrix("output", 0, embd, shape.n_vocab)
 
 
+@cache
 def known_model(size: str, quantisation: str) -> Model:
     """A model by its size and quantisation: ``known_model("8B", "Q4_K_M")``.
 

@@ -10,8 +10,8 @@ from planlib.settings import HandSet
 _MOST_GB = 80
 
 HEAD = """\
-| Quantization | Model Size | Min VRAM | Recommended GPU |
-|-------------|-----------|----------|-----------------|
+| Quantisation | Model size | Min VRAM | Recommended GPU |
+| --- | --- | --- | --- |
 """
 
 

@@ -22,7 +22,7 @@ _NOT_PLAIN = {
 _MOST_LAYERS = 512
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 #: ``llama_ftype`` in include/llama.h.
-_FILE_TYPES = {
+FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
     11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
     17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
@@ -99,7 +99,7 @@ def model_of(header: Header) -> Model:
     head = n_embd // max(heads)
     return Model(
         name=str(header.metadata.get("general.name") or Path(header.source).stem),
-        quantisation=_FILE_TYPES.get(header.metadata.get("general.file_type", -1), "?"),
+        quantisation=FILE_TYPES.get(header.metadata.get("general.file_type", -1), "?"),
         n_layers=n_layers,
         n_embd=n_embd,
         n_ff=max(facts.per_layer("feed_forward_length", n_layers)),
