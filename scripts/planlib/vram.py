@@ -104,10 +104,11 @@ def compute_buffer(model: Model, settings: Settings) -> int:
     wide = tokens * _F32 * (4 * model.n_embd + 3 * model.n_ff)
     mask = tokens * settings.ctx_per_slot * _F16
     logits = settings.slots * (model.n_vocab + model.n_embd) * _F32
-    return wide + mask + logits + _f16_copy(model, settings)
+    return wide + mask + logits + f16_copy(model, settings)
 
 
-def _f16_copy(model: Model, settings: Settings) -> int:
+def f16_copy(model: Model, settings: Settings) -> int:
+    """Bytes of one layer's K and V in f16, which CUDA's flash attention makes of other types."""
     if settings.kv_type == "f16":
         return 0
     width = max(model.kv_heads) * (model.head_k + model.head_v)
