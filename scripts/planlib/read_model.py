@@ -91,7 +91,8 @@ def model_of(header: Header) -> Model:
         raise PlanError(f"{header.source} claims {n_layers} layers; llama.cpp loads {_MOST_LAYERS}")
     n_embd = facts.number("embedding_length")
     heads = facts.per_layer("attention.head_count", n_layers)
-    if not max(heads):
+    kv_heads = facts.per_layer("attention.head_count_kv", n_layers, heads)
+    if not max(heads) or not max(kv_heads):
         raise PlanError(
             f"{header.source} has no attention; the planner cannot tell its context's size"
         )
@@ -106,7 +107,7 @@ def model_of(header: Header) -> Model:
         n_heads=max(heads),
         head_k=facts.number("attention.key_length", head),
         head_v=facts.number("attention.value_length", head),
-        kv_heads=facts.per_layer("attention.head_count_kv", n_layers, heads),
+        kv_heads=kv_heads,
         n_vocab=_vocabulary(header),
         n_ctx_train=facts.number("context_length"),
         layer_bytes=layers,

@@ -271,6 +271,7 @@ def test_an_incomplete_download_is_an_error(model_file: Path, tmp_path: Path) ->
         ("llama.block_count", 33, "lacks layers"),
         ("llama.embedding_length", 0, "no usable metadata llama.embedding_length"),
         ("llama.attention.head_count", [32] * 31, "no usable metadata llama.attention.head_count"),
+        ("llama.attention.head_count_kv", 0, "no attention"),
         ("general.architecture", None, "no usable metadata general.architecture"),
     ],
 )

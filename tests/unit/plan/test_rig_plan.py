@@ -1,8 +1,13 @@
 """What the cards of a rig share: host RAM, cores, disk."""
 
+import json
+from typing import Any
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from planlib import report
 from planlib.description import parse_rig
 from planlib.errors import PlanError
 from planlib.host_ram import SMALLEST_CACHE
@@ -109,6 +114,33 @@ def test_a_plan_stays_within_the_host(cards: int, gigabytes: int, cores: int, ki
     threads = [server.n_threads for server in made.servers]
     assert all(1 <= n <= 4 for n in threads)
     assert sum(threads) <= max(cores, cards)
+
+
+@given(
+    kind=st.sampled_from(["P106-100", "P104-100", "card 3 GB", "RTX 3060 12 GB"]),
+    gigabytes=st.integers(2, 32),
+    hand=st.fixed_dictionaries(
+        {},
+        optional={
+            "n_gpu_layers": st.integers(0, 40),
+            "n_ctx": st.integers(256, 131072),
+            "slots": st.integers(1, 16),
+            "n_batch": st.integers(1, 4096),
+            "cache_ram_mib": st.integers(0, 16384),
+            "load_mode": st.sampled_from(["none", "mmap", "dio", "mlock"]),
+        },
+    ),
+)
+def test_every_plan_can_be_shown(kind: str, gigabytes: int, hand: dict[str, Any]) -> None:
+    made = plan(f"{kind} x 2 + P104-100, {gigabytes} GB RAM, x1", **hand)
+    rows = report.table([made]).split("\n\n")[0].splitlines()[1:]
+    assert sum(int(row.split()[1]) for row in rows) == 3
+    data = json.loads(json.dumps(report.as_data(made)))
+    assert len(data["cards"]) + len(data["refusals"]) == 3
+    listed = yaml.safe_load(report.inventory(made))["rig"]["llama_server_gpus"] or []
+    assert len(listed) == len(made.servers)
+    for name in hand.keys() & {"n_gpu_layers", "n_ctx", "slots", "n_batch", "cache_ram_mib"}:
+        assert {gpu[name] for gpu in listed} <= {hand[name]}
 
 
 @given(gigabytes=st.integers(2, 32))
