@@ -34,8 +34,9 @@ A rig in words: its cards, kinds joined by +, then RAM, cores, PCIe width (x1: r
   scripts/plan.py "P106-100 x 6, 4 GB RAM"
   scripts/plan.py "{EXAMPLE}, 60 GB disk" "rig2: P104-100 4 GB x 3, 4 GB RAM"
   scripts/plan.py "6 x GTX 1070, 8 GB RAM" --model https://host/model-Q6_K.gguf
-Cards whose memory is known: {", ".join(known_cards())}; of others write it
-behind the name ("RTX 3060 12 GB").
+The memory of these cards is known; of others write it behind the name ("RTX 3060 12 GB"):
+  {", ".join(known_cards()[:5])},
+  {", ".join(known_cards()[5:])}
 
 Exit status: 0 every card can serve, 3 something does not fit, 1 nothing could be planned, 2 usage.
 docs/planning.md has the formulas. playbooks/plan.yml plans for the hosts of an inventory.

@@ -14,7 +14,8 @@ from planlib.vram import first_gpu_layer, kv_bytes_per_token
 
 #: Debian with ssh and journald.
 SYSTEM = 400 * MIB
-#: The proxy's workers, the exporter and the node exporter.
+#: The proxy, the exporter and the node exporter: 87 MiB (PSS) idle on a virtual rig, more with
+#: streams.
 HEARTCODE = 250 * MIB
 #: Programs and libraries (CUDA, cuBLAS, llama.cpp's kernels), once for all llama-servers.
 LIBRARIES = 250 * MIB
