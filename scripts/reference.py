@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the reference from the code: the proxy's settings and the roles' options.
+"""Writes the reference from the code: the proxy's settings, the roles' options, the VRAM table.
 
-The settings go to docs/reference/settings.md; a role's options stand in its README between two
-markers, around which a person writes. A test fails while a page is out of date.
+The settings go to docs/reference/settings.md; a role's options stand in its README, the planner's
+table in the main one, between two markers around which a person writes. A test fails while a page
+is out of date.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "app"))
 
 from heartcode.settings import TABLE  # noqa: E402 - needs the path
+from planlib.min_vram import requirements  # noqa: E402
 
 BEGIN = "<!-- options: written by scripts/reference.py -->"
 END = "<!-- end of options -->"
+VRAM_BEGIN = "<!-- VRAM: written by scripts/reference.py -->"
+VRAM_END = "<!-- end of VRAM -->"
 
 SETTINGS_HEAD = """# Settings
 
@@ -77,19 +81,25 @@ def option_rows(options: Mapping[str, Mapping[str, Any]], parent: str = "") -> I
 def role_page(role: Path) -> str:
     """Return a role's README with its table of options renewed."""
     specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
-    text = (role / "README.md").read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
     table = options_table(specs["argument_specs"]["main"]["options"])
-    return f"{before}{BEGIN}\n{table}{END}{after}"
+    return renewed(role / "README.md", BEGIN, table, END)
+
+
+def renewed(page: Path, begin: str, table: str, end: str) -> str:
+    """Return a page with what stands between its two markers replaced."""
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def pages() -> dict[Path, str]:
     """Return every page that is written from code, by path."""
     roles = sorted(path.parent for path in ROOT.glob("roles/*/README.md"))
-    return {ROOT / "docs/reference/settings.md": settings_page()} | {
-        role / "README.md": role_page(role) for role in roles
-    }
+    readme = ROOT / "README.md"
+    return {
+        ROOT / "docs/reference/settings.md": settings_page(),
+        readme: renewed(readme, VRAM_BEGIN, requirements(), VRAM_END),
+    } | {role / "README.md": role_page(role) for role in roles}
 
 
 def main() -> None:

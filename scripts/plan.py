@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Say what a rig's cards can serve: ``scripts/plan.py "P106-100 x 6, 4 GB RAM"``.
+
+The work is done in ``planlib``; this file only makes it a command.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (the one place that can say so in words)
+    sys.exit("plan.py: needs Python 3.11 or later")
+
+from planlib.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

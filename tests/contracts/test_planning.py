@@ -1,0 +1,58 @@
+"""What the planner knows agrees with its sources and with what others write."""
+
+import ast
+import re
+from pathlib import Path
+
+import yaml
+from gguf.constants import GGML_QUANT_SIZES, LlamaFileType
+from planlib.ggml_types import KV_TYPES, TYPES
+from planlib.min_vram import requirements
+from planlib.read_model import FILE_TYPES
+from planlib.settings import LOAD_MODES
+from planlib.vram import VramNeed
+
+ROOT = Path(__file__).parents[2]
+
+#: The first release's table: quantisation, size, least VRAM, card.
+FIRST_README = [
+    ("Q4_K_M", "4.9 GB", "6 GB", "P106-100"),
+    ("Q5_K_M", "5.7 GB", "7 GB", "P104-100"),
+    ("Q6_K", "6.6 GB", "8 GB", "P104-100"),
+]
+
+
+def test_the_planner_makes_the_first_readme_s_table() -> None:
+    rows = [tuple(re.findall(r"[^|]+", line)) for line in requirements().splitlines()[2:]]
+    assert [tuple(cell.strip() for cell in row) for row in rows] == FIRST_README
+
+
+def test_the_readme_has_the_planner_s_table() -> None:
+    assert requirements() in (ROOT / "README.md").read_text()
+
+
+def test_tensor_types_have_the_sizes_that_the_library_knows() -> None:
+    library = {int(kind): (kind.name, sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+    assert {n: (kind.name, (kind.block, kind.size)) for n, kind in TYPES.items()} == library
+
+
+def test_file_types_have_the_names_that_the_library_knows() -> None:
+    names = {int(kind): re.sub("^(MOSTLY|ALL)_", "", kind.name) for kind in LlamaFileType}
+    assert {number: names[number] for number in FILE_TYPES} == FILE_TYPES
+
+
+def test_words_that_the_role_takes_are_the_planner_s() -> None:
+    specs = yaml.safe_load((ROOT / "roles/llama_server/meta/argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    assert tuple(options["llama_server_kv_type"]["choices"]) == KV_TYPES
+    assert tuple(options["llama_server_load_mode"]["choices"]) == LOAD_MODES
+
+
+def test_formulas_name_their_source() -> None:
+    tree = ast.parse((ROOT / "scripts/planlib/vram.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    documented = {node.name: ast.get_docstring(node) or "" for node in functions}
+    formulas = ("weights", "kv_bytes_per_token", "compute_buffer", "pool", "first_gpu_layer")
+    for name in formulas:
+        assert re.search(r"\w+\.(cpp|cu|cuh)\b", documented[name]), name
+    assert set(VramNeed.__dataclass_fields__) == {"weights", "kv", "compute", "pool", "runtime"}

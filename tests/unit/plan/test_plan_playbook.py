@@ -1,0 +1,60 @@
+"""playbooks/plan.yml on this machine as a rig, with an nvidia-smi that lists two cards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+*--query-gpu=uuid,name,*) ;;
+*) exit 1 ;;
+esac
+echo "GPU-aa, P106-100, 6075, 76, 1, 1"
+echo "GPU-bb, P104-100, 8192, 76, [N/A], [N/A]"
+"""
+
+
+def play(tmp_path: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program = programs / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable} | variables
+    inventory = tmp_path / "inventory.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"children": {"rigs": {"hosts": {"here": host}}}}}))
+    return subprocess.run(
+        ["ansible-playbook", "-i", inventory, "playbooks/plan.yml", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "ANSIBLE_FORCE_COLOR": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check",)], ids=["run", "check"])
+def test_it_prints_the_fleet_s_plan_and_changes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = play(
+        tmp_path, *arguments, llama_server_gpus=[{"uuid": "GPU-bb"}, {"uuid": "GPU-aa", "slots": 1}]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "here  1 x P104-100  Q6_K    3 x 8192" in done.stdout
+    assert "here  1 x P106-100  Q4_K_M  1 x 1" in done.stdout
+    assert "card 1: slots 1: set by hand, and it fits" in done.stdout
+    assert "changed=0 " in done.stdout
+
+
+def test_what_does_not_fit_is_printed_and_fails(tmp_path: Path) -> None:
+    done = play(tmp_path, "-e", "plan_model='8B Q6_K'", llama_server_n_ctx=8192)
+    assert done.returncode != 0
+    assert "here  1 x P106-100  nothing fits" in done.stdout
+    assert "the table above says what would" in done.stdout + done.stderr
