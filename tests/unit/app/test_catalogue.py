@@ -31,13 +31,15 @@ def test_a_model_for_each_backend() -> None:
 
 @pytest.mark.parametrize("name", [None, "", "undefined"])
 def test_without_a_name_the_default_serves(name: object) -> None:
-    assert Catalogue.of(BACKENDS, [("a",), ("b",), ("b",)]).chosen_by(name).backends == (BACKENDS[0],)
+    assert Catalogue.of(BACKENDS, [("a",), ("b",), ("b",)]).chosen_by(name).backends == (
+        BACKENDS[0],
+    )
 
 
 @pytest.mark.parametrize("name", ["c", "Undefined", 7, ["a"]])
 def test_a_wrong_name_is_no_missing_one(name: object) -> None:
     with pytest.raises(ApiError) as error:
-        Catalogue.of(BACKENDS, [("a",)]).chosen_by(name).backends
+        Catalogue.of(BACKENDS, [("a",)]).chosen_by(name)
     assert (error.value.status, error.value.code) == (404, "model_not_found")
 
 
