@@ -178,6 +178,7 @@ class LiteLLM(Relay):
         )
         # It would ask the internet for a table of prices.
         env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True"}
+        env["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
         arguments = ["--config", str(config), "--port", str(self.port), "--host", "127.0.0.1"]
         return self._run([self.program, *arguments], env=env)
 

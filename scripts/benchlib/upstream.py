@@ -53,8 +53,8 @@ def _end(tokens: int) -> bytes:
 
 
 def _whole() -> bytes:
-    """Answer the proxy's probe, which asks for one token of /completion."""
-    body = b'{"content":" 1","tokens_predicted":1,"stop":true}'
+    """Answer the proxy's probes, which ask for one token of /completion, or for a sign of life."""
+    body = b'{"content":" 1","stop":true,"timings":{"prompt_n":11,"predicted_n":1}}'
     return (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
