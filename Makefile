@@ -77,6 +77,10 @@ fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (mol
 	@pytest tests/fleet_tool
 	@scripts/molecule_test.sh
 
+.PHONY: bench-relay
+bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
+	@scripts/bench_relay.py
+
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, roles' options) from the code
 	@scripts/reference.py

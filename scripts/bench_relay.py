@@ -34,6 +34,7 @@ from benchlib.relays import (
     Nginx,
     Relay,
     free_ports,
+    install_litellm,
 )
 
 _HERE = Path(__file__).parent
@@ -113,7 +114,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each cost is measured")
     parser.add_argument("--many", type=int, default=2000, help="streams for the memory figure")
-    parser.add_argument("--litellm", help="the program litellm, to have it in the run")
+    parser.add_argument("--no-litellm", action="store_true", help="leave it out")
     return parser.parse_args()
 
 
@@ -129,6 +130,12 @@ def measure_costs(relays: Sequence[Relay], rounds: int) -> dict[str, list[float]
     return costs
 
 
+def cache() -> Path:
+    """Return the directory that the other programs of this project use too."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("HEARTCODE_CACHE_DIR", home / "heartcode"))
+
+
 def main() -> None:
     """Measure, and print the tables."""
     given = options()
@@ -140,8 +147,10 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         ports = free_ports(_BACKENDS_FOR_MANY)
         upstream = stack.enter_context(Upstream(ports))
-        LiteLLM.program = given.litellm or ""
-        kinds = [Nginx, HeartCode, *([LiteLLM] if given.litellm else [])]
+        LiteLLM.program = (None if given.no_litellm else install_litellm(cache())) or ""
+        if not LiteLLM.program:
+            print("LiteLLM is left out.", file=sys.stderr)
+        kinds = [Nginx, HeartCode, *([LiteLLM] if LiteLLM.program else [])]
         rig = ports[:_BACKENDS]
         relays: list[Relay] = [stack.enter_context(kind(directory, rig)) for kind in kinds]
         for relay in relays:

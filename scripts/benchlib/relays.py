@@ -14,6 +14,7 @@ from typing import Self
 import requests
 
 _ROOT = Path(__file__).parents[2]
+_LITELLM = "litellm[proxy]==1.106.2"
 _READY_WITHIN_S = 90
 
 
@@ -190,3 +191,16 @@ class Direct:
 
     def __init__(self, upstreams: Sequence[int]) -> None:
         self.url = f"http://127.0.0.1:{upstreams[0]}"
+
+
+def install_litellm(cache: Path) -> str | None:
+    """Return the program, from an environment of its own in `cache`; None if it cannot be had."""
+    program = cache / "litellm" / "bin" / "litellm"
+    if not program.exists():
+        print(f"Installing {_LITELLM}, which is compared.", file=sys.stderr)
+        venv = [sys.executable, "-m", "venv", str(cache / "litellm")]
+        pip = [str(program.with_name("pip")), "install", "--quiet", _LITELLM]
+        for command in (venv, pip):
+            if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+                return None
+    return str(program) if program.exists() else None
