@@ -290,10 +290,12 @@ class Llama(Program):
         return max(int(slot.get("n_prompt_tokens", 0)) for slot in self.slots())
 
 
-def connect_and_send(proxy: Proxy, path: str, fields: Mapping[str, Any]) -> socket.socket:
+def connect_and_send(
+    proxy: Proxy, path: str, fields: Mapping[str, Any], *, version: str = "1.1"
+) -> socket.socket:
     """Send a request; its answer, or leaving without it, is the caller's business."""
     body = json.dumps(fields)
-    head = f"POST {path} HTTP/1.1\r\nHost: rig\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/{version}\r\nHost: rig\r\nContent-Length: {len(body)}\r\n\r\n"
     sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S)
     sock.sendall(f"{head}{body}".encode())
     return sock

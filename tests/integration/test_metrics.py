@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 import requests
 
 from tests.integration import misbehaving
-from tests.integration.conftest import StartExporter, StartProxy, StartUpstream
+from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, serve_two_tokens
 from tests.integration.processes import wait_until
 
@@ -40,6 +41,41 @@ def test_requests_are_counted_across_restarts(
     assert files == ["counter_0.db", "histogram_0.db"]
     assert exporter.value("inference_retries_total", reason="broken") >= 1
     assert exporter.value("heartcode_build_info") == 1
+
+
+def test_times_and_tokens_of_answers_are_told(
+    start_proxy: StartProxy, llama_servers: StartLlamas, start_exporter: StartExporter
+) -> None:
+    (llama,) = llama_servers(1)
+    proxy = start_proxy(llama.url, HEARTCODE_MODEL="counting", HEARTCODE_SLOTS="2")
+    exporter = start_exporter(proxy)
+    fields: dict[str, Any] = {
+        "messages": [{"role": "user", "content": " 1" * 200}],
+        "max_tokens": 20,
+    }
+    answers = [proxy.post(**fields), proxy.post(**fields, stream=True)]
+    usage = answers[0].json()["usage"]
+    assert usage["completion_tokens"] == 20
+    lines = [proxy.log_line(answer.headers["X-Request-Id"]) for answer in answers]
+    for line in lines:
+        assert (line["model"], line["tokens"]) == ("counting", 20)
+        assert line["prompt_tokens"] == usage["prompt_tokens"]
+        assert 0 < line["first_token_s"] <= line["duration_s"]
+        assert (line["retries"], line["resumes"]) == (0, 0)
+    assert lines[0]["cached_tokens"] == 0
+    assert lines[1]["cached_tokens"] > 200  # it is the same prompt
+    for kind in ("prompt", "cached"):
+        told = sum(line[f"{kind}_tokens"] for line in lines)
+        assert exporter.value("inference_tokens_total", kind=kind, model="counting") == told
+    assert exporter.value("inference_tokens_total", kind="completion", model="counting") == 40
+    assert exporter.value("inference_time_to_first_token_seconds_count", model="counting") == 2
+    # Tokens that arrive together count as one piece.
+    gaps = exporter.value("inference_inter_token_seconds_count", model="counting")
+    assert 2 <= gaps <= 44
+    assert gaps == exporter.value(
+        "inference_inter_token_seconds_bucket", model="counting", le="+Inf"
+    )
+    assert 0 < exporter.value("inference_inter_token_seconds_sum") < 30
 
 
 def test_active_requests_are_right_after_a_crash(
