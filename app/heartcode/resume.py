@@ -28,6 +28,7 @@ from heartcode.measured import Measured
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+NATIVE = "/completion"  # llama-server's own
 
 # Each of these makes an answer more than its text, or its text more than a continuation: tool
 # calls and grammars have a state that a prompt does not carry, probabilities belong to tokens that
@@ -46,6 +47,7 @@ _RULED_OUT = (
     "continue_final_message",
     "response_fields",
     "verbose",
+    "return_tokens",
 )
 _CHOICES = ("n", "n_cmpl", "best_of")
 _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
@@ -107,6 +109,11 @@ _SHAPES = {
         text_end=b'","index":0,"logprobs":null,"finish_reason":null}],"created":',
         fits=_completion_fits,
     ),
+    NATIVE: _Shape(
+        text_begin=b'data: {"index":0,"content":"',
+        text_end=b'","tokens":[',
+        fits=_completion_fits,
+    ),
 }
 
 
@@ -147,7 +154,7 @@ class Transcript:
     """What the client has got of an answer so far.
 
     Attributes:
-        is_complete: whether its [DONE] is out.
+        is_complete: whether its end is out.
         is_known: whether the text is all there was to it.
         tokens: how many events had a text. llama-server makes one for each token, except that the
             tokens of one character, and those that were held back because a stop string might have
@@ -183,10 +190,9 @@ class Transcript:
         for event in events.split(_EVENT_END):
             if event.startswith(begin):
                 text_end = event.find(end)
-                if text_end >= 0:
-                    if text_end > len(begin):
-                        self._escaped += event[len(begin) : text_end]
-                        self.tokens += 1
+                if text_end > len(begin):
+                    self._escaped += event[len(begin) : text_end]
+                    self.tokens += 1
                     continue
             if event:
                 self._note_other(event)
@@ -198,6 +204,9 @@ class Transcript:
         if event.startswith(b":"):
             return
         payload = _payload(event)
+        if payload is not None and "stop" in payload:
+            self._note_native(payload)
+            return
         choices = payload.get("choices") if payload is not None else None
         if not isinstance(choices, list) or len(choices) > 1:
             self.is_known = False
@@ -207,6 +216,12 @@ class Transcript:
                 self._note_choice(choice)
         except (AttributeError, TypeError):
             self.is_known = False
+
+    def _note_native(self, payload: Mapping[str, Any]) -> None:
+        if payload.get("content"):
+            self.is_known = False  # a text of a shape that is not known
+        # There is no [DONE]: the last event says so itself.
+        self.is_complete = payload["stop"] is True
 
     def _note_choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta", {})
@@ -235,11 +250,14 @@ class Transcript:
         repeated = _go_on_from(fields, text)
         if repeated is None:
             return None
+        limits = {name: fields[name] for name in _LIMITS if fields.get(name) is not None}
         is_spent = _reduce_limits(fields, self.tokens)
         seam = Seam(
             head=_head(self._first),
+            text=text,
             tokens=self.tokens,
             repeated=repeated,
+            limits=limits,
             is_spent=is_spent,
         )
         return Continuation(body=json.dumps(fields).encode(), seam=seam)
@@ -276,9 +294,18 @@ class Seam:
     """
 
     def __init__(
-        self, *, head: Mapping[str, Any], tokens: int, repeated: str, is_spent: bool
+        self,
+        *,
+        head: Mapping[str, Any],
+        text: str,
+        tokens: int,
+        repeated: str,
+        limits: Mapping[str, int],
+        is_spent: bool,
     ) -> None:
         self._head = head
+        self._text = text
+        self._limits = limits
         self._tokens = tokens
         self._repeated = repeated
         self._is_spent = is_spent
@@ -302,10 +329,30 @@ class Seam:
             raise SeamError("an event that is not JSON")
         payload.update((name, value) for name, value in self._head.items() if name in payload)
         choices = payload.get("choices")
-        if choices and not self._says_something(choices[0]):
+        if "stop" in payload:
+            if not self._sewn_on_native(payload):
+                return b""
+        elif choices and not self._says_something(choices[0]):
             return b""
         self._count(payload)
         return sse.data_event(payload)
+
+    def _sewn_on_native(self, payload: dict[str, Any]) -> bool:
+        """Make an event of the native endpoint one of the whole; return whether it counts."""
+        is_final = payload["stop"] is True
+        if self._is_spent:
+            if not is_final:
+                return False
+            payload["stop_type"] = "limit"
+        payload["tokens_predicted"] += self._tokens - self._dropped
+        payload["tokens_evaluated"] = max(0, payload["tokens_evaluated"] - self._tokens)
+        if is_final:
+            payload["prompt"] = payload["prompt"].removesuffix(self._text)
+            # llama-server calls its one limit by two names.
+            limit = self._limits.get("n_predict", self._limits.get("max_tokens"))
+            if limit is not None:
+                payload["generation_settings"] |= {"n_predict": limit, "max_tokens": limit}
+        return True
 
     def _says_something(self, choice: dict[str, Any]) -> bool:
         """Take the role, and what the client has already, out of `choice`; return what is left."""

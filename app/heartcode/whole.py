@@ -35,6 +35,9 @@ def answer(text: str, last_events: bytes) -> bytes | None:
         text: all of the answer's text.
         last_events: the end of the stream, with the finish reason, `usage` and `timings`.
     """
+    native = [payload for payload in sse.payloads(last_events) if payload.get("stop") is True]
+    if native:
+        return _json(_native(text, native[-1]))
     final: dict[str, Any] = {}
     choice: dict[str, Any] | None = None
     for payload in sse.payloads(last_events):
@@ -53,4 +56,14 @@ def answer(text: str, last_events: bytes) -> bytes | None:
         choice = {**choice, "text": text}
     final["choices"] = [choice]
     whole = {name: final[name] for name in ("choices", *_FIELDS, *final) if name in final}
+    return _json(whole)
+
+
+def _native(text: str, last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole answer of llama-server's own /completion: its last event, with the text."""
+    settings = {**last["generation_settings"], "stream": False}
+    return {**last, "content": text, "generation_settings": settings}
+
+
+def _json(whole: Mapping[str, Any]) -> bytes:
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

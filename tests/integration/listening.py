@@ -8,14 +8,17 @@ from typing import Any
 
 from tests.integration.processes import Proxy, wait_until
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, NATIVE = "/v1/chat/completions", "/v1/completions", "/completion"
 ASKED: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "Count, please."}]},
     COMPLETIONS: {"prompt": "Count, please:"},
+    NATIVE: {"prompt": "Count, please:"},
 }
 
 
 def text_of(event: Any) -> str:
+    if "content" in event:
+        return str(event["content"])
     if not event["choices"]:
         return ""
     choice = event["choices"][0]
@@ -39,7 +42,8 @@ class Listener:
 
     @property
     def text(self) -> str:
-        return "".join(text_of(event) for event in self.events if "choices" in event)
+        with_text = [event for event in self.events if event.keys() & {"choices", "content"}]
+        return "".join(text_of(event) for event in with_text)
 
     def wait_for_text(self, text: str) -> None:
         wait_until(lambda: text in self.text, f"{text!r} has come", every_s=0.005)

@@ -19,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 APP = Path(__file__).parents[2] / "app"
 CHAT = "/v1/chat/completions"
-# Relayed as it is: no answer here is continued or made of a stream.
 COMPLETION = "/completion"
+# With this an answer is relayed as it is: neither continued nor made of a stream.
+AS_IT_IS = {"return_tokens": True}
 PATIENCE_S = 30.0
 # What design and role give every llama-server, with a small context and no GPU.
 LLAMA_FLAGS = (
@@ -53,9 +54,9 @@ def wait_until(condition: Callable[[], bool], what: str, *, every_s: float = 0.0
         time.sleep(every_s)
 
 
-def path_for(fields: Mapping[str, Any]) -> str:
-    """Return the path of a request for which it does not matter."""
-    return COMPLETION if "prompt" in fields else CHAT
+def plain(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return path and body of a request for which the path does not matter."""
+    return (COMPLETION, {**AS_IT_IS, **fields}) if "prompt" in fields else (CHAT, dict(fields))
 
 
 class Program:
@@ -188,14 +189,16 @@ class Proxy(Program):
 
     def post(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask; where no path is given, the fields say which."""
-        url = self.url + (path or path_for(fields))
-        return requests.post(url, json=fields, timeout=PATIENCE_S)
+        if not path:
+            path, fields = plain(fields)
+        return requests.post(self.url + path, json=fields, timeout=PATIENCE_S)
 
     def stream(self, path: str = "", **fields: Any) -> requests.Response:
         """Ask for a stream; to be used with `with`."""
         body = {**fields, "stream": True}
-        url = self.url + (path or path_for(fields))
-        return requests.post(url, json=body, stream=True, timeout=PATIENCE_S)
+        if not path:
+            path, body = plain(body)
+        return requests.post(self.url + path, json=body, stream=True, timeout=PATIENCE_S)
 
     def log_lines(self, event: str = "request") -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]

@@ -19,6 +19,7 @@ from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, S
 from tests.integration.listening import CHAT, COMPLETIONS, Listener, assert_is_one_answer
 from tests.integration.misbehaving import Behaviour, Connection, Request, serve_two_tokens
 from tests.integration.processes import (
+    AS_IT_IS,
     COMPLETION,
     Llama,
     Proxy,
@@ -244,7 +245,7 @@ def test_a_slow_prompt_is_left_alone(
     text = "a b c d e " * 100
     asked: dict[str, dict[str, Any]] = {
         CHAT: {"messages": [{"role": "user", "content": text}]},
-        COMPLETION: {"prompt": text},
+        COMPLETION: {"prompt": text, **AS_IT_IS},
     }
     body = {**asked[path], "max_tokens": 5}
     with slowed_down(llamas[0]):
@@ -347,7 +348,7 @@ def test_a_backend_at_work_is_not_probed(
     busy, idle = start_upstream(wait), start_upstream(serve_two_tokens)
     eager = {**WATCHFUL, "HEARTCODE_PROBE_IDLE_S": "0.2", "HEARTCODE_SUSPECT_S": "60"}
     proxy = start_proxy(busy.url, idle.url, HEARTCODE_SLOTS="2", **eager)
-    with connect_and_send(proxy, COMPLETION, {"prompt": "x"}):
+    with connect_and_send(proxy, COMPLETION, {"prompt": "x", **AS_IT_IS}):
         wait_until(lambda: bool(busy.requests), "it works")
         before, probed = len(busy.probes), len(idle.probes)
         wait_until(lambda: len(idle.probes) >= probed + 3, "the other one is probed")
@@ -398,7 +399,7 @@ def test_questions_beside_the_loop_do_not_hide_that_it_hangs(
     upstream = start_upstream(only_tokenize)
     proxy = start_proxy(upstream.url, **WATCHFUL)
     upstream.behave_when_probed = misbehaving.be_silent
-    with connect_and_send(proxy, COMPLETION, {"prompt": "x"}):
+    with connect_and_send(proxy, COMPLETION, {"prompt": "x", **AS_IT_IS}):
         wait_until(lambda: bool(upstream.requests), "it works")
 
         def is_known() -> bool:

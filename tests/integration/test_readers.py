@@ -11,9 +11,15 @@ import pytest
 
 from tests.integration.conftest import StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, serve_two_tokens
-from tests.integration.processes import COMPLETION, Proxy, connect_and_send, wait_until
+from tests.integration.processes import (
+    AS_IT_IS,
+    COMPLETION,
+    Proxy,
+    connect_and_send,
+    wait_until,
+)
 
-FIELDS: dict[str, Any] = {"prompt": "x", "stream": True}
+FIELDS: dict[str, Any] = {"prompt": "x", "stream": True, **AS_IT_IS}
 EVENTS = 4000
 FILLING = "." * 8000
 # What four sockets' buffers on the way can hold, and much less than all events.

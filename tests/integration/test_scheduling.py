@@ -16,13 +16,14 @@ import requests
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request
 from tests.integration.processes import (
+    AS_IT_IS,
     CHAT,
     COMPLETION,
     Llama,
     Proxy,
     connect_and_send,
     counted_to,
-    path_for,
+    plain,
     wait_until,
 )
 
@@ -32,7 +33,8 @@ ENDLESS = {**QUESTION, "max_tokens": 30000, "ignore_eos": True, "stream": True}
 
 def ask(proxy: Proxy, fields: dict[str, Any], client: str = "") -> requests.Response:
     headers = {"X-HeartCode-Client": client} if client else {}
-    return requests.post(proxy.url + path_for(fields), json=fields, headers=headers, timeout=60)
+    path, body = plain(fields)
+    return requests.post(proxy.url + path, json=body, headers=headers, timeout=60)
 
 
 def backend_of(proxy: Proxy, answer: requests.Response) -> str:
@@ -193,7 +195,7 @@ def test_who_leaves_the_queue_is_gone_and_the_next_takes_the_place(
     with ThreadPoolExecutor(3) as threads:
         first = submit(threads, proxy, "first")
         wait_until(lambda: len(gate.order) == 1, "the slot is taken")
-        with connect_and_send(proxy, COMPLETION, {"prompt": "leaves"}):
+        with connect_and_send(proxy, COMPLETION, {"prompt": "leaves", **AS_IT_IS}):
             wait_until(lambda: depth() == 1, "it waits")
             second = submit(threads, proxy, "second")
             wait_until(lambda: depth() == 2, "another one waits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from tests.integration.listening import (
     ASKED,
     CHAT,
     COMPLETIONS,
+    NATIVE,
     Listener,
     assert_is_one_answer,
 )
@@ -57,6 +59,25 @@ def test_twenty_streams_count_on_when_their_llama_server_is_killed(
     # Ten at most: one may have been done before the last of the twenty had begun.
     assert 5 < exporter.value("inference_resumes_total", reason="broken") <= 10
     assert not living.is_generating()
+
+
+@pytest.mark.parametrize("tokens", [100, 7])
+def test_llama_servers_own_streams_are_continued_too(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, tokens: int
+) -> None:
+    dying, proxy = start_two(llama_servers, start_proxy, slow_model)
+    undisturbed = proxy.post(NATIVE, **ASKED[NATIVE], n_predict=tokens, stream=True).text
+    expected = json.loads(undisturbed.strip().splitlines()[-1].removeprefix("data: "))
+    stream = Listener(proxy, NATIVE, n_predict=tokens)
+    stream.wait_for_text(" 4")
+    dying.kill()
+    *events, last = stream.finish()
+    assert stream.text == counted_to(tokens)
+    assert [event["tokens_predicted"] for event in events] == list(range(1, tokens + 1))
+    told = ("prompt", "tokens_predicted", "tokens_evaluated", "stop_type", "stopping_word", "model")
+    assert {name: last[name] for name in told} == {name: expected[name] for name in told}
+    for name in ("n_predict", "max_tokens", "stream"):
+        assert last["generation_settings"][name] == expected["generation_settings"][name]
 
 
 def start_two(
@@ -161,7 +182,7 @@ def without_what_differs(answer: requests.Response) -> str:
     return re.sub(r'("\w*_(ms|second)"):[0-9.e-]+', r"\1", text)
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, NATIVE])
 @pytest.mark.parametrize(
     "fields",
     [{"max_tokens": 5}, {"max_tokens": 50, "stop": " 4"}, {"max_tokens": 1, "stop": [" 1"]}],
@@ -179,8 +200,9 @@ def test_a_whole_answer_is_llama_servers_to_the_byte(
     assert passed.headers["Content-Type"] == own.headers["Content-Type"]
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, NATIVE])
 def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
-    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, path: str
 ) -> None:
     (llama,) = llama_servers(1, model=slow_model)
     proxy = start_proxy(llama.url, HEARTCODE_SLOTS="2")
@@ -192,7 +214,8 @@ def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
     with proxy.stream(**endless) as other:
         lines = other.iter_lines()
         next(lines)
-        with connect_and_send(proxy, CHAT, endless):
+        leaving = {**ASKED[path], "max_tokens": 30000, "ignore_eos": True}
+        with connect_and_send(proxy, path, leaving):
             wait_until(lambda: working() == 2, "both slots are taken")
         left = time.monotonic()
         wait_until(lambda: working() == 1, "its slot is free")
