@@ -8,6 +8,7 @@
 
 A chat is continued by a trailing assistant message with the text so far, which llama-server takes
 as the beginning of its answer and repeats; a completion by prompt + text, which is not repeated.
+llama-server's own /completion is one of the latter, with events of another shape.
 
 Stop strings need no care at the seam: llama-server holds text back for as long as it could be the
 beginning of a stop string, so a text that was sent never ends with one, and what was held back is
