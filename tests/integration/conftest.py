@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,15 @@ StartProxy = Callable[..., Proxy]
 StartUpstream = Callable[[Behaviour], Upstream]
 StartExporter = Callable[[Proxy], Exporter]
 StartLlamas = Callable[..., list[Llama]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sigint_ends_programs() -> None:
+    """Let SIGINT have an effect on the programs under test.
+
+    What a shell has started in the background ignores it, and so would all of its children.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
