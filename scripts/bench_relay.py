@@ -34,6 +34,7 @@ from benchlib.relays import (
     Nginx,
     Relay,
     free_ports,
+    install_heartcode,
     install_litellm,
 )
 
@@ -150,6 +151,7 @@ def main() -> None:
         LiteLLM.program = (None if given.no_litellm else install_litellm(cache())) or ""
         if not LiteLLM.program:
             print("LiteLLM is left out.", file=sys.stderr)
+        HeartCode.python = install_heartcode(cache())
         kinds = [Nginx, HeartCode, *([LiteLLM] if LiteLLM.program else [])]
         rig = ports[:_BACKENDS]
         relays: list[Relay] = [stack.enter_context(kind(directory, rig)) for kind in kinds]
@@ -173,6 +175,7 @@ def main() -> None:
     print(table(rows))
     print(f"\nMemory of HeartCode's worker with {given.many} streams at a time: {many_mb:.0f} MB.")
     print(f"The upstream's worst token was {worst_late_s * 1e3:.0f} ms late.")
+    print(f"HeartCode ran with {HeartCode.python}.")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}.")
     if worst_late_s > _LATE_S:
         sys.exit("The upstream did not keep its time: these figures say nothing.")
