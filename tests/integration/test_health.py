@@ -301,26 +301,23 @@ def test_probes_and_requests_together_never_overfill_a_backend(
 ) -> None:
     lock, at_work, most = threading.Lock(), 0, 0
 
-    def count(behave: Behaviour) -> Behaviour:
-        def counted(connection: Connection, request: Request) -> None:
+    def after_work(behave: Behaviour) -> Behaviour:
+        """Answer when the work is done: once it has the answer, the proxy may send the next."""
+
+        def worked(connection: Connection, request: Request) -> None:
             nonlocal at_work, most
             with lock:
                 at_work += 1
                 most = max(most, at_work)
-            try:
-                behave(connection, request)
-            finally:
-                with lock:
-                    at_work -= 1
+            time.sleep(0.05)
+            with lock:
+                at_work -= 1
+            behave(connection, request)
 
-        return counted
+        return worked
 
-    def answer_after_a_while(connection: Connection, request: Request) -> None:
-        time.sleep(0.05)
-        serve_two_tokens(connection, request)
-
-    upstream = start_upstream(count(answer_after_a_while))
-    upstream.behave_when_probed = count(misbehaving.generate_a_token)
+    upstream = start_upstream(after_work(serve_two_tokens))
+    upstream.behave_when_probed = after_work(misbehaving.generate_a_token)
     eager = {**WATCHFUL, "HEARTCODE_PROBE_IDLE_S": "0.001", "HEARTCODE_SUSPECT_S": "60"}
     proxy = start_proxy(upstream.url, HEARTCODE_SLOTS="1", **eager)
     clients = [
