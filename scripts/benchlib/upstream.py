@@ -1,21 +1,24 @@
 """A llama-server without a model: it streams numbered tokens at a fixed rate.
 
-    python -m benchlib.upstream PORT [PORT ...]
+    python -m benchlib.upstream [--apart] PORT [PORT ...]
 
 It writes the events of the real one byte for byte, prepared beforehand, so that it can feed
 thousands of streams. Every second it prints as JSON how late its tokens were: a run in which it did
 not keep its own time measures the upstream and is worth nothing.
 
 The request's body says what to send: `max_tokens` events, `tokens_per_second` of them a second.
+Each port is a llama-server: one step of decoding gives every stream on it a token, so these leave
+together. With `--apart` every stream keeps a time of its own, which no llama-server does.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+import math
 import re
-import sys
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 _HEAD = (
@@ -84,10 +87,14 @@ class Lateness:
 
 
 class Stream(asyncio.Protocol):
-    """One connection, which serves one request after the other."""
+    """One connection, which serves one request after the other.
 
-    def __init__(self, lateness: Lateness) -> None:
+    Its tokens leave at multiples of the interval after `epoch_s`, or after the first one.
+    """
+
+    def __init__(self, lateness: Lateness, epoch_s: float | None) -> None:
         self._lateness = lateness
+        self._epoch_s = epoch_s
         self._received = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -128,18 +135,34 @@ class Stream(asyncio.Protocol):
             self._transport.write(_end(self._tokens))
             return
         self._due += self._interval_s
+        if self._sent == 1 and self._epoch_s is not None:
+            # The first token is the prompt's; the others come with the steps of decoding.
+            steps = math.floor((self._due - self._epoch_s) / self._interval_s)
+            self._due = self._epoch_s + steps * self._interval_s
         self._timer = self._loop.call_at(self._due, self._send)
 
 
-async def serve(ports: list[int]) -> None:
+async def serve(ports: list[int], *, apart: bool) -> None:
     """Serve on all ports until killed."""
     lateness = Lateness()
     loop = asyncio.get_running_loop()
-    for port in ports:
-        await loop.create_server(lambda: Stream(lateness), "127.0.0.1", port, backlog=4096)
+    for number, port in enumerate(ports):
+        # The llama-servers of a rig do not decode in step.
+        epoch_s = None if apart else loop.time() + number / len(ports)
+        make = partial(Stream, lateness, epoch_s)
+        await loop.create_server(make, "127.0.0.1", port, backlog=4096)
     print(json.dumps({"ready": True}), flush=True)
     await lateness.report()
 
 
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ports", type=int, nargs="+", metavar="PORT")
+    parser.add_argument("--apart", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(serve(given.ports, apart=given.apart))
+
+
 if __name__ == "__main__":
-    asyncio.run(serve([int(port) for port in sys.argv[1:]]))
+    main()
