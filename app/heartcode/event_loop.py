@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gevent import get_hub
 from gevent.event import Event
@@ -18,21 +19,22 @@ READABLE = 1  # libev's EV_READ
 
 
 class _Steps:
-    """Calls `step` until it returns False or raises, and remembers what it raised."""
+    """Calls `step` whenever `watcher` says so, until it returns False or raises."""
 
-    def __init__(self, step: Callable[[], bool]) -> None:
+    def __init__(self, watcher: Any, step: Callable[[], bool]) -> None:
+        self._watcher = watcher
         self._step = step
         self.error: Exception | None = None
         self.ended = Event()
+        watcher.start(self._go_on)
 
-    def go_on(self) -> None:
-        if self.ended.is_set():
-            return
+    def _go_on(self) -> None:
         try:
             if self._step():
                 return
         except Exception as error:  # noqa: BLE001 - raised again where somebody waits for it
             self.error = error
+        self._watcher.stop()
         self.ended.set()
 
 
@@ -43,9 +45,8 @@ def while_readable(exchange: Exchange, step: Callable[[], bool]) -> None:
         BackendError: when the backend was silent for too long.
         Exception: what `step` raised.
     """
-    steps = _Steps(step)
     watcher = get_hub().loop.io(exchange.fileno(), READABLE)
-    watcher.start(steps.go_on)
+    steps = _Steps(watcher, step)
     try:
         # One timer for each silence, not for each token.
         left = exchange.silence_s

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from array import array
 from bisect import bisect_left
+from itertools import pairwise
 
 from heartcode import metrics
 
@@ -11,32 +12,29 @@ _BOUNDS = metrics.INTER_TOKEN_BUCKETS
 
 
 class Pace:
-    """The times of one answer's tokens.
+    """The times of one answer's tokens, in seconds by `time.monotonic()`.
 
-    Attributes:
-        first: when the first one came (`time.monotonic()`); None before.
+    They are only written down, eight bytes each, and worked out when the answer is over: this is
+    called for every token.
     """
 
     def __init__(self) -> None:
-        self.first: float | None = None
-        self._last = 0.0
-        self._total_s = 0.0
-        # How many gaps were at most as long as each bound, and, at the end, longer than all.
-        self._gaps = [0] * (len(_BOUNDS) + 1)
+        self._times = array("d")
+        self.note = self._times.append  # what comes in one piece counts as one
 
-    def note(self) -> None:
-        """Note that tokens have come; what comes in one piece counts as one."""
-        now = time.monotonic()
-        if self.first is None:
-            self.first = now
-        else:
-            gap = now - self._last
-            self._gaps[bisect_left(_BOUNDS, gap)] += 1
-            self._total_s += gap
-        self._last = now
+    @property
+    def first(self) -> float | None:
+        """When the first one came; None before."""
+        return self._times[0] if self._times else None
 
     def report(self, *, since: float, model: str) -> None:
         """Count the times in the metrics; `since` is when the request came."""
-        if self.first is not None:
-            metrics.TIME_TO_FIRST_TOKEN.labels(model=model).observe(self.first - since)
-            metrics.INTER_TOKEN.labels(model=model).observe_counted(self._gaps, self._total_s)
+        if self.first is None:
+            return
+        metrics.TIME_TO_FIRST_TOKEN.labels(model=model).observe(self.first - since)
+        # How many gaps were at most as long as each bound, and, at the end, longer than all.
+        gaps = [0] * (len(_BOUNDS) + 1)
+        for earlier, later in pairwise(self._times):
+            gaps[bisect_left(_BOUNDS, later - earlier)] += 1
+        total_s = self._times[-1] - self._times[0]
+        metrics.INTER_TOKEN.labels(model=model).observe_counted(gaps, total_s)

@@ -30,7 +30,7 @@ _EQUAL_SHARE = 0.1
 _EQUAL_S = 0.05
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
 class Offer:
     """What a backend can do for one request.
 
@@ -78,6 +78,8 @@ def prompt_seconds(match: Match, *, chars: int, tokens_per_char: float, speed: f
 
 def loss_seconds(match: Match, *, tokens_per_char: float, speed: float) -> float:
     """Return what it will probably cost that a cached conversation is overwritten."""
+    if not match.lost_chars:
+        return 0.0
     chance = _RETURN_CHANCE * math.exp(-match.lost_idle_s / _RETURN_WITHIN_S)
     return match.lost_chars * tokens_per_char / speed * chance
 

@@ -40,7 +40,7 @@ class Backend:
         last_taken: the serial number of the last choice that fell on it.
         leases: the requests that it is working on for this process, one for each slot in use.
         questions: further requests to it, which need no slot.
-        last_heard: when it last said something, by the clock of the pool.
+        last_heard: when it last said something, by the clock of the pool; set for every token.
         breaker: whether it is believed to work.
         cache: the conversations that it probably holds.
         speeds: how fast it is.
@@ -84,20 +84,16 @@ class Backend:
     @property
     def has_free_slot(self) -> bool:
         """Whether it can take another request."""
-        return self.in_flight < self.slots
+        return len(self.leases) < self.slots
 
     @property
     def avoided(self) -> bool:
         """Whether it has failed and not answered since, so that others come first."""
         return not self.breaker.is_closed
 
-    def is_heard(self) -> None:
-        """Note that the backend says something. This is called for every token."""
-        self.last_heard = self._clock()
-
     def has_answered(self) -> None:
         """Note that the backend works."""
-        self.is_heard()
+        self.last_heard = self._clock()
         if self.breaker.answered():
             self._tell(up=True, why="it answers")
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from heartcode.prompt import Prompt
 
@@ -32,6 +33,8 @@ _SIMILAR = 0.1
 _LITTLE_IS_KEPT = 0.5
 _WORTH_LOADING = 0.25
 
+_USED = attrgetter("used")
+
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
@@ -41,6 +44,10 @@ class _Sequence:
     prompt_chars: int
     open_ended: bool
     answer_chars: int = 0
+    first: array[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = self.blocks[:1]
 
     @property
     def chars(self) -> int:
@@ -66,7 +73,7 @@ class _Slot:
     busy: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
 class Match:
     """What a request would find in a cache, and what it would overwrite.
 
@@ -81,7 +88,7 @@ class Match:
     lost_idle_s: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Choice:
     slot: _Slot
     saved: bool
@@ -147,14 +154,13 @@ class PrefixIndex:
         self._host = [sequence for sequence in self._host if sequence not in copies]
 
     def _choose(self, prompt: Prompt, slots: list[_Slot]) -> _Choice:
-        shared = [(_shared(slot.sequence, prompt), slot) for slot in slots]
-        most, slot = max(shared, key=lambda pair: pair[0])
+        most, slot = _most_alike(prompt, slots)
+        oldest = most <= _SIMILAR * prompt.chars
+        if oldest:
+            slot = min(slots, key=_USED)
+            most = _shared(slot.sequence, prompt)
         held = slot.sequence.chars if slot.sequence else 0
-        exchanged = most < _LITTLE_IS_KEPT * held
-        if most <= _SIMILAR * prompt.chars:
-            most, slot = min(shared, key=lambda pair: pair[1].used)
-            held = slot.sequence.chars if slot.sequence else 0
-            exchanged = True
+        exchanged = oldest or most < _LITTLE_IS_KEPT * held
         saved = exchanged and 0 < held <= self._host_chars
         lost, loaded = max(0, held - most), None
         if exchanged and self._host:
@@ -216,6 +222,18 @@ class Place:
         if self._sequence is not None:
             self._sequence.answer_chars = max(0, answer_chars)
         self._index.end(self._slot)
+
+
+def _most_alike(prompt: Prompt, slots: list[_Slot]) -> tuple[int, _Slot]:
+    """Return the slot that shares most with `prompt`, and how many characters that is."""
+    first, most, best = prompt.blocks[:1], 0, slots[0]
+    for slot in slots:
+        # Asked of every slot of the rig for every request: most differ from the beginning.
+        if slot.sequence is not None and slot.sequence.first == first:
+            shared = slot.sequence.shared_with(prompt)
+            if shared > most:
+                most, best = shared, slot
+    return most, best
 
 
 def _shared(sequence: _Sequence | None, prompt: Prompt) -> int:

@@ -56,6 +56,8 @@ _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 _SAME_FOR_THE_WHOLE = ("id", "model", "system_fingerprint")
 
 _EVENT_END = b"\n\n"
+# Tokens of a transcript that are read together.
+_PAGE = 64
 _DONE = b"data: [DONE]"
 
 
@@ -154,22 +156,19 @@ def _stop_strings(fields: Mapping[str, Any]) -> list[str] | None:
 class Transcript:
     """What the client has got of an answer so far.
 
-    Attributes:
-        is_complete: whether its end is out.
-        is_known: whether the text is all there was to it.
-        tokens: how many events had a text. llama-server makes one for each token, except that the
-            tokens of one character, and those that were held back because a stop string might have
-            begun, come together. Then the whole may become a few tokens longer than `max_tokens`.
+    It is written down token by token, but read only when somebody asks, or a page of it at a time:
+    that costs a third of reading each token when it comes.
     """
 
     def __init__(self, shape: _Shape) -> None:
         self._shape = shape
         self._first: bytes | None = None
+        self._unread: list[bytes] = []
         self._escaped = bytearray()  # the text, still as it stands between quotes in JSON
-        self.is_known = True
+        self._is_known = True
         self._is_finished = False
-        self.tokens = 0
-        self.is_complete = False
+        self._is_complete = False
+        self._tokens = 0
 
     @property
     def has_begun(self) -> bool:
@@ -177,30 +176,57 @@ class Transcript:
         return self._first is not None
 
     @property
+    def is_known(self) -> bool:
+        """Whether the text is all there was to it."""
+        self._read()
+        return self._is_known
+
+    @property
+    def tokens(self) -> int:
+        """How many events had a text.
+
+        llama-server makes one for each token, except that the tokens of one character, and those
+        that were held back because a stop string might have begun, come together. Then the whole
+        may become a few tokens longer than `max_tokens`.
+        """
+        self._read()
+        return self._tokens
+
+    @property
     def text(self) -> str:
         """The text so far."""
+        self._read()
         text: str = json.loads(b'"%b"' % bytes(self._escaped))
         return text
 
     def note(self, events: bytes) -> None:
         """Note complete events that go to the client."""
-        begin, end = self._shape.text_begin, self._shape.text_end
         if self._first is None:
             self._first = events
+        self._unread.append(events)
+        if len(self._unread) >= _PAGE:
+            self._read()
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        begin, end = self._shape.text_begin, self._shape.text_end
+        events = b"".join(self._unread)
+        self._unread.clear()
         # The hot path: once for each token. A text cannot hold `end`, its quotes are escaped.
         for event in events.split(_EVENT_END):
             if event.startswith(begin):
                 text_end = event.find(end)
                 if text_end > len(begin):
                     self._escaped += event[len(begin) : text_end]
-                    self.tokens += 1
+                    self._tokens += 1
                     continue
             if event:
                 self._note_other(event)
 
     def _note_other(self, event: bytes) -> None:
         if event == _DONE:
-            self.is_complete = True
+            self._is_complete = True
             return
         if event.startswith(b":"):
             return
@@ -210,28 +236,28 @@ class Transcript:
             return
         choices = payload.get("choices") if payload is not None else None
         if not isinstance(choices, list) or len(choices) > 1:
-            self.is_known = False
+            self._is_known = False
             return
         try:
             for choice in choices:
                 self._note_choice(choice)
         except (AttributeError, TypeError):
-            self.is_known = False
+            self._is_known = False
 
     def _note_native(self, payload: Mapping[str, Any]) -> None:
         if payload.get("content"):
-            self.is_known = False  # a text of a shape that is not known
+            self._is_known = False  # a text of a shape that is not known
         # There is no [DONE]: the last event says so itself.
-        self.is_complete = payload["stop"] is True
+        self._is_complete = payload["stop"] is True
 
     def _note_choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta", {})
         text = choice.get("text") or delta.get("content")
         if delta.keys() - {"role", "content"}:
-            self.is_known = False  # tool calls, thoughts, or what a newer version has invented
+            self._is_known = False  # tool calls, thoughts, or what a newer version has invented
         elif text:
             self._escaped += json.dumps("" + text)[1:-1].encode()
-            self.tokens += 1
+            self._tokens += 1
         if choice.get("finish_reason") is not None:
             self._is_finished = True
 
@@ -266,7 +292,7 @@ class Transcript:
     @property
     def is_cut(self) -> bool:
         """Whether an answer that ends here lacks its end, as far as can be told."""
-        return self.is_known and not self.is_complete
+        return self.is_known and not self._is_complete
 
     @property
     def ending(self) -> bytes | None:
@@ -275,6 +301,7 @@ class Transcript:
         llama-server sends the finish reason, `usage` and `timings` in one write, so that only the
         last line can be missing.
         """
+        self._read()
         return _DONE + _EVENT_END if self._is_finished else None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import gevent
 from flask import Flask, current_app
@@ -104,12 +106,16 @@ class Rig:
             gevent.sleep(_LOOK_AGAIN_S)
         return up
 
+    @cached_property
+    def _sign_of_draining(self) -> str:
+        return str(self.settings.run_dir / "draining")
+
     def refuse_if_draining(self) -> None:
         """Raise the 503 that answers everything new while the rig is being emptied.
 
         The sign is a file, so that it can be set twice and outlives a restart of the proxy.
         """
-        if (self.settings.run_dir / "draining").exists():
+        if os.path.exists(self._sign_of_draining):  # noqa: PTH110 - a Path costs ten times that
             raise ApiError(503, "this rig is draining", code="draining")
 
     def end_requests(self) -> None:

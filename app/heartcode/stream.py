@@ -71,6 +71,7 @@ class BackendEvents:
     Attributes:
         status: the answer's HTTP status.
         reads_prompt: whether no token has come yet.
+        last_heard: when the backend sent something last (`time.monotonic()`).
         measured: what the backend told at the end, for the whole answer; None if nothing.
     """
 
@@ -89,6 +90,7 @@ class BackendEvents:
         self._token_silence_s = token_silence_s
         self._hides_progress = hides_progress
         self.reads_prompt = True
+        self.last_heard = 0.0
         self.measured: Measured | None = None
         self._seam = seam
         self._events = sse.WholeEvents()
@@ -149,7 +151,7 @@ class BackendEvents:
 
     def _passable(self, data: bytes) -> bytes:
         """Take what has arrived; return the complete events that the client is to get."""
-        self._lease.backend.is_heard()
+        self.last_heard = self._lease.backend.last_heard = self._exchange.last_heard
         events = self._events.feed(data)
         if not events:
             if self._events.pending > MAX_HELD_BYTES:
@@ -307,7 +309,7 @@ class EventStream:
 
     def _note(self, piece: bytes, events: BackendEvents) -> None:
         if not events.reads_prompt:
-            self.pace.note()
+            self.pace.note(events.last_heard)
         if self._transcript is not None:
             self._transcript.note(piece)
 

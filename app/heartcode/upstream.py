@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from ipaddress import IPv4Address, ip_address
 
 from httptools import HttpParserError, HttpResponseParser
@@ -99,6 +100,7 @@ class Exchange:
         self._host = host
         self._port = port
         self._socket: socket.socket | None = None
+        self._descriptor = -1
         self._incoming = _Incoming()
         self._parser = HttpResponseParser(self._incoming)
         self._aborted = False
@@ -115,6 +117,7 @@ class Exchange:
             self._socket = _connect(self._host, self._port, connect_timeout_s)
         except OSError as error:
             raise BackendError(Reason.UNREACHABLE, type(error).__name__) from error
+        self._descriptor = self._socket.fileno()
         self.last_heard = time.monotonic()
         self.be_silent_at_most(silence_timeout_s)
         if self._aborted:
@@ -172,7 +175,7 @@ class Exchange:
         """
         try:
             # Not the socket's own method, which would try, fail and wait where nothing is left.
-            data = os.read(self.fileno(), _EVENTS_BYTES)
+            data = os.read(self._descriptor, _EVENTS_BYTES)
         except BlockingIOError:
             return b""
         except OSError as error:
@@ -204,7 +207,7 @@ class Exchange:
 
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 without one."""
-        return self._socket.fileno() if self._socket is not None else -1
+        return self._descriptor
 
     def be_silent_at_most(self, seconds: float) -> None:
         """Let later reads wait for this long and no longer."""
@@ -224,8 +227,10 @@ class Exchange:
 
     def close(self) -> None:
         """End the exchange, finished or not."""
-        self.abort()
+        if not self.is_complete:
+            self.abort()
         if self._socket is not None:
+            self._descriptor = -1
             self._socket.close()
 
     def __enter__(self) -> Exchange:
@@ -235,10 +240,17 @@ class Exchange:
         self.close()
 
 
-def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
+@cache
+def _family(host: str) -> int | None:
     try:
-        family = socket.AF_INET if isinstance(ip_address(host), IPv4Address) else socket.AF_INET6
+        return socket.AF_INET if isinstance(ip_address(host), IPv4Address) else socket.AF_INET6
     except ValueError:
+        return None
+
+
+def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    family = _family(host)
+    if family is None:
         return socket.create_connection((host, port), timeout_s)
     # Without a resolver, which is a thread of its own, for what needs none.
     sock = socket.socket(family)
