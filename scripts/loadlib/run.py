@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import requests
 from loadlib.asking import Answer, Server, ask
 from loadlib.results import Level
 
-# What a chat app asks for; the number makes each request a conversation of its own.
+# What a chat app asks for.
 SCENES = (
     "You keep a lighthouse on a stormy coast. A stranger knocks at night. What do you say?",
     "You are the last librarian of a sunken city. Show me the oldest book that you have.",
@@ -32,7 +33,8 @@ class Work:
     Attributes:
         requests: how many in all.
         max_tokens: of each answer.
-        prompt: the same for all; None: scenes in turns, each a conversation of its own.
+        prompt: the same for all; None: scenes in turns. Each then begins with a mark of its own, so
+            that no answer gains by a cache that an earlier run, or an earlier level, has filled.
     """
 
     requests: int
@@ -42,8 +44,9 @@ class Work:
     def prompts(self) -> Iterator[str]:
         """Yield the prompt of each request."""
         scenes = itertools.cycle(SCENES)
+        mark = secrets.token_hex(4)
         for number in range(1, self.requests + 1):
-            yield self.prompt if self.prompt is not None else f"Scene {number}. {next(scenes)}"
+            yield self.prompt if self.prompt is not None else f"{mark}-{number}: {next(scenes)}"
 
 
 def run(
