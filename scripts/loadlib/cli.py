@@ -112,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="", help="default: the server's choice")
     parser.add_argument("--key-file", type=Path, help="file with the API key in its first line")
-    parser.add_argument(
-        "--prompt", help="the same for all requests; default: scenes, no two alike"
-    )
+    parser.add_argument("--prompt", help="the same for all requests; default: scenes, no two alike")
     parser.add_argument(
         "--timeout",
         type=_positive,
