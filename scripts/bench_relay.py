@@ -51,8 +51,9 @@ _LATE_S = 0.25
 class Upstream:
     """The synthetic upstream, as a process of its own."""
 
-    def __init__(self, ports: Sequence[int]) -> None:
-        command = [sys.executable, "-m", "benchlib.upstream", *map(str, ports)]
+    def __init__(self, ports: Sequence[int], *, apart: bool = False) -> None:
+        options = ["--apart"] if apart else []
+        command = [sys.executable, "-m", "benchlib.upstream", *options, *map(str, ports)]
         self._process = subprocess.Popen(command, cwd=_HERE, stdout=subprocess.PIPE, text=True)
         self._output: IO[str] = cast("IO[str]", self._process.stdout)
         self._output.readline()
@@ -115,6 +116,11 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each cost is measured")
     parser.add_argument("--many", type=int, default=2000, help="streams for the memory figure")
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="let no two streams of a backend get their tokens together, which is dearer for all",
+    )
     parser.add_argument("--no-litellm", action="store_true", help="leave it out")
     return parser.parse_args()
 
@@ -147,7 +153,7 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         ports = free_ports(_BACKENDS_FOR_MANY)
-        upstream = stack.enter_context(Upstream(ports))
+        upstream = stack.enter_context(Upstream(ports, apart=given.apart))
         LiteLLM.program = (None if given.no_litellm else install_litellm(cache())) or ""
         if not LiteLLM.program:
             print("LiteLLM is left out.", file=sys.stderr)
