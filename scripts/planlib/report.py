@@ -174,4 +174,8 @@ def inventory(plan: RigPlan) -> str:
         lines.append(f"    - uuid: {uuid}")
         values = values_of(server)
         lines += [f"      {name}: {values[name]}" for name in values if name != "quantisation"]
+    # One number for all backends of a proxy: what the smallest cache holds can be counted on.
+    cached = min((server.cached_tokens for server in plan.servers), default=0)
+    if cached:
+        lines += ["  app_settings:", f"    HEARTCODE_HOST_CACHE_TOKENS: {cached}"]
     return "\n".join(lines)

@@ -27,6 +27,12 @@ class Server:
     n_threads: int
     why: dict[str, str]
 
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of conversations that lost their slot `cache_ram_mib` holds."""
+        per_token = kv_bytes_per_token(self.plan.model, self.plan.settings.kv_type)
+        return self.cache_ram_mib * MIB // per_token
+
 
 @dataclass(frozen=True, kw_only=True)
 class RigPlan:
@@ -126,21 +132,22 @@ def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str
 def _server(rig: Rig, plan: CardPlan, hand: HandSet, share: int, cards: int) -> Server:
     threads = max(1, min(_MOST_THREADS, rig.cores // cards))
     cache = share if hand.cache_ram_mib is None else hand.cache_ram_mib
-    tokens = cache * MIB // kv_bytes_per_token(plan.model, plan.settings.kv_type)
-    why = {
-        "cache_ram_mib": (
-            f"a share of the host RAM that is left; holds {tokens} tokens that lost their slot"
-            if cache
-            else "the host RAM that is left would hold no conversation of 2000 tokens"
-        ),
-        "n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)",
-    }
-    if hand.cache_ram_mib is not None:
-        why["cache_ram_mib"] = "set by hand"
+    why = {"n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)"}
     if hand.n_threads is not None:
         threads = hand.n_threads
         why["n_threads"] = "set by hand"
-    return Server(plan=plan, cache_ram_mib=cache, n_threads=threads, why=why)
+    server = Server(plan=plan, cache_ram_mib=cache, n_threads=threads, why=why)
+    why["cache_ram_mib"] = _why_cache(server, hand)
+    return server
+
+
+def _why_cache(server: Server, hand: HandSet) -> str:
+    if hand.cache_ram_mib is not None:
+        return "set by hand"
+    if not server.cache_ram_mib:
+        return "the host RAM that is left would hold no conversation of 2000 tokens"
+    tokens = server.cached_tokens
+    return f"a share of the host RAM that is left; holds {tokens} tokens that lost their slot"
 
 
 def _problems(rig: Rig, good: Good, ram: RamNeed, fixed_cache: int, load_mode: str) -> list[str]:
