@@ -45,11 +45,17 @@ def auth(token: str) -> AuthBase | None:
     return _Token(token) if token else None
 
 
+def mirror_refusal(response: requests.Response) -> SourceError:
+    """The same of a mirror of the fleet."""
+    known = {
+        _FORBIDDEN: "it lets in the fleet's own addresses alone (model_mirror_allow)",
+        _NOT_FOUND: "it does not hold this file",
+    }
+    return _refusal(response, known.get(response.status_code, ""))
+
+
 def refusal(response: requests.Response, token: str) -> SourceError:
     """What an answer that is none means, and what to do."""
-    host = _host(response.url)
-    status = response.status_code
-    said = f"{host} answers {status} {response.reason or ''}".rstrip()
     known = {
         _UNAUTHORISED: (
             "the token in HF_TOKEN is not accepted: is it expired, or another hub's?"
@@ -72,7 +78,13 @@ def refusal(response: requests.Response, token: str) -> SourceError:
             + ("" if token else "; with HF_TOKEN the limits are higher")
         ),
     }
-    advice = known.get(status, "try again later" if status in PASSING else "")
+    status = response.status_code
+    return _refusal(response, known.get(status, "try again later" if status in PASSING else ""))
+
+
+def _refusal(response: requests.Response, advice: str) -> SourceError:
+    reason = f"{response.status_code} {response.reason or ''}".rstrip()
+    said = f"{_host(response.url)} answers {reason}"
     return SourceError(f"{said}: {advice}" if advice else said)
 
 

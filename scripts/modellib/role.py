@@ -1,8 +1,8 @@
 """What the roles ``model`` and ``model_mirror`` run.
 
-``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``fetch`` and
-``check`` on a host. Questions and answers are JSON on standard input and output: what stands on a
-command line can be read by every account of the host, and a token may be in it.
+``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
+``fetch`` and ``check`` on a host. Questions and answers are JSON on standard input and output: what
+stands on a command line can be read by every account of the host, and a token may be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
@@ -15,7 +15,7 @@ from pathlib import Path
 from modellib.errors import ModelError
 from modellib.gguf import check_gguf
 
-_USAGE = "usage: describe | pin | fetch | check FILE | pack DIRECTORY"
+_USAGE = "usage: describe | pin | pack | holds | fetch | check FILE"
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
 _REFUSED, _USED_WRONGLY = 3, 2
 
@@ -38,10 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(fetch(json.load(sys.stdin))))
             case ["check", path]:
                 check_gguf(Path(path))
-            case ["pack", directory]:
+            case ["holds"]:
+                from modellib.host import holds
+
+                print(json.dumps(holds(json.load(sys.stdin))))
+            case ["pack"]:
+                from modellib.control import cache_directory
                 from modellib.pack import pack
 
-                print(pack(Path(directory)))
+                print(pack(cache_directory() / "model"))
             case _:
                 print(_USAGE, file=sys.stderr)
                 return _USED_WRONGLY

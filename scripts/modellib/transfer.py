@@ -13,6 +13,7 @@ from modellib.http import (
     PASSING,
     READ_SECONDS,
     auth,
+    mirror_refusal,
     new_session,
     refusal,
     retry_after,
@@ -22,8 +23,8 @@ from modellib.part import PartFile
 from modellib.progress import Progress
 from modellib.units import gigabytes
 
-#: In a row, without a byte between them.
-_TRIES = 5
+#: In a row, without a byte between them; of a mirror fewer, since the hub can take over.
+_TRIES, _TRIES_OF_A_MIRROR = 5, 2
 _LONGEST_PAUSE_SECONDS = 60.0
 #: What is lost of each connection that is cut: urllib3 gives whole pieces only.
 _PIECE = 1 << 16
@@ -39,10 +40,16 @@ class Source:
     Attributes:
         url: Where it is.
         token: For that host alone; empty means none.
+        mirror: Whether it is one of the fleet's own, and no hub.
     """
 
     url: str
     token: str = ""
+    mirror: bool = False
+
+    def refusal(self, response: requests.Response) -> SourceError:
+        """What an answer that is none means here."""
+        return mirror_refusal(response) if self.mirror else refusal(response, self.token)
 
 
 class _CutError(Exception):
@@ -73,6 +80,7 @@ class Transfer:
             ModelError: the part cannot be written.
         """
         failures = 0
+        tries = _TRIES_OF_A_MIRROR if source.mirror else _TRIES
         with new_session() as session:
             while part.size < size:
                 before = part.size
@@ -80,7 +88,7 @@ class Transfer:
                     self._attempt(session, part, size, source)
                 except _CutError as cut:
                     failures = failures + 1 if part.size <= before else 1
-                    if failures >= _TRIES:
+                    if failures >= tries:
                         raise SourceError(f"{cut.why} (tried {failures} times)") from None
                     self._wait(cut, failures)
 
@@ -119,7 +127,7 @@ class Transfer:
     ) -> None:
         """Look whether the answer goes on where the part ends; one from zero on is as good."""
         if response.status_code in PASSING:
-            raise _CutError(refusal(response, source.token), retry_after(response))
+            raise _CutError(source.refusal(response), retry_after(response))
         if response.status_code == _PARTIAL and part.size:
             told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if not told or int(told[1]) != part.size:
@@ -133,7 +141,7 @@ class Transfer:
             told_size = response.headers.get("Content-Range", "").rpartition("/")[2]
             _refuse_size(told_size, size)
         if response.status_code != _OK:
-            raise refusal(response, source.token)
+            raise source.refusal(response)
         _refuse_size(response.headers.get("Content-Length", ""), size)
         if part.size:
             self._progress.say("the server cannot resume: starting from zero")

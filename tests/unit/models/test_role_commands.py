@@ -60,14 +60,13 @@ class Roles:
     def fetch(
         self, program: Path, described: Mapping[str, Any], *mirrors: str, token: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        keys = ("file", "size", "sha256", "url")
-        return self.ask(
-            "fetch",
-            {key: described[key] for key in keys}
-            | {"directory": str(self.directory / "rig"), "notes": str(self.directory / "notes")}
-            | {"mirrors": mirrors, "token": token},
-            program,
-        )
+        return self.on_host("fetch", program, {**described, "mirrors": mirrors, "token": token})
+
+    def on_host(
+        self, command: str, program: Path, question: Mapping[str, Any]
+    ) -> subprocess.CompletedProcess[str]:
+        own = {"directory": str(self.directory / "rig"), "notes": str(self.directory / "notes")}
+        return self.ask(command, {**question, **own}, program)
 
 
 @pytest.fixture
@@ -198,12 +197,26 @@ def test_a_host_falls_back_to_the_hub_with_its_token(roles: Roles, packed: Path)
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-def test_a_host_without_a_source_says_so(roles: Roles, packed: Path, model: bytes) -> None:
-    src = roles.directory / "own.gguf"
-    src.write_bytes(model)
-    done = roles.fetch(packed, roles.describe(file="own.gguf", src=str(src)))
+def test_a_host_looks_what_it_has(roles: Roles, packed: Path) -> None:
+    described = roles.describe(name="counting", quantisation="Q4_K_M")
+    assert roles.on_host("holds", packed, described).stdout == "false\n"
+    roles.fetch(packed, described)
+    assert roles.on_host("holds", packed, described).stdout == "true\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(403, "the fleet's own addresses alone"), (404, "does not hold this file")],
+)
+def test_a_mirror_s_refusal_has_words_of_its_own(
+    roles: Roles, packed: Path, status: int, message: str
+) -> None:
+    described = roles.describe(name="counting", quantisation="Q4_K_M")
+    roles.hub.does.cdn_statuses = [status]
+    done = roles.fetch(packed, described | {"url": ""}, f"{roles.hub.cdn}/{REPOSITORY}")
     assert done.returncode == 3
-    assert "own.gguf is not here as it must be, and there is no source for it" in done.stderr
+    assert f"answers {status}" in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("size", [0, 3, 1000, -1])
