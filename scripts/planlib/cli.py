@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default="8B",
         metavar="WHAT",
-        help="a GGUF's path or URL (only its header is read), stheno, lumimaid, 8B, 3B or, with a"
-        " quantisation, '8B Q4_K_M' (default: the best 8B)",
+        help="a GGUF's path or URL (only its header is read), a model of the catalogue, 8B, 3B"
+        " or, with a quantisation, '8B Q4_K_M' (default: the best 8B)",
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.add_argument(

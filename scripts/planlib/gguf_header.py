@@ -18,6 +18,8 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 #: The first piece that is read; each further one doubles what there is.
 _FIRST_PIECE = MIB
+#: ``general.alignment`` of a file that does not say: where its tensors begin.
+_ALIGNMENT = 32
 #: No vocabulary is this large; beyond it a file is taken to be broken.
 _LARGEST_HEADER = 256 * MIB
 _LONGEST_STRING = 16 * MIB
@@ -92,6 +94,7 @@ class _Reader:
         self._source = source
         self._buffer = bytearray()
         self._at = 0
+        self._tensors_end = 0
 
     def header(self) -> Header:
         self._check_magic()
@@ -107,11 +110,15 @@ class _Reader:
             source=self._source.name,
             metadata=metadata,
             tensors=tensors,
-            file_bytes=self._file_bytes(tensors),
+            file_bytes=self._file_bytes(metadata.get("general.alignment", _ALIGNMENT)),
         )
 
-    def _file_bytes(self, tensors: tuple[TensorInfo, ...]) -> int:
-        least = self._at + sum(tensor.nbytes for tensor in tensors)
+    def _file_bytes(self, alignment: Any) -> int:
+        if not isinstance(alignment, int) or alignment < 1:
+            raise self._broken(f"its alignment is {alignment!r}")
+        least = self._at
+        if self._tensors_end:
+            least = -(-self._at // alignment) * alignment + self._tensors_end
         size = self._source.size
         if size is not None and size < least:
             raise self._broken(
@@ -134,7 +141,7 @@ class _Reader:
             raise self._broken(f"tensor {name} has {dimensions} dimensions")
         sizes = tuple(self._unpack("Q") for _ in range(dimensions))
         number = self._unpack("I")
-        self._unpack("Q")  # the offset
+        offset = self._unpack("Q")
         kind = TYPES.get(number)
         if kind is None:
             raise self._broken(f"tensor {name} has the unknown type {number}")
@@ -142,6 +149,7 @@ class _Reader:
             nbytes = row_bytes(kind, sizes[0]) * prod(sizes[1:])
         except PlanError as error:
             raise self._broken(f"tensor {name}: {error}") from None
+        self._tensors_end = max(self._tensors_end, offset + nbytes)
         return TensorInfo(name=name, sizes=sizes, kind=kind.name, nbytes=nbytes)
 
     def _value(self, kind: int) -> Any:

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from modellib.catalogue import Catalogue
+from modellib.errors import ModelError
+
 from planlib.errors import PlanError
 from planlib.gguf_header import Header, SkippedArray, read_header
 from planlib.known_models import QUANTISATIONS, SHAPES, known_model, quantisations
 from planlib.model import Model
 
-#: What the models of the first README are.
-_NICKNAMES = {"stheno": "8B", "lumimaid": "8B"}
 #: Metadata whose presence means that a layer keeps other things than K and V of each token.
 _NOT_PLAIN = {
     "ssm.state_size": "has recurrent layers",
@@ -47,16 +48,25 @@ def find_models(what: str) -> tuple[Model, ...]:
     if size is None or "/" in what:
         raise PlanError(
             f"'{what}' is no file, no URL and no known model. Give the path or URL of a GGUF, or"
-            f" one of {', '.join([*_NICKNAMES, *SHAPES])}, with a quantisation:"
+            f" one of {', '.join([*_nicknames(), *SHAPES])}, with a quantisation:"
             " '8B Q4_K_M'."
         )
     wanted = (quantisation,) if quantisation else QUANTISATIONS
     return tuple(known_model(size, name) for name in wanted)
 
 
+def _nicknames() -> dict[str, str]:
+    """The models of the catalogue whose shape is built in, and that shape."""
+    try:
+        entries = Catalogue.read().entries
+    except ModelError as error:
+        raise PlanError(str(error)) from None
+    return {name: entry.shape for name, entry in entries.items() if entry.shape in SHAPES}
+
+
 def _read_name(text: str) -> tuple[str | None, str | None]:
     words = text.lower()
-    size = next((shape for name, shape in _NICKNAMES.items() if name in words), None)
+    size = next((shape for name, shape in _nicknames().items() if name in words), None)
     for known in SHAPES:
         if re.search(rf"(?<![0-9.]){known.lower()}(?![a-z])", words):
             size = known

@@ -38,6 +38,31 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
             id="a model that is not there",
         ),
         pytest.param(
+            {"model_file": "", "model_src": ""},
+            "rig1: there is no model: set model_name and model_quantisation (lumimaid, stheno)",
+            id="no model",
+        ),
+        pytest.param(
+            {"model_name": "sthenno", "model_file": "", "model_src": ""},
+            "no model 'sthenno'; the catalogue has lumimaid, stheno",
+            id="a model that does not exist",
+        ),
+        pytest.param(
+            {"model_name": "stheno", "model_quantisation": "Q9", "model_file": "", "model_src": ""},
+            "no quantisation 'Q9' of stheno; there are Q4_K_M, Q5_K_M, Q6_K",
+            id="a quantisation that does not exist",
+        ),
+        pytest.param(
+            {"model_src": str(Path(__file__))},
+            "is no usable GGUF: it begins with",
+            id="a source that is no GGUF",
+        ),
+        pytest.param(
+            {"model_mirror_port": 22},
+            "port 22 (model_mirror_port) is in use by",
+            id="a port of the mirror in use",
+        ),
+        pytest.param(
             {"model_src": "", "model_file": "absent.gguf"},
             "rig1 has no /var/lib/heartcode/models/absent.gguf. Put the file there",
             id="a model that the rig does not have",
@@ -105,10 +130,37 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
         "  vars:\n"
         "    ansible_user: root\n"
         f"    ansible_ssh_common_args: -F {fleet.directory}/ssh_config\n"
+        "    model_file: counting.gguf\n"
         "  children: {gateways: {hosts: {gateway: }}, rigs: {hosts: {rig1: }}}\n"
     )
     message = refusals(fleet.playbook(inventory=inventory))
-    assert "missing required arguments: model_file" in message
+    assert "missing required arguments: llama_server_gpus" in message
+
+
+def test_a_truncated_model_on_a_rig_is_refused(fleet: Fleet) -> None:
+    directory = "/var/lib/heartcode/models"
+    fleet.ssh("rig2", f"head -c 100000 {directory}/counting.gguf > {directory}/half.gguf")
+    fleet.ssh("rig1", f"ln {directory}/counting.gguf {directory}/half.gguf")
+    try:
+        message = refusals(
+            fleet.playbook("--extra-vars", str({"model_src": "", "model_file": "half.gguf"}))
+        )
+    finally:
+        for rig in fleet.rigs:
+            fleet.ssh(rig, f"rm {directory}/half.gguf")
+    assert "rig2: /var/lib/heartcode/models/half.gguf is no usable GGUF" in message
+    assert "Put a whole one there" in message
+
+
+def test_a_rig_without_room_for_the_model_is_refused(fleet: Fleet) -> None:
+    directory = "/var/lib/heartcode/models"
+    fleet.ssh("rig1", f"mount -t tmpfs -o size=64m tmpfs {directory}")
+    try:
+        message = refusals(fleet.playbook())
+    finally:
+        fleet.ssh("rig1", f"umount {directory}")
+    assert f"rig1 has 64.00 MB free for {directory}, and counting.gguf needs 5.07 MB" in message
+    assert "Make room there" in message
 
 
 def test_an_unsupported_system_is_refused(fleet: Fleet) -> None:

@@ -22,9 +22,11 @@ for unit in "$root"/run/systemd/system/heartcode*; do
     if grep -F heartcode <<<"$said"; then exit 1; fi
 done
 
-echo "nginx -t heartcode.conf"
-echo "events {} http { include /mnt/heartcode.conf; }" >"$output/nginx.conf"
-in_root nginx -t -q -c /mnt/nginx.conf
+for site in heartcode.conf heartcode-models.conf; do
+    echo "nginx -t $site"
+    echo "events {} http { include /mnt/$site; }" >"$output/nginx.conf"
+    in_root nginx -t -q -c /mnt/nginx.conf
+done
 
 echo "promtool check config prometheus.yml"
 in_root promtool check config --syntax-only /mnt/prometheus.yml

@@ -1,0 +1,45 @@
+"""Packs this code into one file that a host's python3 runs."""
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+from modellib.errors import ModelError
+
+_SCRIPTS = Path(__file__).parents[1]
+#: What reads a GGUF's header; the planner itself is not needed on hosts.
+_PLANLIB = ("__init__", "errors", "ggml_types", "gguf_header", "source", "units")
+_START = "import sys\nfrom modellib.role import main\nsys.exit(main())\n"
+#: The same code gives the same file in every clone.
+_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(directory: Path) -> Path:
+    """Write the program into a directory, named after its content.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    files = {"__main__.py": _START.encode()}
+    files |= {f"modellib/{path.name}": path.read_bytes() for path in _own_modules()}
+    files |= {f"planlib/{n}.py": (_SCRIPTS / f"planlib/{n}.py").read_bytes() for n in _PLANLIB}
+    data = io.BytesIO(b"#!/usr/bin/python3\n")
+    data.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(data, "a") as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _TIME), files[name])
+    content = data.getvalue()
+    path = directory / f"heartcode-model-{hashlib.sha256(content).hexdigest()[:12]}.pyz"
+    part = path.with_suffix(".part")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def _own_modules() -> list[Path]:
+    return sorted((_SCRIPTS / "modellib").glob("*.py"))
