@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from heartcode import __version__
 from heartcode.metrics_files import SummedFiles
+from heartcode.quarantine import Quarantine
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
 
 
@@ -21,6 +22,7 @@ def registry(settings: Settings) -> CollectorRegistry:
     """Return all that a scrape collects."""
     collected = CollectorRegistry()
     collected.register(SummedFiles(settings.metrics_dir))
+    collected.register(Quarantine(settings.run_dir, settings.backends))
     build = Gauge("heartcode_build_info", "The version that runs.", ["version"], registry=collected)
     build.labels(version=__version__).set(1)
     return collected

@@ -80,7 +80,11 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
         str(gpu.get("uuid")): HandSet.from_mapping(gpu, f"card {gpu.get('uuid')}") for gpu in listed
     }
     by_card = [by_uuid.get(card.uuid, HandSet()) for card in rig.cards]
-    return plan_rig(rig, find_models(str(host.get("model") or "8B")), own, by_card)
+    files = {str(gpu.get("uuid")): str(gpu.get("model_file") or "") for gpu in listed}
+    own_models = [
+        find_models(file) if (file := files.get(card.uuid, "")) else () for card in rig.cards
+    ]
+    return plan_rig(rig, find_models(str(host.get("model") or "8B")), own, by_card, own_models)
 
 
 def _rig(name: str, host: Mapping[str, Any], uuids: list[str]) -> Rig:
@@ -109,6 +113,12 @@ def _cards(host: Mapping[str, Any], uuids: list[str]) -> tuple[tuple[Card, ...],
         by_uuid = {card.uuid: card for card in seen}
         wanted = tuple(by_uuid[uuid] for uuid in uuids if uuid in by_uuid)
         notes = [f"{uuid} of the inventory is not there" for uuid in uuids if uuid not in by_uuid]
+        if uuids:
+            notes += [
+                f"{card.uuid} ({card.name}) is there and not in the inventory"
+                for card in seen
+                if card.uuid not in uuids
+            ]
         return wanted or tuple(seen), tuple(notes)
     found = [card for line in host.get("pci") or [] if (card := from_sysfs(line))]
     if found:

@@ -171,9 +171,11 @@ def inventory(plan: RigPlan) -> str:
     ]
     for number, server in enumerate(plan.servers):
         uuid = server.plan.card.uuid or f"GPU-...  # card {number}: nvidia-smi -L"
+        lines.append(f"    # {server.plan.card.name} with {server.plan.model.quantisation}")
         lines.append(f"    - uuid: {uuid}")
         values = values_of(server)
         lines += [f"      {name}: {values[name]}" for name in values if name != "quantisation"]
+    lines += [f"    # {r.card.uuid or r.card.name}: {r.reason}" for r in plan.refusals]
     # One number for all backends of a proxy: what the smallest cache holds can be counted on.
     cached = min((server.cached_tokens for server in plan.servers), default=0)
     if cached:

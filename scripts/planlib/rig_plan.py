@@ -65,7 +65,11 @@ class RigPlan:
 
 
 def plan_rig(
-    rig: Rig, models: Sequence[Model], hand: HandSet, by_card: Sequence[HandSet] = ()
+    rig: Rig,
+    models: Sequence[Model],
+    hand: HandSet,
+    by_card: Sequence[HandSet] = (),
+    own_models: Sequence[Sequence[Model]] = (),
 ) -> RigPlan:
     """Plan for every card of a rig.
 
@@ -74,6 +78,7 @@ def plan_rig(
         models: The files to choose from, best first.
         hand: What is fixed for all cards.
         by_card: What is fixed for single cards, in their order; it comes before `hand`.
+        own_models: The files of single cards, in their order; none means `models`.
 
     Raises:
         PlanError: the rig has no cards, or what is fixed contradicts itself.
@@ -81,7 +86,11 @@ def plan_rig(
     if not rig.cards:
         raise PlanError(f"{rig.name} has no cards that could be planned for")
     hands = [card_hand.over(hand) for card_hand in by_card] or [hand] * len(rig.cards)
-    plans = [plan_card(card, models, own) for card, own in zip(rig.cards, hands, strict=True)]
+    files = [own or models for own in own_models] or [models] * len(rig.cards)
+    plans = [
+        plan_card(card, choice, own)
+        for card, choice, own in zip(rig.cards, files, hands, strict=True)
+    ]
     good = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
     load_mode, why_load_mode = _load_mode(rig, [p for p, _ in good], hand)
     ram = _ram(good, load_mode)
@@ -196,8 +205,8 @@ def _notes(rig: Rig, servers: Sequence[Server]) -> list[str]:
     if len(files) > 1:
         smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model
         notes.append(
-            "the cards could hold different files, but one model_file serves a host: with"
-            f" {smallest.quantisation} for all, plan again with --model '{_label(smallest)}'"
+            "the cards hold different files: name each one's as model_file beside its UUID; for"
+            f" {smallest.quantisation} on all, plan again with --model '{_label(smallest)}'"
         )
     slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
     if slow:

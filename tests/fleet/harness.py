@@ -15,6 +15,10 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 GATEWAY_PORT = 4000
+UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service'"
+
+#: For each unit of the rigs which start of it this is.
+Starts = dict[tuple[str, str], str]
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
@@ -94,6 +98,24 @@ class Fleet:
             ).split()
             if name.startswith("heartcode-llama@")
         ]
+
+    def starts(self) -> Starts:
+        """Return which start of each unit this is."""
+        found = {}
+        for rig in self.rigs:
+            told = self.ssh(rig, f"systemctl show --property=Id,InvocationID {UNITS}")
+            for unit in told.split("\n\n"):
+                properties = dict(line.split("=", 1) for line in unit.splitlines())
+                found[rig, properties["Id"]] = properties["InvocationID"]
+        return found
+
+    def started_again(self, before: Starts) -> set[tuple[str, str]]:
+        """Return the units that have been started since."""
+        return {unit for unit, start in self.starts().items() if before.get(unit) != start}
+
+    def state(self, rig: str, unit: str) -> str:
+        """Return what systemd says of a unit: active, failed ..."""
+        return self.ssh(rig, f"systemctl is-active {unit}", check=False)
 
     def is_working(self, rig: str, number: int) -> bool:
         """Whether a backend generates just now."""

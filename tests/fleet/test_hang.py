@@ -8,29 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.fleet.counting import chat, count_to, events, text_of
 from tests.fleet.harness import Fleet, wait_for
 
-UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service'"
 HUNG = "/run/heartcode/hung"
-
-Starts = dict[tuple[str, str], str]
-
-
-def starts(fleet: Fleet) -> Starts:
-    """Return for each unit of the rigs which start of it this is."""
-    found = {}
-    for rig in fleet.rigs:
-        told = fleet.ssh(rig, f"systemctl show --property=Id,InvocationID {UNITS}")
-        for unit in told.split("\n\n"):
-            properties = dict(line.split("=", 1) for line in unit.splitlines())
-            found[rig, properties["Id"]] = properties["InvocationID"]
-    return found
-
-
-def started_again(fleet: Fleet, before: Starts) -> set[tuple[str, str]]:
-    return {unit for unit, start in starts(fleet).items() if before[unit] != start}
-
-
-def state(fleet: Fleet, rig: str, unit: str) -> str:
-    return fleet.ssh(rig, f"systemctl is-active {unit}", check=False)
 
 
 def resumes(fleet: Fleet, rig: str) -> float:
@@ -46,7 +24,7 @@ def signs(fleet: Fleet, rig: str) -> str:
 
 
 def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:
-    before = starts(fleet)
+    before = fleet.starts()
 
     def count(number: int) -> list[str]:
         # Conversations of their own, so that they are shared out.
@@ -66,9 +44,9 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
         fleet.ssh(rig, f"kill -STOP {pid}")
         assert [stream.result() for stream in streams] == [count_to(3500)] * 8
     assert resumes(fleet, rig) > resumed
-    wait_for(lambda: started_again(fleet, before), "systemd has been asked", timeout_s=90)
-    wait_for(lambda: state(fleet, rig, unit) == "active", "it has generated a token")
-    assert started_again(fleet, before) == {(rig, unit)}
+    wait_for(lambda: fleet.started_again(before), "systemd has been asked", timeout_s=90)
+    wait_for(lambda: fleet.state(rig, unit) == "active", "it has generated a token")
+    assert fleet.started_again(before) == {(rig, unit)}
     assert fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}") != pid
     assert signs(fleet, rig) == ""
     wait_for(
@@ -79,7 +57,7 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
 
 def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
     rig, unit = "rig1", "heartcode-llama@1.service"
-    before = starts(fleet)
+    before = fleet.starts()
     as_proxy = "setpriv --reuid=heartcode --regid=heartcode --clear-groups"
     fleet.ssh(
         rig,
@@ -87,9 +65,9 @@ def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
         f" && {as_proxy} touch heartcode.service ssh.service 7/x '0;reboot' && {as_proxy} mkdir 1",
     )
     try:
-        wait_for(lambda: started_again(fleet, before), "it is restarted")
-        wait_for(lambda: state(fleet, rig, unit) == "active", "it has generated a token")
-        assert started_again(fleet, before) == {(rig, unit)}
+        wait_for(lambda: fleet.started_again(before), "it is restarted")
+        wait_for(lambda: fleet.state(rig, unit) == "active", "it has generated a token")
+        assert fleet.started_again(before) == {(rig, unit)}
         assert signs(fleet, rig).split() == ["0;reboot", "7", "heartcode.service", "ssh.service"]
     finally:
         fleet.ssh(rig, f"rm -rf {HUNG}")
@@ -102,8 +80,8 @@ def test_a_backend_that_does_not_run_is_not_started_by_a_sign(fleet: Fleet) -> N
         fleet.ssh(rig, f"systemctl start heartcode-revive@1.path && touch {HUNG}/1")
         wait_for(lambda: signs(fleet, rig) == "", "the sign is taken away")
         wait_for(
-            lambda: state(fleet, rig, "heartcode-revive@1.service") == "inactive", "all is done"
+            lambda: fleet.state(rig, "heartcode-revive@1.service") == "inactive", "all is done"
         )
-        assert state(fleet, rig, unit) == "inactive"
+        assert fleet.state(rig, unit) == "inactive"
     finally:
         fleet.ssh(rig, f"systemctl start {unit}")

@@ -68,6 +68,7 @@ def test_backends_listen_on_the_loopback_interface_alone(fleet: Fleet) -> None:
         "heartcode-exporter.service",
         "heartcode-llama@0.service",
         "heartcode-revive@0.service",
+        "heartcode-card@0.service",
     ],
 )
 def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:
@@ -81,3 +82,113 @@ def test_no_unit_has_failed(fleet: Fleet) -> None:
     assert {
         host: fleet.ssh(host, "systemctl --failed --plain --no-legend") for host in fleet.addresses
     } == dict.fromkeys(fleet.addresses, "")
+
+
+def turns(fleet: Fleet, rig: str, since: str) -> list[tuple[float, float]]:
+    """When the backends of a rig loaded, as (begin, end) on the host's clock."""
+    told = fleet.ssh(
+        rig,
+        f"journalctl --unit='heartcode-llama@*' --after-cursor='{since}' --output=json"
+        " --output-fields=MESSAGE,_SYSTEMD_UNIT,__MONOTONIC_TIMESTAMP"
+        " | grep 'heartcode-llama-ready: '",
+    )
+    begins: dict[str, float] = {}
+    found = []
+    for line in map(json.loads, told.splitlines()):
+        unit, at = line["_SYSTEMD_UNIT"], int(line["__MONOTONIC_TIMESTAMP"]) / 1e6
+        if "its turn to load" in line["MESSAGE"]:
+            begins[unit] = at
+        elif "loaded in" in line["MESSAGE"]:
+            found.append((begins.pop(unit), at))
+    assert not begins
+    return sorted(found)
+
+
+def cursor(fleet: Fleet, rig: str) -> str:
+    shown = fleet.ssh(rig, "journalctl --lines=0 --show-cursor")
+    return shown.split("-- cursor: ")[1].strip()
+
+
+def test_backends_load_one_after_the_other(fleet: Fleet) -> None:
+    units = ["heartcode-llama@0.service", "heartcode-llama@1.service"]
+    fleet.ssh("rig1", f"systemctl stop {' '.join(units)}")
+    since = cursor(fleet, "rig1")
+    # Another one loads, and takes its time.
+    lock = "systemd-run --quiet --collect --unit=slow-load -p Type=exec flock"
+    fleet.ssh("rig1", f"{lock} /run/heartcode/llama/loading.0 sleep infinity")
+    try:
+        wait_for(
+            lambda: fleet.ssh("rig1", "lslocks --output=PATH | grep loading", check=False),
+            "the other one has the lock",
+        )
+        fleet.ssh("rig1", f"systemctl start --no-block {' '.join(units)}")
+
+        def wait_their_turn() -> bool:
+            return all(
+                fleet.ssh("rig1", f"cat /run/heartcode/llama/{n}.waiting", check=False)
+                == main_pid(fleet, "rig1", unit)
+                for n, unit in enumerate(units)
+            )
+
+        wait_for(wait_their_turn, "both wait for their turn")
+        for unit in units:
+            assert fleet.state("rig1", unit) == "activating"
+            program = f"cat /proc/{main_pid(fleet, 'rig1', unit)}/comm"
+            assert fleet.ssh("rig1", program) != "llama-server"
+    finally:
+        fleet.ssh("rig1", "systemctl stop slow-load")
+        fleet.ssh("rig1", f"systemctl start {' '.join(units)}")
+    first, second = turns(fleet, "rig1", since)
+    assert first[1] <= second[0]
+
+
+def test_a_backend_that_dies_again_and_again_is_left_alone(fleet: Fleet) -> None:
+    rig, unit = "rig1", "heartcode-llama@1.service"
+    before = fleet.starts()
+    # Without the pauses, which would take minutes here.
+    drop_in = f"/run/systemd/system/{unit}.d/quick.conf"
+    fleet.ssh(
+        rig,
+        f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nRestartSec=100ms\\n'"
+        f" > {drop_in} && if systemctl show {unit} | grep -q ^RestartSteps;"
+        f" then echo RestartSteps=0 >> {drop_in}; fi && systemctl daemon-reload",
+    )
+    killed = 0
+
+    def died_for_good() -> bool:
+        nonlocal killed
+        if fleet.state(rig, unit) == "active":
+            fleet.ssh(rig, f"systemctl kill --signal=KILL {unit}", check=False)
+            killed += 1
+        return fleet.state(rig, unit) == "failed"
+
+    try:
+        wait_for(died_for_good, "systemd gives up", timeout_s=120)
+        assert 4 <= killed <= 6
+        result = fleet.ssh(rig, f"systemctl show --value --property=Result {unit}")
+        assert result in ("start-limit-hit", "signal")
+        assert fleet.started_again(before) == {(rig, unit)}
+        answer = chat(fleet.url, max_tokens=5).json()
+        assert answer["choices"][0]["message"]["content"].split() == count_to(5)
+    finally:
+        fleet.ssh(rig, f"rm -r $(dirname {drop_in}) && systemctl daemon-reload")
+        fleet.ssh(rig, f"systemctl reset-failed {unit}; systemctl start {unit}")
+
+
+def test_pauses_between_starts_grow_where_systemd_knows_how(fleet: Fleet) -> None:
+    shown = fleet.ssh("rig1", "systemctl show heartcode-llama@0 --property=RestartSteps")
+    version = int(fleet.ssh("rig1", "systemctl --version").split()[1])
+    assert shown == ("RestartSteps=5" if version >= 254 else "")
+    unknown = "journalctl --boot --grep 'Unknown (key|lvalue)' --output=cat"
+    assert fleet.ssh("rig1", f"{unknown} | grep heartcode", check=False) == ""
+
+
+def test_a_backend_has_a_limit_of_memory_and_goes_before_the_proxy(fleet: Fleet) -> None:
+    def scores(unit: str) -> int:
+        pid = main_pid(fleet, "rig1", unit)
+        return int(fleet.ssh("rig1", f"cat /proc/{pid}/oom_score_adj"))
+
+    shown = fleet.ssh("rig1", "systemctl show --value --property=MemoryMax heartcode-llama@0")
+    ram = int(fleet.ssh("rig1", "grep MemTotal /proc/meminfo").split()[1]) * 1024
+    assert ram / 4 < int(shown) < ram
+    assert scores("heartcode-llama@0") > scores("heartcode") >= 0

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
 suite=trixie
 packages=(nginx prometheus)
-root=$cache/$suite-$(sha256sum "$0" | cut -c1-12)
+root=$cache/$suite-$({ cat "$0" && ls systemd/libexec; } | sha256sum | cut -c1-12)
 
 if ! [[ -d $root ]]; then
     echo "Making the root in which units and configurations are checked ($suite with ${packages[*]})"
@@ -22,9 +22,10 @@ if ! [[ -d $root ]]; then
         DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" 2>&1 ||
         { cat "$part/log"; exit 1; }
     # What the units start is installed by the roles; here it only has to exist.
-    for program in libexec/heartcode-llama-server libexec/heartcode-llama-ready app/current/venv/bin/python; do
-        install -D -m 0755 /dev/null "$part/root/opt/heartcode/$program"
+    for program in systemd/libexec/*; do
+        install -D -m 0755 /dev/null "$part/root/opt/heartcode/libexec/$(basename "$program")"
     done
+    install -D -m 0755 /dev/null "$part/root/opt/heartcode/app/current/venv/bin/python"
     mv "$part/root" "$root"
 fi
 
@@ -33,6 +34,8 @@ trap 'rm -rf "$output"' EXIT
 .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" >"$output/log" ||
     { cat "$output/log"; exit 1; }
 cp -r systemd "$output/systemd"
+cp roles/prometheus/files/heartcode.rules.yml tests/lint/alerts.yml "$output"
+install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
 # A private mount namespace: whatever is mounted is gone when the command ends.
 unshare --mount --propagation private tests/lint/in_root.sh "$root" "$output"

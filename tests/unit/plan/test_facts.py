@@ -101,6 +101,24 @@ def test_the_inventory_s_order_counts_and_missing_cards_are_noted() -> None:
     assert any("GPU-zz" in note for note in made.notes)
 
 
+def test_a_card_that_the_inventory_does_not_name_is_noted() -> None:
+    made = plan(variables={"llama_server_gpus": [{"uuid": "GPU-bb"}]})
+    assert "GPU-aa (P106-100) is there and not in the inventory" in made.notes
+    assert not any("not in the inventory" in note for note in plan().notes)
+
+
+def test_a_card_s_own_file_comes_before_the_host_s() -> None:
+    gpus = [{"uuid": "GPU-aa"}, {"uuid": "GPU-bb", "model_file": "stheno-8B-Q6_K.gguf"}]
+    made = plan(model="stheno-8B-Q4_K_M.gguf", variables={"llama_server_gpus": gpus})
+    assert [(s.plan.card.name, s.plan.model.quantisation) for s in made.servers] == [
+        ("P106-100", "Q4_K_M"),
+        ("P104-100", "Q6_K"),
+    ]
+    gpus[0]["model_file"] = "stheno-8B-Q6_K.gguf"
+    made = plan(model="stheno-8B-Q4_K_M.gguf", variables={"llama_server_gpus": gpus})
+    assert [refusal.card.name for refusal in made.refusals] == ["P106-100"]
+
+
 def test_the_inventory_s_values_are_set_by_hand() -> None:
     variables = {
         "llama_server_n_ctx": 4096,

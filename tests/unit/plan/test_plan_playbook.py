@@ -53,6 +53,15 @@ def test_it_prints_the_fleet_s_plan_and_changes_nothing(
     assert "changed=0 " in done.stdout
 
 
+def test_it_prints_the_cards_as_variables_to_paste(tmp_path: Path) -> None:
+    done = play(tmp_path, "-e", "plan_inventory=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout.split("msg: |-\n")[1].split("\nPLAY RECAP")[0]
+    block = yaml.safe_load(printed)["here"]
+    assert [gpu["uuid"] for gpu in block["llama_server_gpus"]] == ["GPU-aa", "GPU-bb"]
+    assert "# P104-100 with Q6_K\n" in printed
+
+
 def test_what_does_not_fit_is_printed_and_fails(tmp_path: Path) -> None:
     done = play(tmp_path, "-e", "plan_model='8B Q6_K'", llama_server_n_ctx=8192)
     assert done.returncode != 0

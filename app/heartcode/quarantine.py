@@ -1,0 +1,40 @@
+"""Which backends' cards are gone, as their units have found.
+
+`heartcode-llama-server` leaves a file `llama/N.quarantined` in the run directory when the driver
+says that its card is gone, and takes it away when the card answers again. Looking for it asks no
+driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+
+class Quarantine(Collector):
+    """1 for each backend whose card is gone, 0 for the others, looked up at each scrape.
+
+    Args:
+        run_dir: The run directory, `/run/heartcode` on a rig.
+        backends: Their URLs in the order of their numbers.
+    """
+
+    def __init__(self, run_dir: Path, backends: Sequence[str]) -> None:
+        self._directory = run_dir / "llama"
+        self._names = [urlsplit(backend).netloc for backend in backends]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the one metric."""
+        gone = GaugeMetricFamily(
+            "backend_quarantined",
+            "1 if the backend's card is gone, so that its llama-server is not started.",
+            labels=["backend"],
+        )
+        for number, name in enumerate(self._names):
+            gone.add_metric([name], (self._directory / f"{number}.quarantined").exists())
+        return [gone]

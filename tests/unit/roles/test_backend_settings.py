@@ -1,0 +1,164 @@
+"""What the roles llama_server and app write for a rig whose cards differ, rendered by Ansible."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+MIB = 2**20
+SMALL, LARGE = "Stheno-Q4_K_M.gguf", "Stheno-Q6_K.gguf"
+CARDS: list[dict[str, Any]] = [
+    {"uuid": "GPU-00000000-0000-0000-0000-000000000001"},
+    {"uuid": "GPU-00000000-0000-0000-0000-000000000002", "model_file": LARGE, "load_mib_s": 100},
+]
+SIX = [{"uuid": f"GPU-00000000-0000-0000-0000-00000000000{n}"} for n in range(6)]
+HOSTS: dict[str, dict[str, Any]] = {
+    "mixed": {},
+    "named": {"llama_server_model_name": "stheno"},
+    "both": {
+        "llama_server_model_name": "stheno",
+        "llama_server_gpus": [CARDS[0], CARDS[1] | {"model_name": "stheno-large"}],
+    },
+    "two_at_a_time": {"llama_server_loads_at_a_time": 2},
+    "small": {"ram_mib": 3950, "llama_server_gpus": SIX, "llama_server_cache_ram_mib": 100},
+}
+HOSTS["cpu"] = HOSTS["small"] | {"llama_server_n_gpu_layers": 0}
+HOSTS["by_hand"] = HOSTS["small"] | {"llama_server_memory_max_mib": 900}
+
+Files = dict[str, dict[str, str]]
+
+
+def write_role(role: Path) -> None:
+    """Write a role with llama_server's variables that does nothing but render."""
+    role.mkdir(parents=True)
+    for part in ("defaults", "vars"):
+        (role / part).symlink_to(ROOT / "roles/llama_server" / part)
+    roles = f"{ROOT}/roles"
+    out = "{{ playbook_dir }}/{{ inventory_hostname }}"
+    per_card = {"loop": "{{ llama_server_gpus }}", "loop_control": {"index_var": "index"}}
+    tasks: list[dict[str, Any]] = [
+        {"ansible.builtin.file": {"path": out, "state": "directory", "mode": "0755"}},
+        {
+            "ansible.builtin.set_fact": {
+                "memtotal_mb": "{{ ram_mib | int }}",
+                "processor_vcpus": 2,
+                "cacheable": True,
+            }
+        },
+    ]
+    for template, name in (("backend.env", "{{ index }}.env"), ("limits.conf", "{{ index }}.conf")):
+        source = f"{roles}/llama_server/templates/{template}.j2"
+        tasks.append({"ansible.builtin.template": {"src": source, "dest": f"{out}/{name}"}})
+        tasks[-1] |= per_card
+    source = f"{roles}/app/templates/heartcode.env.j2"
+    tasks.append(
+        {
+            "ansible.builtin.template": {"src": source, "dest": f"{out}/heartcode.env"},
+            "vars": {"llama_server_model_names": "{{ _llama_server_names }}"},
+        }
+    )
+    (role / "tasks").mkdir()
+    (role / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
+    """For each host the variables of each of its files."""
+    directory = tmp_path_factory.mktemp("rendered")
+    write_role(directory / "roles/backends")
+    stats = [
+        {"item": name, "stat": {"exists": True, "size": size * MIB, "mtime": 0}}
+        for name, size in ((SMALL, 4700), (LARGE, 6300))
+    ]
+    alike = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "ram_mib": 8000,
+        "model_file": SMALL,
+        "llama_server_gpus": CARDS,
+        "__llama_server_models": {"results": stats},
+        "app_port": 8080,
+        "app_metrics_port": 9091,
+        "app_settings": {},
+    }
+    inventory = {"all": {"hosts": HOSTS, "vars": alike}}
+    (directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
+    play = [{"hosts": "all", "gather_facts": False, "roles": ["backends"]}]
+    (directory / "play.yml").write_text(yaml.safe_dump(play))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", directory / "inventory.yml", directory / "play.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {
+        host: {
+            file.name: dict(
+                line.split("=", 1) for line in file.read_text().splitlines() if "=" in line
+            )
+            for file in (directory / host).iterdir()
+        }
+        for host in HOSTS
+    }
+
+
+def test_each_card_has_its_file_and_its_limits(rendered: dict[str, Files]) -> None:
+    files = rendered["mixed"]
+    first, second = files["0.env"], files["1.env"]
+    assert first["MODEL_PATH"] == f"/var/lib/heartcode/models/{SMALL}"
+    assert second["MODEL_PATH"] == f"/var/lib/heartcode/models/{LARGE}"
+    assert second["CUDA_VISIBLE_DEVICES"] == second["HEARTCODE_GPU_UUID"] == CARDS[1]["uuid"]
+    # Each file is another model, as nobody has named them.
+    assert files["heartcode.env"]["HEARTCODE_MODEL"] == "Stheno-Q4_K_M,Stheno-Q6_K"
+    # 300 s and the file: 4700 MiB at 25 MiB/s, 6300 at 100.
+    assert first["HEARTCODE_LOAD_TIMEOUT_S"] == "488"
+    assert second["HEARTCODE_LOAD_TIMEOUT_S"] == "363"
+    for name in ("0.conf", "1.conf"):
+        assert files[name]["TimeoutStartSec"] == str(120 + 488 + 363 + 488)
+    # The share of the host; what 256 MiB, a quarter of the file and its cache need, with a reserve.
+    assert files["0.conf"]["MemoryMax"] == f"{(8000 - 1024) // 2}M"
+    need = 256 + 6300 // 4 + 8000 // 4 // 2
+    assert files["1.conf"]["MemoryMax"] == f"{need + need // 4 + 256}M"
+    assert files["0.conf"]["StartLimitIntervalSec"] == str(6 * (488 + 120))
+    assert files["1.conf"]["StartLimitIntervalSec"] == "3600"
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "of_proxy"),
+    [
+        ("named", ["stheno", "stheno"], "stheno"),
+        ("both", ["stheno", "stheno-large"], "stheno,stheno-large"),
+    ],
+)
+def test_a_name_that_is_set_is_that_of_all_files_but_a_card_s_own(
+    rendered: dict[str, Files], host: str, names: list[str], of_proxy: str
+) -> None:
+    files = rendered[host]
+    assert [files[f"{n}.env"]["HEARTCODE_MODEL"] for n in (0, 1)] == names
+    assert files["heartcode.env"]["HEARTCODE_MODEL"] == of_proxy
+
+
+@pytest.mark.parametrize(
+    ("host", "limit"),
+    [
+        # The share would be 487 MiB; needed are 256 + a quarter of the file + 100, and a reserve.
+        ("small", 1531 + 382 + 256),
+        # The whole file: all of the host but a rest.
+        ("cpu", 3950 - 512),
+        ("by_hand", 900),
+    ],
+)
+def test_a_small_host_s_memory(rendered: dict[str, Files], host: str, limit: int) -> None:
+    assert {rendered[host][f"{n}.conf"]["MemoryMax"] for n in range(6)} == {f"{limit}M"}
+
+
+def test_loads_at_a_time_shorten_the_wait(rendered: dict[str, Files]) -> None:
+    files = rendered["two_at_a_time"]
+    assert files["0.env"]["HEARTCODE_LOADS_AT_A_TIME"] == "2"
+    assert files["0.conf"]["TimeoutStartSec"] == str(120 + (488 + 363) // 2 + 488)
