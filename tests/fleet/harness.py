@@ -63,15 +63,18 @@ class Fleet:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def playbook(
-        self, *arguments: str, inventory: Path = ROOT / "inventory/virtual"
+        self,
+        *arguments: str,
+        inventory: Path = ROOT / "inventory/virtual",
+        playbook: str = "site.yml",
     ) -> subprocess.CompletedProcess[str]:
-        """Run site.yml on the fleet, as a person would."""
+        """Run a playbook on the fleet, as a person would."""
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
                 "-i",
                 inventory,
-                "playbooks/site.yml",
+                f"playbooks/{playbook}",
                 *arguments,
             ],
             cwd=ROOT,
