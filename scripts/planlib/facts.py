@@ -12,7 +12,7 @@ from planlib.rig_plan import RigPlan, plan_rig
 from planlib.settings import HandSet
 from planlib.units import MIB
 
-#: Fields of the nvidia-smi query in playbooks/plan.yml.
+#: Fields of the nvidia-smi query in roles/common/tasks/cards.yml.
 QUERY = (
     "uuid",
     "name",

@@ -1,4 +1,4 @@
-"""playbooks/tune.yml on a rig: real measurements on the CPU, and what a deployment makes of them."""
+"""playbooks/tune.yml on a rig: real measurements on the CPU, and what is made of them."""
 
 import json
 import re
@@ -57,9 +57,9 @@ def deploy(fleet: Fleet) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def starts(fleet: Fleet) -> list[str]:
+def starts(fleet: Fleet) -> list[int]:
     show = "systemctl show --value --property=ActiveEnterTimestampMonotonic heartcode-llama@"
-    return [fleet.ssh("rig1", f"{show}{number}") for number in (0, 1)]
+    return [int(fleet.ssh("rig1", f"{show}{number}")) for number in (0, 1)]
 
 
 @pytest.fixture
