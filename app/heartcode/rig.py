@@ -64,6 +64,8 @@ class Rig:
             )
             for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
         ]
+        for backend, (prompt, decode) in zip(backends, settings.speeds_of_backends(), strict=True):
+            backend.speeds.start_with(prompt=prompt, decode=decode)
         limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
         pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
         patience = Patience(

@@ -9,7 +9,7 @@ nothing else reads it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -121,6 +121,17 @@ def _slots(text: str) -> tuple[int, ...]:
         raise ValueError("is not a list of whole numbers from 1 to 64") from None
 
 
+def _speeds(text: str) -> tuple[float, ...]:
+    problem = "is not a list of tokens/s from 0 to 1000000"
+    try:
+        speeds = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(problem) from None
+    if not all(0 <= speed <= 1_000_000 for speed in speeds):  # noqa: PLR2004 - stands in `problem`
+        raise ValueError(problem)
+    return speeds
+
+
 def _one_of(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:
@@ -173,6 +184,26 @@ TABLE: tuple[Setting, ...] = (
             "slot, its --cache-ram divided by the KV bytes of a token; 0: not counted on."
         ),
         parse=_whole_number(0, 100_000_000),
+    ),
+    Setting(
+        field="prompt_speeds",
+        variable="HEARTCODE_PROMPT_SPEEDS",
+        default="0",
+        unit="tokens/s, separated by commas",
+        sentence=(
+            "How fast each backend evaluates prompts, as playbooks/tune.yml measured it, in the "
+            "order of HEARTCODE_BACKENDS, or a single number for all; 0: not known. What the "
+            "proxy starts with, until answers tell."
+        ),
+        parse=_speeds,
+    ),
+    Setting(
+        field="decode_speeds",
+        variable="HEARTCODE_DECODE_SPEEDS",
+        default="0",
+        unit="tokens/s, separated by commas",
+        sentence="How fast each backend generates for one conversation; likewise.",
+        parse=_speeds,
     ),
     Setting(
         field="policy",
@@ -476,8 +507,17 @@ TABLE: tuple[Setting, ...] = (
 )
 
 
-def _fit(slots: tuple[int, ...] | None, backends: tuple[str, ...] | None) -> bool:
-    return slots is None or backends is None or len(slots) in (1, len(backends))
+#: Fields that hold a number for each backend, or one for all of them.
+_PER_BACKEND = ("slots", "prompt_speeds", "decode_speeds")
+
+
+def _wrong_lengths(values: Mapping[str, Any]) -> Iterator[str]:
+    for setting in TABLE:
+        numbers = values.get(setting.field)
+        if setting.field not in _PER_BACKEND or numbers is None or "backends" not in values:
+            continue
+        if len(numbers) not in (1, len(values["backends"])):
+            yield f"{setting.variable} has more or fewer numbers than there are backends"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,6 +527,8 @@ class Settings:
     backends: tuple[str, ...]
     slots: tuple[int, ...]
     host_cache_tokens: int
+    prompt_speeds: tuple[float, ...]
+    decode_speeds: tuple[float, ...]
     policy: str
     queue_length: int
     queue_wait_s: float
@@ -540,8 +582,7 @@ class Settings:
                 problems.append(f"{setting.variable}={text} {error}")
         if "port" in values and values["port"] == values.get("metrics_port"):
             problems.append("PORT and METRICS_PORT are the same")
-        if not _fit(values.get("slots"), values.get("backends")):
-            problems.append("HEARTCODE_SLOTS has more or fewer numbers than there are backends")
+        problems += _wrong_lengths(values)
         if values.get("probe_pause_s", 0) > values.get("probe_pause_max_s", math.inf):
             problems.append("HEARTCODE_PROBE_PAUSE_S is above HEARTCODE_PROBE_PAUSE_MAX_S")
         if len(values.get("models", ())) not in (0, 1, len(values.get("backends", ()))):
@@ -553,3 +594,12 @@ class Settings:
     def slots_of_backends(self) -> tuple[int, ...]:
         """Return the slots of each backend."""
         return self.slots if len(self.slots) > 1 else self.slots * len(self.backends)
+
+    def speeds_of_backends(self) -> tuple[tuple[float, float], ...]:
+        """Return each backend's prompt and decode speed to start with, 0 where it is not known."""
+        count = len(self.backends)
+        prompt, decode = (
+            speeds if len(speeds) > 1 else speeds * count
+            for speeds in (self.prompt_speeds, self.decode_speeds)
+        )
+        return tuple(zip(prompt, decode, strict=True))

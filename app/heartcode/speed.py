@@ -9,8 +9,9 @@ less and less:
 
 So a long prompt weighs more than a short one, as it should: the time for a few tokens is mostly
 overhead. `memory` is how much of the denominator counts and `weight` how much of it the prior is
-worth, both in its unit. Before its first answer a backend is taken to be as fast as the rig's
-others, and the rig as fast as P106 cards with an 8B model.
+worth, both in its unit. Before its first answer a backend is taken to be as fast as the playbook
+tune.yml measured; where that is not known, as fast as the rig's others, and the rig as fast as P106
+cards with an 8B model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 from heartcode.measured import Measured
 
 _ABSURD = 1e9
+_PROMPT_MEMORY_S, _DECODE_MEMORY_S = 60.0, 300.0
 
 
 class LearntRatio:
@@ -58,11 +60,20 @@ class Speeds:
 
     def __init__(self, rig: Speeds | None = None) -> None:
         self.prompt: LearntRatio = LearntRatio(
-            rig.prompt if rig else 300.0, weight=0.5, memory=60.0
+            rig.prompt if rig else 300.0, weight=0.5, memory=_PROMPT_MEMORY_S
         )
         self.decode: LearntRatio = LearntRatio(
-            rig.decode if rig else 25.0, weight=1.0, memory=300.0
+            rig.decode if rig else 25.0, weight=1.0, memory=_DECODE_MEMORY_S
         )
+
+    def start_with(self, *, prompt: float, decode: float) -> None:
+        """Take speeds in tokens/s that were measured before, 0 where they are not known.
+
+        They count as half of what is remembered, so that they outweigh the prior and are soon
+        outweighed by answers: the card may have got hot, or another model.
+        """
+        self.prompt.learn(prompt * _PROMPT_MEMORY_S / 2, _PROMPT_MEMORY_S / 2)
+        self.decode.learn(decode * _DECODE_MEMORY_S / 2, _DECODE_MEMORY_S / 2)
 
     def learn(self, measured: Measured) -> None:
         """Take the times of an answer, as far as it told any."""

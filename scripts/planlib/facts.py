@@ -12,7 +12,7 @@ from planlib.rig_plan import RigPlan, plan_rig
 from planlib.settings import HandSet
 from planlib.units import MIB
 
-#: Fields of the nvidia-smi query in playbooks/plan.yml.
+#: Fields of the nvidia-smi query in roles/common/tasks/cards.yml.
 QUERY = (
     "uuid",
     "name",
@@ -69,13 +69,12 @@ def plan_fleet(facts: Any, hand: HandSet) -> FleetPlan:
 
 
 def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
-    name = str(host.get("name", "?"))
     variables: Mapping[str, Any] = host.get("variables") or {}
     own = HandSet.from_mapping(
         {key.removeprefix("llama_server_"): value for key, value in variables.items()}, "inventory"
     ).over(hand)
     listed = variables.get("llama_server_gpus") or []
-    rig = _rig(name, host, [str(gpu.get("uuid")) for gpu in listed])
+    rig = rig_of(host, [str(gpu.get("uuid")) for gpu in listed])
     by_uuid = {
         str(gpu.get("uuid")): HandSet.from_mapping(gpu, f"card {gpu.get('uuid')}") for gpu in listed
     }
@@ -87,13 +86,18 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
     return plan_rig(rig, find_models(str(host.get("model") or "8B")), own, by_card, own_models)
 
 
-def _rig(name: str, host: Mapping[str, Any], uuids: list[str]) -> Rig:
+def rig_of(host: Mapping[str, Any], uuids: list[str]) -> Rig:
+    """The rig that a host describes; its cards are those of `uuids`, as far as they are there.
+
+    Raises:
+        PlanError: the host did not answer, or shows no card that is known.
+    """
     if not host.get("ram_mib"):
         raise PlanError("it did not answer; see above")
     cards, notes = _cards(host, uuids)
     disk = host.get("disk_bytes")
     return Rig(
-        name=name,
+        name=str(host.get("name", "?")),
         cards=cards,
         ram=int(host["ram_mib"]) * MIB,
         cores=int(host["cores"]),

@@ -5,7 +5,7 @@ source leaves room (the order in which the allocator finds holes, which kernel a
 larger value is taken: a plan may waste some MiB, but must not run out of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planlib.ggml_types import BY_NAME, row_bytes
 from planlib.model import Model
@@ -107,6 +107,27 @@ def compute_buffer(model: Model, settings: Settings) -> int:
     return wide + mask + logits + f16_copy(model, settings)
 
 
+def attention_scores(model: Model, settings: Settings) -> int:
+    """Bytes of every head's scores in f32, which only flash attention does without.
+
+    Tokens × context × heads (``build_attn_mha``, src/llama-graph.cpp).
+    """
+    return settings.computed_together * settings.ctx_per_slot * model.n_heads * _F32
+
+
+def compute_buffer_without_flash_attention(model: Model, settings: Settings) -> int:
+    """Bytes of the buffer when attention writes its scores out.
+
+    Attention is the widest point then, unless the context is short: the scores, the mask in f32 and
+    six tensors of the residual stream's size (measured with the CPU backend: five and a half).
+    """
+    tokens = settings.computed_together
+    mask = tokens * settings.ctx_per_slot * _F32
+    logits = settings.slots * (model.n_vocab + model.n_embd) * _F32
+    attention = attention_scores(model, settings) + mask + tokens * _F32 * 6 * model.n_embd
+    return max(attention + logits, compute_buffer(model, settings))
+
+
 def f16_copy(model: Model, settings: Settings) -> int:
     """Bytes of one layer's K and V in f16, which CUDA's flash attention makes of other types."""
     if settings.kv_type == "f16":
@@ -137,13 +158,24 @@ def pool(model: Model, settings: Settings) -> int:
     return (products + attention + tiles) * 105 // 100
 
 
-def vram_need(model: Model, settings: Settings) -> VramNeed:
-    """VRAM of a llama-server for `model` with `settings`."""
-    return VramNeed(
+def vram_need(model: Model, settings: Settings, *, flash_attention: bool = True) -> VramNeed:
+    """VRAM of a llama-server for `model` with `settings`.
+
+    Without flash attention cuBLAS multiplies the scores with V in f16, and wants them so
+    (``ggml_cuda_mul_mat_batched_cublas``, ggml-cuda/ggml-cuda.cu): half as much again, in the pool.
+    """
+    need = VramNeed(
         weights=weights(model, settings.n_gpu_layers),
         kv=kv_cache(model, settings),
         compute=compute_buffer(model, settings),
         pool=pool(model, settings),
+    )
+    if flash_attention:
+        return need
+    return replace(
+        need,
+        compute=compute_buffer_without_flash_attention(model, settings),
+        pool=need.pool + attention_scores(model, settings) // 2,
     )
 
 

@@ -113,6 +113,23 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
             id="a setting given twice",
         ),
         pytest.param(
+            {"gpu_tune_power_limit_w": "low"},
+            "gpu_tune_power_limit_w is 'low'; give watts, from 1 to 1000, or stock",
+            id="a power limit that is none",
+        ),
+        pytest.param(
+            {"gpu_tune_power_limit_w": 59.5},
+            "rig1: a power limit of 59.5 W is out of range for"
+            " GPU-10600000-0000-4000-8000-000000000001, which takes 60.00 to 140.00 W",
+            id="a power limit out of range",
+        ),
+        pytest.param(
+            {"gpu_tune_model_power_limits_w": {"P104-100": 300}},
+            "rig2: a power limit of 300 W is out of range for"
+            " GPU-10400000-0000-4000-8000-000000000001, which takes 90.00 to 217.00 W",
+            id="a power limit out of range for a model",
+        ),
+        pytest.param(
             {"common_extra_ca_file": "/nowhere/ca.pem"},
             "Correct the path or set it to",
             id="a CA file that is not there",

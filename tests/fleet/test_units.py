@@ -69,6 +69,7 @@ def test_backends_listen_on_the_loopback_interface_alone(fleet: Fleet) -> None:
         "heartcode-llama@0.service",
         "heartcode-revive@0.service",
         "heartcode-card@0.service",
+        "heartcode-gpu-tune.service",
     ],
 )
 def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:

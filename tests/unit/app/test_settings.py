@@ -60,6 +60,24 @@ def test_slots_are_for_each_backend_or_for_all() -> None:
         assert settings.slots_of_backends() == slots
 
 
+def test_speeds_are_for_each_backend_or_for_all() -> None:
+    settings = Settings.from_env(
+        {
+            "HEARTCODE_BACKENDS": "http://127.0.0.1:1,http://127.0.0.1:2",
+            "HEARTCODE_PROMPT_SPEEDS": "310.5, 0",
+            "HEARTCODE_DECODE_SPEEDS": "24",
+        }
+    )
+    assert settings.speeds_of_backends() == ((310.5, 24.0), (0.0, 24.0))
+
+
+@pytest.mark.parametrize("speeds", ["1,2,3", "fast", "1,", "-1", "nan", "inf", "1000001"])
+def test_speeds_that_cannot_be(speeds: str) -> None:
+    backends = {"HEARTCODE_BACKENDS": "http://127.0.0.1:1,http://127.0.0.1:2"}
+    with pytest.raises(SettingsError, match="HEARTCODE_DECODE_SPEEDS"):
+        Settings.from_env({**backends, "HEARTCODE_DECODE_SPEEDS": speeds})
+
+
 @pytest.mark.parametrize("slots", ["1,1", "0", "a", "1,", "65", "-1"])
 def test_slots_that_do_not_fit(slots: str) -> None:
     with pytest.raises(SettingsError, match="HEARTCODE_SLOTS"):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 from heartcode.measured import Measured
+from heartcode.rig import Rig
+from heartcode.settings import Settings
 from heartcode.speed import LearntRatio, Lengths, Speeds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,35 @@ def test_an_unknown_backend_is_taken_to_be_like_the_others() -> None:
     assert unknown.prompt.value == pytest.approx(known.prompt.value, rel=0.05)
     assert unknown.decode.value == pytest.approx(40, rel=0.1)
     assert Speeds().prompt.value == 300
+
+
+def test_speeds_measured_before_count_until_answers_tell() -> None:
+    rig = Speeds()
+    tuned, unknown = Speeds(rig), Speeds(rig)
+    tuned.start_with(prompt=900, decode=60)
+    unknown.start_with(prompt=0, decode=0)
+    assert tuned.prompt.value == pytest.approx(900, rel=0.02)
+    assert tuned.decode.value == pytest.approx(60, rel=0.02)
+    assert unknown.prompt.value == pytest.approx(900, rel=0.02)  # like the rig's others
+    for _ in range(30):
+        tuned.learn(Measured(evaluated=3000, cached=0, generated=600, prompt_s=10, decode_s=60))
+    assert tuned.prompt.value == pytest.approx(300, rel=0.1)
+    assert tuned.decode.value == pytest.approx(10, rel=0.1)
+
+
+def test_a_rig_starts_with_the_speeds_of_its_settings() -> None:
+    settings = Settings.from_env(
+        {
+            "HEARTCODE_BACKENDS": "http://127.0.0.1:1,http://127.0.0.1:2",
+            "HEARTCODE_PROMPT_SPEEDS": "900,100",
+            "HEARTCODE_DECODE_SPEEDS": "60,0",
+        }
+    )
+    fast, slow = Rig.from_settings(settings).pool.backends
+    assert fast.speeds.prompt.value == pytest.approx(900, rel=0.02)
+    assert slow.speeds.prompt.value == pytest.approx(100, rel=0.2)
+    assert fast.speeds.decode.value == pytest.approx(60, rel=0.02)
+    assert slow.speeds.decode.value == pytest.approx(60, rel=0.02)
 
 
 def test_lengths() -> None:

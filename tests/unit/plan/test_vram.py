@@ -91,3 +91,22 @@ def test_mapped_embeddings_are_shared_and_loaded_ones_are_not() -> None:
     loaded, mapped = ram_need(servers, "none"), ram_need(servers, "mmap")
     assert loaded.total - mapped.total == 5 * MODEL.embedding_bytes
     assert mapped.shared_weights == MODEL.embedding_bytes
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "slots", "n_ubatch", "real_mib"),
+    [(4096, 1, 512, 308.01), (8192, 1, 512, 572.01), (4096, 2, 512, 308.01), (4096, 2, 128, 77.0)],
+)
+def test_the_compute_buffer_without_flash_attention(
+    n_ctx: int, slots: int, n_ubatch: int, real_mib: float
+) -> None:
+    """As llama-server reports it with the pinned source (CPU backend, an 8B-shaped model)."""
+    needed = vram_need(
+        MODEL, settings(n_ctx, slots, n_ubatch, kv_type="f16"), flash_attention=False
+    )
+    assert 1 <= needed.compute / MIB / real_mib <= 1.08
+
+
+def test_less_memory_with_flash_attention() -> None:
+    some = settings(kv_type="f16")
+    assert vram_need(MODEL, some).total < vram_need(MODEL, some, flash_attention=False).total

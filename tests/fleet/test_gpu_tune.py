@@ -1,0 +1,58 @@
+"""heartcode-gpu-tune.service on the rigs: the modes of the simulated cards."""
+
+from tests.fleet.harness import Fleet
+
+UNIT = "heartcode-gpu-tune.service"
+
+
+def modes(fleet: Fleet, rig: str) -> list[str]:
+    return fleet.ssh(
+        rig, "nvidia-smi --query-gpu=power.limit,persistence_mode --format=csv,noheader"
+    ).splitlines()
+
+
+def forget(fleet: Fleet, rig: str) -> None:
+    """As a boot does."""
+    fleet.ssh(rig, "rm /dev/simulated-gpus.settings")
+
+
+def test_cards_have_their_model_s_limit_after_a_boot_too(fleet: Fleet) -> None:
+    tuned = ["130.00 W, Enabled", "90.00 W, Enabled"]
+    assert modes(fleet, "rig2") == tuned
+    forget(fleet, "rig2")
+    assert modes(fleet, "rig2") == ["180.00 W, Disabled", "120.00 W, Disabled"]
+    fleet.ssh("rig2", f"systemctl restart {UNIT}")
+    assert modes(fleet, "rig2") == tuned
+
+
+def test_it_comes_before_the_backends(fleet: Fleet) -> None:
+    show = "systemctl show --value --property=After heartcode-llama@0"
+    assert UNIT in fleet.ssh("rig1", show).split()
+    assert fleet.ssh("rig1", f"systemctl is-enabled {UNIT}") == "enabled"
+
+
+def test_a_lost_card_does_not_keep_the_others_from_it(fleet: Fleet) -> None:
+    fleet.ssh("rig2", "simulated-cards lose 0")
+    forget(fleet, "rig2")
+    try:
+        fleet.ssh("rig2", f"systemctl restart {UNIT}")
+        said = fleet.ssh("rig2", f"journalctl --unit={UNIT} --output=cat --lines=10")
+        assert "GPU is lost; this card is left as it is" in said
+    finally:
+        fleet.ssh("rig2", "simulated-cards restore 0")
+    assert modes(fleet, "rig2") == ["180.00 W, Disabled", "90.00 W, Enabled"]
+    fleet.ssh("rig2", f"systemctl restart {UNIT}")
+    assert modes(fleet, "rig2") == ["130.00 W, Enabled", "90.00 W, Enabled"]
+
+
+def test_the_inventory_decides_and_only_what_differs_is_set(fleet: Fleet) -> None:
+    try:
+        done = fleet.playbook("--limit", "rig1", "--extra-vars", "gpu_tune_power_limit_w=100")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "power limit: 90 W -> 100 W" in done.stdout
+        assert "persistence mode:" not in done.stdout
+        assert modes(fleet, "rig1") == ["100.00 W, Enabled"] * 2
+    finally:
+        back = fleet.playbook("--limit", "rig1")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert modes(fleet, "rig1") == ["90.00 W, Enabled"] * 2

@@ -1,0 +1,103 @@
+"""heartcode.card_bench with the real llama-bench and the model that counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOOD = {"n_batch": 64, "n_ubatch": 64, "kv_type": "q8_0", "flash_attention": True}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """The llama-bench that was built with the llama-server under test."""
+    *loader, server = os.environ["HEARTCODE_TEST_LLAMA_SERVER"].split()
+    program = tmp_path / "llama-bench"
+    program.write_text(
+        f'#!/bin/sh\nexec {" ".join(loader)} {Path(server).with_name("llama-bench")} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def run(
+    tmp_path: Path, bench: Path, *candidates: dict[str, Any], **changes: Any
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    task = {"prompt_tokens": 64, "answer_tokens": 8, "depth": 32, "repetitions": 1, "timeout_s": 60}
+    (tmp_path / "task.json").write_text(
+        json.dumps(task | {"candidates": list(candidates)} | changes)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "heartcode.card_bench", "task.json", "results.json"],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT / "app"),
+            "HEARTCODE_LLAMA_BENCH": str(bench),
+            "MODEL_PATH": os.environ["HEARTCODE_TEST_MODEL"],
+            "N_GPU_LAYERS": "0",
+            "N_THREADS": "1",
+            "HEARTCODE_LOAD_MODE": "none",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, json.loads((tmp_path / "results.json").read_text())
+
+
+def test_each_candidate_gets_both_speeds(tmp_path: Path, bench: Path) -> None:
+    candidates = [
+        GOOD,
+        GOOD | {"n_ubatch": 16},
+        GOOD | {"kv_type": "f16", "flash_attention": False},
+    ]
+    done, results = run(tmp_path, bench, *candidates)
+    assert done.returncode == 0, done.stderr
+    assert results["failed"] == []
+    for candidate in candidates:
+        (found,) = (r for r in results["measured"] if candidate.items() <= r.items())
+        assert found["prompt"] > found["decode"] > 0
+    assert done.stdout.count("measuring ") == 2  # those that differ in the ubatch alone are one run
+
+
+def test_a_candidate_that_fails_does_not_end_the_others(tmp_path: Path, bench: Path) -> None:
+    bad = GOOD | {"flash_attention": False}  # a quantised V cache needs it
+    done, results = run(tmp_path, bench, bad, bad | {"n_ubatch": 16}, GOOD)
+    assert done.returncode == 0, done.stderr
+    assert [GOOD.items() <= found.items() for found in results["measured"]] == [True]
+    assert [line.split(":")[0] for line in results["failed"]] == [
+        "64/64 q8_0 fa off",
+        "64/16 q8_0 fa off",
+    ]
+    assert "failed to create context" in results["failed"][0]
+
+
+def test_nothing_measured_is_a_failure(tmp_path: Path, bench: Path) -> None:
+    done, results = run(tmp_path, bench, GOOD | {"flash_attention": False})
+    assert (done.returncode, results["measured"]) == (1, [])
+
+
+def test_a_run_that_does_not_end_is_the_last(tmp_path: Path, bench: Path) -> None:
+    bench.write_text("#!/bin/sh\nexec sleep 1000\n")
+    done, results = run(tmp_path, bench, GOOD, GOOD | {"kv_type": "f16"}, timeout_s=1)
+    assert (done.returncode, results["measured"]) == (1, [])
+    assert results["failed"] == [
+        "llama-bench had not ended after 1 s; what was left is not measured"
+    ]
+
+
+def test_what_cannot_work_is_told(tmp_path: Path, bench: Path) -> None:
+    done, _ = run(tmp_path, bench / "not", GOOD)
+    assert done.returncode == 78
+    assert "run the playbook site.yml" in done.stderr
+    done, _ = run(tmp_path, bench, {"n_batch": 64})
+    assert done.returncode == 78
+    assert "'kv_type' is missing" in done.stderr
