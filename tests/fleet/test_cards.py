@@ -1,8 +1,14 @@
-"""The simulated cards of the rigs: what the driver says there, to people and to services."""
+"""The cards of the rigs: what the driver says of them, and what happens when one goes.
+
+The cards are simulated, and the backends compute on the CPU.
+"""
+
+import json
 
 import yaml
 
-from tests.fleet.harness import ROOT, Fleet
+from tests.fleet.counting import chat, count_to
+from tests.fleet.harness import ROOT, Fleet, wait_for
 
 # How a service of ours is locked in, as far as it matters to the driver's library.
 SANDBOX = (
@@ -16,10 +22,14 @@ def uuids(fleet: Fleet, rig: str, command: str = "nvidia-smi") -> list[str]:
     return [line for line in said.splitlines() if line.startswith("GPU-")]
 
 
+def uuids_of_inventory(rig: str) -> list[str]:
+    variables = yaml.safe_load((ROOT / f"inventory/virtual/host_vars/{rig}.yml").read_text())
+    return [gpu["uuid"] for gpu in variables["llama_server_gpus"]]
+
+
 def test_a_rig_has_the_cards_of_its_inventory(fleet: Fleet) -> None:
     for rig in fleet.rigs:
-        variables = yaml.safe_load((ROOT / f"inventory/virtual/host_vars/{rig}.yml").read_text())
-        assert uuids(fleet, rig) == [gpu["uuid"] for gpu in variables["llama_server_gpus"]]
+        assert uuids(fleet, rig) == uuids_of_inventory(rig)
 
 
 def test_a_service_sees_the_cards_unless_the_devices_are_hidden_from_it(fleet: Fleet) -> None:
@@ -36,3 +46,123 @@ def test_a_card_is_lost_and_comes_back(fleet: Fleet) -> None:
     finally:
         fleet.ssh("rig2", "simulated-cards restore 1")
     assert uuids(fleet, "rig2") == whole
+
+
+def quarantined(fleet: Fleet, rig: str, number: int) -> float | None:
+    """What Prometheus knows of a backend, None as long as it knows nothing."""
+    query = f'backend_quarantined{{rig="{rig}",backend="127.0.0.1:{8081 + number}"}}'
+    found = fleet.metrics(query)
+    return float(found[0]["value"][1]) if found else None
+
+
+def test_a_card_is_gone_and_comes_back(fleet: Fleet) -> None:
+    """Its backend stops trying, the others serve on, the metric tells, and nobody has to help."""
+    rig, unit = "rig2", "heartcode-llama@1.service"
+    before = fleet.starts()
+    assert fleet.state(rig, "heartcode-card@1.timer") == "active"
+    fleet.ssh(rig, "simulated-cards lose 1")
+    try:
+        # What the timer does each minute.
+        fleet.ssh(rig, "systemctl start heartcode-card@1.service")
+        wait_for(lambda: fleet.state(rig, unit) == "failed", "the unit gives up")
+        status = fleet.ssh(rig, f"systemctl show --value --property=ExecMainStatus {unit}")
+        assert status == "69"
+        said = fleet.ssh(rig, "cat /run/heartcode/llama/1.quarantined")
+        assert said.startswith(uuids_of_inventory(rig)[1])
+        wait_for(lambda: quarantined(fleet, rig, 1) == 1, "Prometheus knows")
+        assert quarantined(fleet, rig, 0) == 0
+        alert = f'ALERTS{{alertname="HeartCodeCardGone",rig="{rig}"}}'
+        wait_for(lambda: fleet.metrics(alert), "the alert is at least pending")
+        for _ in range(6):
+            answer = chat(fleet.url, max_tokens=5).json()
+            assert answer["choices"][0]["message"]["content"].split() == count_to(5)
+        restarts = fleet.ssh(rig, f"systemctl show --value --property=NRestarts {unit}")
+        assert restarts == "0"
+        assert fleet.started_again(before) == {(rig, unit)}
+    finally:
+        fleet.ssh(rig, "simulated-cards restore 1")
+    wait_for(lambda: fleet.state(rig, unit) == "active", "it comes back", timeout_s=120)
+    assert fleet.ssh(rig, "ls /run/heartcode/llama/*.quarantined", check=False) == ""
+    wait_for(lambda: quarantined(fleet, rig, 1) == 0, "Prometheus knows that, too")
+    assert fleet.started_again(before) == {(rig, unit)}
+
+
+def test_a_start_outlives_a_driver_that_hangs(fleet: Fleet) -> None:
+    """That is no proof against the card, so the backend is tried."""
+    rig, unit = "rig1", "heartcode-llama@1.service"
+    fleet.ssh(rig, "simulated-cards hang 0")
+    try:
+        fleet.ssh(rig, f"systemctl restart --no-block {unit}")
+        wait_for(lambda: fleet.state(rig, unit) == "activating", "it starts")
+        wait_for(lambda: fleet.state(rig, unit) == "active", "it has started", timeout_s=120)
+    finally:
+        fleet.ssh(rig, "simulated-cards restore 0")
+
+
+def test_a_backend_that_was_disabled_is_left_alone(fleet: Fleet) -> None:
+    rig, unit = "rig1", "heartcode-llama@1.service"
+    fleet.ssh(rig, f"systemctl disable {unit} && simulated-cards lose 1")
+    try:
+        fleet.ssh(rig, f"systemctl restart {unit}", check=False)
+        assert fleet.state(rig, unit) == "failed"
+        fleet.ssh(rig, "simulated-cards restore 1 && systemctl start heartcode-card@1.service")
+        assert fleet.state(rig, unit) == "failed"
+        fleet.ssh(rig, f"systemctl enable {unit} && systemctl start heartcode-card@1.service")
+        wait_for(lambda: fleet.state(rig, unit) == "active", "it is started")
+    finally:
+        fleet.ssh(rig, f"simulated-cards restore 1; systemctl enable --now {unit}")
+
+
+def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]]) -> str:
+    """Run the playbook for one rig with other cards; return what it prints, on one line."""
+    done = fleet.playbook("--limit", rig, "--extra-vars", json.dumps({"llama_server_gpus": gpus}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
+    fleet: Fleet,
+) -> None:
+    rig, first, second = "rig1", "heartcode-llama@0.service", "heartcode-llama@1.service"
+    old = uuids_of_inventory(rig)
+    new = "GPU-10600000-0000-4000-8000-0000000000ff"
+    models = "/var/lib/heartcode/models"
+    before = fleet.starts()
+    fleet.ssh(rig, f"cp {models}/counting.gguf {models}/better.gguf")
+    try:
+        # A card that is gone keeps nobody from deploying.
+        fleet.ssh(rig, "simulated-cards lose 1")
+        fleet.ssh(rig, f"systemctl restart {second}", check=False)
+        said = deploy(fleet, rig, [{"uuid": uuid} for uuid in old])
+        assert f"rig1 serves without card {old[1]}" in said
+        assert fleet.started_again(before) == {(rig, second)}
+
+        # It is replaced, by one that has a file of its own.
+        fleet.ssh(rig, f"simulated-cards restore 1 && simulated-cards set 1 uuid={new}")
+        deploy(fleet, rig, [{"uuid": old[0]}, {"uuid": new, "model_file": "better.gguf"}])
+        assert fleet.state(rig, second) == "active"
+        assert fleet.started_again(before) == {(rig, second)}
+        listed = json.loads(fleet.ssh(rig, "curl -fsS http://127.0.0.1:8080/v1/models"))
+        assert [model["id"] for model in listed["data"]] == ["counting", "better"]
+
+        # The first is taken out, so the second's card gets its number.
+        deploy(fleet, rig, [{"uuid": new}])
+        assert fleet.state(rig, first) == "active"
+        assert new in fleet.ssh(rig, "cat /etc/heartcode/llama/0.env")
+        units = ("heartcode-llama@1.service", "heartcode-revive@1.path", "heartcode-card@1.timer")
+        assert {fleet.state(rig, unit) for unit in units} == {"inactive"}
+        assert fleet.ssh(rig, f"systemctl is-enabled {second}", check=False) == "disabled"
+        assert (
+            fleet.ssh(
+                rig,
+                "ls -d /etc/heartcode/llama/1* /run/heartcode/llama/1*"
+                " /etc/systemd/system/heartcode-llama@1*",
+                check=False,
+            )
+            == ""
+        )
+    finally:
+        fleet.ssh(rig, f"simulated-cards set 1 uuid={old[1]}; simulated-cards restore 1")
+        fleet.ssh(rig, f"rm -f {models}/better.gguf")
+        deploy(fleet, rig, [{"uuid": uuid} for uuid in old])
+    assert fleet.state(rig, second) == "active"
