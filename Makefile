@@ -77,6 +77,10 @@ fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (mol
 	@pytest tests/fleet_tool
 	@scripts/molecule_test.sh
 
+.PHONY: test-cuda-build
+test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
+	@scripts/cuda_build_test.sh
+
 .PHONY: bench-relay
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
 	@scripts/bench_relay.py

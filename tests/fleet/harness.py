@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,15 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> 
             pytest.fail(f"waited {timeout_s:g} s in vain: {what}")
         time.sleep(0.2)
     return value
+
+
+def refusals(done: subprocess.CompletedProcess[str]) -> str:
+    """The messages of the failed tasks, on one line."""
+    assert done.returncode != 0, "the play did not stop"
+    changed = [int(n) for n in re.findall(r"changed=(\d+)", done.stdout)]
+    assert changed
+    assert not any(changed), f"something was changed:\n{done.stdout}"
+    return " ".join(done.stdout.split())
 
 
 @dataclass(frozen=True)

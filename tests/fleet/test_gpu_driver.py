@@ -1,0 +1,168 @@
+"""The driver: what is refused before anything is changed, and what apt would install.
+
+The rigs are containers with simulated cards, which count as a rig's own working driver. The
+packages are Debian's real ones, up to the point where apt would install them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.harness import ROOT, Fleet, refusals
+
+UUID = "GPU-10600000-0000-4000-8000-000000000003"
+SOURCES = "/etc/apt/sources.list.d/heartcode-non-free.sources"
+NO_DRIVER = "mv /usr/bin/nvidia-smi /root/"
+DRIVER_AGAIN = "mv /root/nvidia-smi /usr/bin/"
+
+
+def set_driver(version: str) -> str:
+    change = f's/"driver_version": "[^"]*"/"driver_version": "{version}"/'
+    return f"sed -i '{change}' /etc/simulated-gpus.json"
+
+
+@pytest.mark.parametrize(
+    ("before", "variables", "message", "after"),
+    [
+        pytest.param(
+            "simulated-cards lose 1",
+            {},
+            f"rig2 lacks {UUID} of llama_server_gpus",
+            "simulated-cards restore 1",
+            id="a card is lost",
+        ),
+        pytest.param(
+            set_driver("590.48.01"),
+            {},
+            "rig2 has driver 590.48.01, and 580 is the last branch that knows Pascal",
+            set_driver("550.163.01"),
+            id="a driver without Pascal",
+        ),
+        pytest.param(
+            set_driver("470.256.02"),
+            {},
+            "The driver of rig2 (470.256.02) is too old for CUDA",
+            set_driver("550.163.01"),
+            id="a driver too old for CUDA",
+        ),
+        pytest.param(
+            "true",
+            {"llama_cpp_cuda_arch": "75-real"},
+            "has compute capability 6.1, expected 75",
+            "true",
+            id="cards of another generation",
+        ),
+        pytest.param(
+            "true",
+            {"gpu_driver_card_compute_capabilities": {UUID: "6.1"}},
+            "hold 6.1. Write a compute capability as two digits without the dot",
+            "true",
+            id="a compute capability with a dot",
+        ),
+        pytest.param(
+            "true",
+            {"gpu_driver_card_compute_capabilities": {"GPU-1": 75}},
+            "names GPU-1, which llama_server_gpus does not list",
+            "true",
+            id="a card that the rig does not have",
+        ),
+        pytest.param(
+            "true",
+            {"gpu_driver_mode": "managed"},
+            "has a driver that is not Debian's proprietary one (550.163.01)",
+            "true",
+            id="a driver that is not Debian's",
+        ),
+        pytest.param(
+            NO_DRIVER,
+            {},
+            "rig2 has no driver that works (nvidia-smi: it is not installed)",
+            DRIVER_AGAIN,
+            id="no driver",
+        ),
+        pytest.param(
+            "true",
+            {"gpu_driver_mode": "open"},
+            "value of gpu_driver_mode must be one of: managed, present, none",
+            "true",
+            id="an unknown mode",
+        ),
+    ],
+)
+def test_a_rig_with_the_wrong_driver_or_cards_is_refused(
+    fleet: Fleet, before: str, variables: dict[str, object], message: str, after: str
+) -> None:
+    fleet.ssh("rig2", before)
+    try:
+        done = fleet.playbook("--extra-vars", str(variables))
+    finally:
+        fleet.ssh("rig2", after)
+    assert message in refusals(done)
+
+
+def test_a_container_without_a_driver_is_no_place_to_install_one(fleet: Fleet) -> None:
+    for rig in fleet.rigs:
+        fleet.ssh(rig, NO_DRIVER)
+    try:
+        done = fleet.playbook("--extra-vars", str({"gpu_driver_mode": "managed"}))
+    finally:
+        for rig in fleet.rigs:
+            fleet.ssh(rig, DRIVER_AGAIN)
+    assert (
+        "is a container: its kernel, and so the driver, is that of the machine below"
+        in refusals(done)
+    )
+
+
+def run_part(*arguments: str) -> str:
+    """Run a part of the role on rig2, as tests/fleet/gpu_driver.yml does, and return the recap."""
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            ROOT / "inventory/virtual",
+            "tests/fleet/gpu_driver.yml",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-2]
+
+
+@pytest.fixture
+def non_free(fleet: Fleet) -> Iterator[Fleet]:
+    """A fleet whose rig2 has the sections of the driver in apt, by the role."""
+    # A dry run on a host whose apt has never heard of the driver.
+    run_part("--check", "-e", "part=sources")
+    run_part("--check", "-e", "part=driver")
+    assert "changed=1" in run_part("-e", "part=sources")
+    yield fleet
+    fleet.ssh("rig2", f"rm {SOURCES} && apt-get update -q")
+
+
+def test_apt_would_install_the_proprietary_driver_from_the_host_s_own_mirror(
+    non_free: Fleet,
+) -> None:
+    own = non_free.ssh("rig2", "awk '$1 == \"deb\" {print $2}' /etc/apt/sources.list | sort -u")
+    ours = non_free.ssh("rig2", f"awk '$1 == \"URIs:\" {{print $2}}' {SOURCES} | sort -u")
+    assert ours == own
+    assert "changed=0" in run_part("-e", "part=sources")
+
+    # The dry run lets apt work out what the role's own list of packages means.
+    run_part("--check", "-e", "part=driver")
+    packages = "nvidia-kernel-dkms libcuda1 nvidia-smi libnvidia-ml1 linux-headers-amd64"
+    plan = non_free.ssh("rig2", f"apt-get -s install --no-install-recommends {packages}")
+    installed = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith("Inst "))
+    release = non_free.ssh("rig2", ". /etc/os-release; echo $VERSION_ID")
+    branch = {"12": "(535.", "13": "(550."}[release]
+    assert installed["nvidia-kernel-dkms"].startswith(branch)
+    assert [name for name in installed if "open-kernel" in name or "xserver" in name] == []
