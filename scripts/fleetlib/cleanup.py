@@ -149,10 +149,11 @@ def destroy_directory(directory: Path) -> bool:
 
 
 def _remove_state(directory: Path) -> bool:
-    """Remove the tool's files from a state directory, and the directory if nothing else is in."""
+    """Remove the fleet's files from a state directory, and the directory if nothing else is in."""
     if not directory.is_dir():
         return False
-    known = [directory / name for name in ("machines", *_FILES)]
+    # "tuned": what playbooks/tune.yml has found on machines that are gone now.
+    known = [directory / name for name in ("machines", "tuned", *_FILES)]
     known += [path for name in _FILES for path in directory.glob(f".{name}.*")]
     existing = [path for path in known if path.exists()]
     for path in existing:
