@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -31,11 +32,12 @@ def pack(directory: Path) -> Path:
             archive.writestr(zipfile.ZipInfo(name, _TIME), files[name])
     content = data.getvalue()
     path = directory / f"heartcode-model-{hashlib.sha256(content).hexdigest()[:12]}.pyz"
-    part = path.with_suffix(".part")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        # Several hosts' tasks do this at the same time: each has a part of its own.
+        with tempfile.NamedTemporaryFile(dir=directory, suffix=".part", delete=False) as part:
+            part.write(content)
+        Path(part.name).replace(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
     return path

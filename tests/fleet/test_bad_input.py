@@ -156,11 +156,10 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
         "  vars:\n"
         "    ansible_user: root\n"
         f"    ansible_ssh_common_args: -F {fleet.directory}/ssh_config\n"
-        "    model_file: counting.gguf\n"
         "  children: {gateways: {hosts: {gateway: }}, rigs: {hosts: {rig1: }}}\n"
     )
     message = refusals(fleet.playbook(inventory=inventory))
-    assert "missing required arguments: llama_server_gpus" in message
+    assert "rig1: there is no model: set model_name and model_quantisation" in message
 
 
 def test_a_truncated_model_on_a_rig_is_refused(fleet: Fleet) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,14 @@ def test_the_packed_program_has_the_same_name_for_the_same_code(
     other = pack(tmp_path)
     assert other.name == packed.name
     assert other.read_bytes() == packed.read_bytes()
+
+
+def test_many_hosts_tasks_pack_at_the_same_time(packed: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda _: pack(tmp_path), range(24)))
+    (path,) = paths
+    assert path.read_bytes() == packed.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_host_takes_a_model_from_its_mirror(roles: Roles, packed: Path, model: bytes) -> None:
