@@ -7,6 +7,8 @@ import pytest
 from tests.fleet.counting import chat, count_to
 from tests.fleet.harness import Fleet, refusals
 
+CARD = "GPU-10600000-0000-4000-8000-000000000001"  # rig1's first
+
 
 @pytest.mark.parametrize(
     ("variables", "message"),
@@ -107,6 +109,37 @@ from tests.fleet.harness import Fleet, refusals
             id="no version kept to go back to",
         ),
         pytest.param(
+            {"llama_server_gpus": [{"uuid": "GPU-10600000-4000"}]},
+            "GPU-10600000-4000 is not the UUID of a GPU",
+            id="half a UUID",
+        ),
+        pytest.param(
+            {"llama_server_gpus": [{"uuid": CARD}, {"uuid": CARD}]},
+            f"({CARD} stands there twice)",
+            id="a card twice",
+        ),
+        pytest.param(
+            {"llama_server_gpus": [{"uuid": CARD[:-1] + "9"}]},
+            f"rig1 has no card {CARD[:-1]}9, which llama_server_gpus names. Not named there, but in"
+            f" the rig: {CARD}",
+            id="a card that was never there",
+        ),
+        pytest.param(
+            {"llama_server_gpus": [{"uuid": CARD, "contexts": 2}]},
+            "llama_server_gpus.contexts. Supported parameters include: ",
+            id="an unknown setting of a card",
+        ),
+        pytest.param(
+            {"llama_server_gpus": [{"uuid": CARD, "slots": 0}]},
+            f"slots of {CARD} must be at least 1",
+            id="a card's number that cannot work",
+        ),
+        pytest.param(
+            {"llama_server_gpus": [{"uuid": CARD, "model_file": "/models/x.gguf"}]},
+            "model_file is /models/x.gguf; give the name of a .gguf file",
+            id="a card's model with a path",
+        ),
+        pytest.param(
             {"app_port": 22},
             "port 22 (app_port) is in use by",
             id="a port in use on a rig",
@@ -147,6 +180,16 @@ from tests.fleet.harness import Fleet, refusals
 )
 def test_bad_input_is_refused(fleet: Fleet, variables: dict[str, object], message: str) -> None:
     assert message in refusals(fleet.playbook("--extra-vars", str(variables)))
+
+
+def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
+    fleet.ssh("rig2", "simulated-cards set 0 memory_total_mib=4 memory_reserved_mib=0")
+    try:
+        message = refusals(fleet.playbook("--extra-vars", "llama_server_n_gpu_layers=33"))
+    finally:
+        fleet.ssh("rig2", "simulated-cards set 0 memory_total_mib=8192 memory_reserved_mib=76")
+    assert "(NVIDIA P104-100, 4 MiB) cannot hold counting.gguf (6 MiB)" in message
+    assert "playbooks/plan.yml says what it can" in message
 
 
 def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""heartcode-card, which a backend's unit asks before it starts, against the simulated driver."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.nvml.cards import Rig, p104, p106
+from tests.nvml.simulated import NVIDIA_SMI, environment
+
+PROGRAM = Path(__file__).parents[2] / "systemd/libexec/heartcode-card"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig([p106(), p104()]).save(tmp_path / "gpus.json")
+
+
+def check(rig: Rig, uuid: str, programs: str = "") -> tuple[int, str]:
+    """Return the exit status and what is said."""
+    assert rig.path
+    directory = rig.path.parent / "bin"
+    directory.mkdir()
+    (directory / "nvidia-smi").symlink_to(NVIDIA_SMI)
+    env = environment(rig.path)
+    env["PATH"] = programs or f"{directory}:{env['PATH']}"
+    done = subprocess.run(
+        [PROGRAM, uuid], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout.strip()
+
+
+def test_a_card_that_answers(rig: Rig) -> None:
+    rig.lose(0)  # a neighbour's trouble is not its own
+    assert check(rig, rig.cards[1]["uuid"]) == (0, "")
+
+
+def test_a_card_that_has_no_temperature_is_there(rig: Rig) -> None:
+    rig.refuse(1, "temperature")
+    assert check(rig, rig.cards[1]["uuid"]) == (0, "")
+
+
+def test_a_card_that_is_off_the_bus(rig: Rig) -> None:
+    rig.lose(1)
+    said = "nvidia-smi lists other cards, but not this one"
+    assert check(rig, rig.cards[1]["uuid"]) == (1, said)
+
+
+def test_a_card_that_says_itself_that_it_is_lost(rig: Rig) -> None:
+    rig.refuse(1, "temperature", error=15)
+    assert check(rig, rig.cards[1]["uuid"]) == (1, "the GPU is lost")
+
+
+def test_the_only_card_is_gone(rig: Rig) -> None:
+    uuid = rig.cards[1]["uuid"]
+    rig.remove(1).lose(0)
+    assert check(rig, uuid) == (1, "nvidia-smi finds no card")
+
+
+def test_a_driver_that_is_not_loaded(rig: Rig) -> None:
+    status, said = check(rig.fail(), rig.cards[0]["uuid"])
+    assert (status, said[:36]) == (2, "nvidia-smi fails with status 9: NVID")
+
+
+def test_a_host_without_a_driver(rig: Rig) -> None:
+    assert rig.path
+    empty = rig.path.parent / "empty"
+    empty.mkdir()
+    (empty / "sh").symlink_to("/bin/sh")
+    assert check(rig, rig.cards[0]["uuid"], str(empty)) == (3, "there is no nvidia-smi")
