@@ -34,7 +34,8 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
     changed = [int(n) for n in re.findall(r"changed=(\d+)", done.stdout)]
     assert changed
     assert not any(changed), f"something was changed:\n{done.stdout}"
-    return " ".join(done.stdout.split())
+    # The standard error has them as they are, the standard output as YAML, with quotes doubled.
+    return " ".join((done.stderr + done.stdout).split())
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,18 @@ class Fleet:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def playbook(
-        self, *arguments: str, inventory: Path = ROOT / "inventory/virtual"
+        self,
+        *arguments: str,
+        inventory: Path = ROOT / "inventory/virtual",
+        name: str = "playbooks/site.yml",
     ) -> subprocess.CompletedProcess[str]:
-        """Run site.yml on the fleet, as a person would."""
+        """Run a playbook on the fleet, as a person would."""
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
                 "-i",
                 inventory,
-                "playbooks/site.yml",
+                name,
                 *arguments,
             ],
             cwd=ROOT,
