@@ -126,6 +126,24 @@ def run_part(fleet: Fleet, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+def test_debian_s_driver_that_is_installed_and_held_is_accepted(fleet: Fleet) -> None:
+    """An empty package stands for the module, which no container could load."""
+    control = (
+        "Package: nvidia-kernel-dkms\\nVersion: 0\\nArchitecture: all\\nMaintainer: a <a@b>\\n"
+    )
+    fleet.ssh(
+        "rig2",
+        "mkdir -p /root/module/DEBIAN && cd /root &&"
+        f" printf '{control}Description: empty\\n' > module/DEBIAN/control &&"
+        " dpkg-deb --build module && dpkg -i module.deb && apt-mark hold nvidia-kernel-dkms",
+    )
+    try:
+        recap = run_part(fleet, "-e", "part=preflight", "-e", "gpu_driver_mode=managed")
+    finally:
+        fleet.ssh("rig2", "dpkg --purge nvidia-kernel-dkms; rm -r /root/module /root/module.deb")
+    assert "changed=0" in recap
+
+
 @pytest.fixture
 def non_free(fleet: Fleet) -> Iterator[Fleet]:
     """A fleet whose rig2 has the sections of the driver in apt, by the role."""
