@@ -38,7 +38,8 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
     changed = [int(n) for n in re.findall(r"changed=(\d+)", done.stdout)]
     assert changed
     assert not any(changed), f"something was changed:\n{done.stdout}"
-    return " ".join(done.stdout.split())
+    # The standard error has them as they are, the standard output as YAML, with quotes doubled.
+    return " ".join((done.stderr + done.stdout).split())
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,11 @@ The rigs are containers with simulated cards, which count as a rig's own working
 packages are Debian's real ones, up to the point where apt would install them.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fleet.harness import ROOT, Fleet, refusals
+from tests.fleet.harness import Fleet, refusals
 
 UUID = "GPU-10600000-0000-4000-8000-000000000003"
 SOURCES = "/etc/apt/sources.list.d/heartcode-non-free.sources"
@@ -79,6 +75,13 @@ def set_driver(version: str) -> str:
         ),
         pytest.param(
             NO_DRIVER,
+            {"gpu_driver_mode": "managed"},
+            "is a container: its kernel, and so the driver, is that of the machine below",
+            DRIVER_AGAIN,
+            id="a container, which cannot load one",
+        ),
+        pytest.param(
+            NO_DRIVER,
             {},
             "rig2 has no driver that works (nvidia-smi: it is not installed)",
             DRIVER_AGAIN,
@@ -98,53 +101,56 @@ def test_a_rig_with_the_wrong_driver_or_cards_is_refused(
 ) -> None:
     fleet.ssh("rig2", before)
     try:
-        done = fleet.playbook("--extra-vars", str(variables))
+        done = fleet.playbook(
+            *("-e", "part=preflight", "-e", str(variables)), playbook="tests/fleet/gpu_driver.yml"
+        )
     finally:
         fleet.ssh("rig2", after)
     assert message in refusals(done)
 
 
-def test_a_container_without_a_driver_is_no_place_to_install_one(fleet: Fleet) -> None:
-    for rig in fleet.rigs:
-        fleet.ssh(rig, NO_DRIVER)
+def test_a_missing_card_stops_the_deployment_before_anything_is_changed(fleet: Fleet) -> None:
+    fleet.ssh("rig2", "simulated-cards remove 1")
     try:
-        done = fleet.playbook("--extra-vars", str({"gpu_driver_mode": "managed"}))
+        done = fleet.playbook()
     finally:
-        for rig in fleet.rigs:
-            fleet.ssh(rig, DRIVER_AGAIN)
-    assert (
-        "is a container: its kernel, and so the driver, is that of the machine below"
-        in refusals(done)
-    )
+        plugged = fleet.playbook(playbook="tests/nvml/rigs.yml")
+    assert f"rig2 lacks {UUID} of llama_server_gpus" in refusals(done)
+    assert plugged.returncode == 0, plugged.stdout
 
 
-def run_part(*arguments: str) -> str:
-    """Run a part of the role on rig2, as tests/fleet/gpu_driver.yml does, and return the recap."""
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            "-i",
-            ROOT / "inventory/virtual",
-            "tests/fleet/gpu_driver.yml",
-            *arguments,
-        ],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_part(fleet: Fleet, *arguments: str) -> str:
+    """Run a part of the role on rig2, as gpu_driver.yml does, and return the recap."""
+    done = fleet.playbook(*arguments, playbook="tests/fleet/gpu_driver.yml")
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-2]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_debian_s_driver_that_is_installed_and_held_is_accepted(fleet: Fleet) -> None:
+    """An empty package stands for the module, which no container could load."""
+    control = (
+        "Package: nvidia-kernel-dkms\\nVersion: 0\\nArchitecture: all\\nMaintainer: a <a@b>\\n"
+    )
+    fleet.ssh(
+        "rig2",
+        "mkdir -p /root/module/DEBIAN && cd /root &&"
+        f" printf '{control}Description: empty\\n' > module/DEBIAN/control &&"
+        " dpkg-deb --build module && dpkg -i module.deb && apt-mark hold nvidia-kernel-dkms",
+    )
+    try:
+        recap = run_part(fleet, "-e", "part=preflight", "-e", "gpu_driver_mode=managed")
+    finally:
+        fleet.ssh("rig2", "dpkg --purge nvidia-kernel-dkms; rm -r /root/module /root/module.deb")
+    assert "changed=0" in recap
 
 
 @pytest.fixture
 def non_free(fleet: Fleet) -> Iterator[Fleet]:
     """A fleet whose rig2 has the sections of the driver in apt, by the role."""
     # A dry run on a host whose apt has never heard of the driver.
-    run_part("--check", "-e", "part=sources")
-    run_part("--check", "-e", "part=driver")
-    assert "changed=1" in run_part("-e", "part=sources")
+    run_part(fleet, "--check", "-e", "part=sources")
+    run_part(fleet, "--check", "-e", "part=driver")
+    assert "changed=1" in run_part(fleet, "-e", "part=sources")
     yield fleet
     fleet.ssh("rig2", f"rm {SOURCES} && apt-get update -q")
 
@@ -155,10 +161,10 @@ def test_apt_would_install_the_proprietary_driver_from_the_host_s_own_mirror(
     own = non_free.ssh("rig2", "awk '$1 == \"deb\" {print $2}' /etc/apt/sources.list | sort -u")
     ours = non_free.ssh("rig2", f"awk '$1 == \"URIs:\" {{print $2}}' {SOURCES} | sort -u")
     assert ours == own
-    assert "changed=0" in run_part("-e", "part=sources")
+    assert "changed=0" in run_part(non_free, "-e", "part=sources")
 
     # The dry run lets apt work out what the role's own list of packages means.
-    run_part("--check", "-e", "part=driver")
+    run_part(non_free, "--check", "-e", "part=driver")
     packages = "nvidia-kernel-dkms libcuda1 nvidia-smi libnvidia-ml1 linux-headers-amd64"
     plan = non_free.ssh("rig2", f"apt-get -s install --no-install-recommends {packages}")
     installed = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith("Inst "))
