@@ -23,7 +23,7 @@ for unit in "$root"/run/systemd/system/heartcode*; do
 done
 
 echo "nginx -t heartcode.conf"
-echo "events {} http { include /mnt/heartcode.conf; }" >"$output/nginx.conf"
+echo "include /etc/nginx/modules-enabled/*.conf; events {} http { include /mnt/heartcode.conf; }" >"$output/nginx.conf"
 in_root nginx -t -q -c /mnt/nginx.conf
 
 echo "promtool check config prometheus.yml"
