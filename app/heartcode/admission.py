@@ -1,6 +1,6 @@
 """How a request waits until a backend has a slot for it.
 
-    room = WaitingRoom(grant, has_free_slot, retry_after_s, limits)
+    room = WaitingRoom(grant, free_slots, retry_after_s, limits)
     granted = room.enter(wish, client)   # waits
     room.call_next()                     # a slot is free
 
@@ -132,14 +132,14 @@ class WaitingRoom(Generic[GrantT]):
     def __init__(
         self,
         grant: Callable[[Wish[GrantT]], GrantT | None],
-        has_free_slot: Callable[[Wish[GrantT] | None], bool],
+        free_slots: Callable[[Wish[GrantT] | None], int],
         retry_after_s: Callable[[], float],
         limits: Limits,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._grant = grant
-        self._has_free_slot = has_free_slot
+        self._free_slots = free_slots
         self._retry_after_s = retry_after_s
         self._limits = limits
         self._clock = clock
@@ -156,9 +156,10 @@ class WaitingRoom(Generic[GrantT]):
                 should try elsewhere.
             ClientGoneError: when the client left.
         """
-        # With a slot free it is taken in, even if it then waits for a better one by itself.
+        # It may wait for a better slot than the free one, but only as many may as slots are free:
+        # nobody waits here for whom a slot is free elsewhere and none here.
         wants_slot = wish.ticket.tries is Try.SLOT and not wish.ticket.admitted
-        if wants_slot and not self._has_free_slot(wish):
+        if wants_slot and self._free_slots(wish) <= len(self._queue):
             raise ApiError(HTTPStatus.FORBIDDEN, "all slots are busy", code="slots_busy")
         if not self._queue and (granted := self._grant(wish)) is not None:
             return granted
@@ -183,7 +184,7 @@ class WaitingRoom(Generic[GrantT]):
     def call_next(self) -> None:
         """Grant what can be granted now, in the order of the queue."""
         passed: set[Wish[GrantT]] = set()
-        while self._queue and self._has_free_slot(None):
+        while self._queue and self._free_slots(None):
             for wish in self._queue:
                 if wish not in passed and (granted := self._grant(wish)) is not None:
                     break

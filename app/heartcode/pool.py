@@ -253,7 +253,7 @@ class Pool:
         self._lengths = Lengths()
         self._serial = count(1)
         self._room: WaitingRoom[SlotLease] = WaitingRoom(
-            self._grant, self._has_free_slot, self._next_slot_s, limits, clock=clock
+            self._grant, self._free_slots, self._next_slot_s, limits, clock=clock
         )
 
     def take(
@@ -343,10 +343,10 @@ class Pool:
             released=self._room.call_next,
         )
 
-    def _has_free_slot(self, wish: Wish[SlotLease] | None) -> bool:
-        """Return whether a slot is free: one that `wish` could have, or any."""
+    def _free_slots(self, wish: Wish[SlotLease] | None) -> int:
+        """Return how many slots are free: of those that `wish` could have, or of all."""
         backends = self.backends if wish is None else _worth_asking(wish)
-        return any(backend.has_free_slot for backend in backends)
+        return sum(max(0, backend.slots - backend.in_flight) for backend in backends)
 
     def _next_slot_s(self) -> float:
         """Return the seconds until a slot becomes free and with it a place in the queue."""

@@ -372,6 +372,25 @@ def test_a_slot_of_another_model_is_none_for_who_tries(make_pool: MakePool) -> N
         pool.take(serving=pool.backends[:1], ticket=ticket(tries=Try.SLOT))
 
 
+def test_no_more_wait_for_a_better_slot_than_slots_are_free(
+    make_pool: MakePool, spawn: Spawn
+) -> None:
+    pool = make_pool(1, 1)
+    first = take(pool, ticket(chars=12000, letter="a"))
+    learn(first, prompt_speed=300, decode_speed=100)
+    first.release()
+    running = take(
+        pool, Ticket(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
+    )
+    # Half a second of waiting, or 10 s of prompt at the free one.
+    held = spawn(take, pool, ticket(chars=12100, letter="a", tries=Try.SLOT))
+    assert not held.ready()
+    with pytest.raises(ApiError, match="busy"):
+        take(pool, ticket("cleo", tries=Try.SLOT))
+    running.release()
+    assert held.get(timeout=5).backend is first.backend
+
+
 def test_who_tries_for_the_queue_waits_unless_it_is_full(make_pool: MakePool, spawn: Spawn) -> None:
     pool = make_pool(1, length=1)
     lease = take(pool)
