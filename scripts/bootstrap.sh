@@ -17,6 +17,8 @@ need ssh-keygen openssh-client
 need curl curl
 need git git
 need shellcheck shellcheck
+# njs's interpreter runs the gateway's routing in its unit tests.
+need njs njs
 # The simulated NVML is C.
 need gcc gcc
 need make make

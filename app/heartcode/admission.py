@@ -1,6 +1,6 @@
 """How a request waits until a backend has a slot for it.
 
-    room = WaitingRoom(grant, has_free_slot, limits)
+    room = WaitingRoom(grant, free_slots, retry_after_s, limits)
     granted = room.enter(wish, client)   # waits
     room.call_next()                     # a slot is free
 
@@ -14,6 +14,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
 from typing import Any, Generic, Protocol, TypeVar
 
 from gevent.event import Event
@@ -26,6 +28,10 @@ from heartcode.prompt import Prompt
 
 # The gateway says here for whom it asks; without it, all requests are one client's.
 CLIENT_HEADER = "X-HeartCode-Client"
+# The gateway says here that it has other rigs to ask: with `slot` a request does not wait when no
+# slot is free, with `queue` it waits unless the queue is full. Either way the refusal is a 403, the
+# one status that nginx takes to the next rig without counting it against this one.
+TRY_HEADER = "X-HeartCode-Try"
 _MAX_CLIENT_CHARS = 128
 
 # What the endpoints call the longest answer.
@@ -36,6 +42,19 @@ _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_
 _LOOK_AGAIN_S = 1.0
 
 
+class Try(Enum):
+    """What a request hopes for here that may be had elsewhere, see `TRY_HEADER`."""
+
+    SLOT = "slot"
+    QUEUE = "queue"
+    NOTHING = ""  # it has nowhere else to go
+
+    @classmethod
+    def of(cls, header: str | None) -> Try:
+        """Return what the header says; whatever else is in it says nothing."""
+        return next((each for each in cls if each.value == header), cls.NOTHING)
+
+
 @dataclass(kw_only=True)
 class Ticket:
     """What admission knows of one request, from its arrival to its end.
@@ -44,6 +63,7 @@ class Ticket:
         client: whose request it is; clients take turns.
         prompt: what its conversation begins with.
         max_tokens: the longest answer it allows, if it says so.
+        tries: what it is here for; it goes elsewhere when it cannot have that.
         admitted: whether it has had a backend before; then it is not turned away.
         queued_s: seconds that it has waited in the queue.
     """
@@ -51,11 +71,14 @@ class Ticket:
     client: str
     prompt: Prompt
     max_tokens: int | None = None
+    tries: Try = Try.NOTHING
     admitted: bool = False
     queued_s: float = 0.0
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any], client: str | None) -> Ticket:
+    def of(
+        cls, fields: Mapping[str, Any], client: str | None, *, tries: Try = Try.NOTHING
+    ) -> Ticket:
         """Return the ticket for a request with this JSON body."""
         limits = [fields.get(name) for name in _LIMIT_FIELDS]
         given = [value for value in limits if isinstance(value, int) and value > 0]
@@ -63,6 +86,7 @@ class Ticket:
             client=(client or "")[:_MAX_CLIENT_CHARS],
             prompt=Prompt.of(fields),
             max_tokens=min(given, default=None),
+            tries=tries,
         )
 
 
@@ -108,14 +132,14 @@ class WaitingRoom(Generic[GrantT]):
     def __init__(
         self,
         grant: Callable[[Wish[GrantT]], GrantT | None],
-        has_free_slot: Callable[[], bool],
+        free_slots: Callable[[Wish[GrantT] | None], int],
         retry_after_s: Callable[[], float],
         limits: Limits,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._grant = grant
-        self._has_free_slot = has_free_slot
+        self._free_slots = free_slots
         self._retry_after_s = retry_after_s
         self._limits = limits
         self._clock = clock
@@ -128,9 +152,15 @@ class WaitingRoom(Generic[GrantT]):
         """Return what is granted, at once or after a wait.
 
         Raises:
-            ApiError: 429 when there is no room to wait, 504 when the wait is over.
+            ApiError: 429 when there is no room to wait, 504 when the wait is over; 403 when it
+                should try elsewhere.
             ClientGoneError: when the client left.
         """
+        # It may wait for a better slot than the free one, but only as many may as slots are free:
+        # nobody waits here for whom a slot is free elsewhere and none here.
+        wants_slot = wish.ticket.tries is Try.SLOT and not wish.ticket.admitted
+        if wants_slot and self._free_slots(wish) <= len(self._queue):
+            raise ApiError(HTTPStatus.FORBIDDEN, "all slots are busy", code="slots_busy")
         if not self._queue and (granted := self._grant(wish)) is not None:
             return granted
         if len(self._queue) >= self._limits.length and not wish.ticket.admitted:
@@ -154,7 +184,7 @@ class WaitingRoom(Generic[GrantT]):
     def call_next(self) -> None:
         """Grant what can be granted now, in the order of the queue."""
         passed: set[Wish[GrantT]] = set()
-        while self._queue and self._has_free_slot():
+        while self._queue and self._free_slots(None):
             for wish in self._queue:
                 if wish not in passed and (granted := self._grant(wish)) is not None:
                     break
@@ -173,7 +203,7 @@ class WaitingRoom(Generic[GrantT]):
             return granted
         seconds = math.ceil(max(1.0, min(self._retry_after_s(), self._limits.wait_s)))
         raise ApiError(
-            429,
+            429 if wish.ticket.tries is Try.NOTHING else HTTPStatus.FORBIDDEN,
             f"all slots are busy and the queue is full; try again in {seconds} s",
             code="queue_full",
             headers={"Retry-After": str(seconds)},

@@ -16,6 +16,10 @@ from heartcode.pool import Backend
 # `undefined` (1.19.0, src/endpoints/tokenizers.js).
 _UNDEFINED = "undefined"
 
+# The gateway says here what a request means that names no model: the fleet's default, which need
+# not be the rig's.
+DEFAULT_HEADER = "X-HeartCode-Model"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -63,10 +67,11 @@ class Catalogue:
             raise ApiError(404, message, code="model_not_found", param="model")
         return model
 
-    def chosen_by(self, name: object) -> Model:
+    def chosen_by(self, name: object, *, default: str | None = None) -> Model:
         """Return the model for a request's `model`; none or an empty one means the default.
 
-        Where no names are known, that is a nameless one.
+        That is `default` if the rig has it, else its first. Where no names are known, it is a
+        nameless one.
 
         Raises:
             ApiError: 404 for an unknown model.
@@ -74,5 +79,5 @@ class Catalogue:
         if not self.models:
             return self._any
         if not name or (name == _UNDEFINED and name not in self._by_name):
-            return self.models[0]
+            return self._by_name.get(default or "", self.models[0])
         return self.find(name)

@@ -24,6 +24,8 @@ _CODES = {
     500: "internal_error",
 }
 _FIRST_SERVER_ERROR = 500
+# The code once more, where the gateway can read it: it sees statuses and headers, but no bodies.
+_CODE_HEADER = "X-HeartCode-Error"
 
 
 class ApiError(Exception):
@@ -69,6 +71,7 @@ def init_app(app: Flask) -> None:
         response = jsonify(error.body())
         response.status_code = error.status
         response.headers.update(error.headers)
+        response.headers[_CODE_HEADER] = error.code
         return response
 
     @app.errorhandler(HTTPException)

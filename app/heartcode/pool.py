@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from http import HTTPStatus
 from itertools import count
 from urllib.parse import urlsplit
@@ -253,7 +253,7 @@ class Pool:
         self._lengths = Lengths()
         self._serial = count(1)
         self._room: WaitingRoom[SlotLease] = WaitingRoom(
-            self._grant, self._has_free_slot, self._next_slot_s, limits, clock=clock
+            self._grant, self._free_slots, self._next_slot_s, limits, clock=clock
         )
 
     def take(
@@ -271,7 +271,8 @@ class Pool:
         Without one it asks for an answer that needs no slot, and never waits.
 
         Raises:
-            ApiError: 429 when the queue is full, 504 when the wait is over.
+            ApiError: 429 when the queue is full, 504 when the wait is over, 403 when the request
+                should try another rig.
             ClientGoneError: when the client left.
         """
         candidates = [
@@ -297,8 +298,7 @@ class Pool:
         return self._slot_lease(backend, ticket, prompt_s=0.0)
 
     def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
-        # What failed a moment ago is no alternative to waiting for what works.
-        candidates = [b for b in wish.candidates if not b.avoided] or wish.candidates
+        candidates = _worth_asking(wish)
         if not any(b.has_free_slot for b in candidates):
             return None  # before anything is looked up: this is asked often
         now = self._clock()
@@ -343,14 +343,21 @@ class Pool:
             released=self._room.call_next,
         )
 
-    def _has_free_slot(self) -> bool:
-        return any(backend.has_free_slot for backend in self.backends)
+    def _free_slots(self, wish: Wish[SlotLease] | None) -> int:
+        """Return how many slots are free: of those that `wish` could have, or of all."""
+        backends = self.backends if wish is None else _worth_asking(wish)
+        return sum(max(0, backend.slots - backend.in_flight) for backend in backends)
 
     def _next_slot_s(self) -> float:
         """Return the seconds until a slot becomes free and with it a place in the queue."""
         now = self._clock()
         working = [b for b in self.backends if not b.avoided] or self.backends
         return min(backend.slot_free_in_s(now) for backend in working)
+
+
+def _worth_asking(wish: Wish[SlotLease]) -> Sequence[Backend]:
+    # What failed a moment ago is no alternative to waiting for what works.
+    return [b for b in wish.candidates if not b.avoided] or wish.candidates
 
 
 def _is_held(wish: Wish[SlotLease], best: Offer, second: Offer, now: float) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from heartcode.settings import TABLE
+from heartcode.surface import ENDPOINTS
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
@@ -80,6 +81,11 @@ def test_what_a_role_sets_itself_is_known_and_not_open_to_app_settings() -> None
     names = re.findall(r"^([A-Z_]+)=", template, re.MULTILINE)
     assert names == load("roles/app/vars/main.yml")["_app_own_settings"]
     assert set(names) <= {row.variable for row in TABLE}
+
+
+def test_the_gateway_routes_every_request_that_the_rigs_pass_on() -> None:
+    paths = [path for endpoint in ENDPOINTS for path in endpoint.paths]
+    assert sorted(load("roles/gateway/vars/main.yml")["_gateway_inference_paths"]) == sorted(paths)
 
 
 def test_the_example_inventory_sets_only_what_roles_know() -> None:

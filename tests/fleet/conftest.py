@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,15 @@ def serving(fleet: Fleet) -> Iterator[None]:
         fleet.ssh(rig, "systemctl reset-failed 'heartcode-llama@*'")
     yield
     before = {rig: fleet.answered(rig) for rig in fleet.rigs}
+    conversations = count()
 
     def all_answer() -> bool:
-        chat(fleet.url, max_tokens=1)
+        # A conversation of its own each time: the gateway gives one always to the same rig.
+        chat(
+            fleet.url,
+            max_tokens=1,
+            messages=[{"role": "user", "content": f"Is rig {next(conversations)} there?"}],
+        )
         return all(fleet.answered(rig) > before[rig] for rig in fleet.rigs)
 
     wait_for(all_answer, "the gateway sends requests to every rig again")

@@ -1,13 +1,15 @@
 """Requests to the model that counts, and what they must answer."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
 
 
-def chat(url: str, *, max_tokens: int, **fields: Any) -> requests.Response:
+def chat(
+    url: str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
+) -> requests.Response:
     """Ask for `max_tokens` numbers; streamed if `stream=True` is among the fields."""
     body = {
         "messages": [{"role": "user", "content": "Count!"}],
@@ -17,6 +19,7 @@ def chat(url: str, *, max_tokens: int, **fields: Any) -> requests.Response:
     return requests.post(
         f"{url}/v1/chat/completions",
         json=body,
+        headers=dict(headers or {}),
         stream=bool(fields.get("stream")),
         timeout=120,
     )

@@ -11,6 +11,11 @@ from tests.fleet.counting import chat, count_to, events, text_of
 from tests.fleet.harness import ROOT, Fleet, wait_for
 
 
+def conversation(number: int) -> list[dict[str, str]]:
+    """One of many: each has its rig."""
+    return [{"role": "user", "content": f"I am client {number:x}x. Count!"}]
+
+
 def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
     body = (
         '{"messages": [{"role": "user", "content": "Count!"}], "max_tokens": 50, "stream": false}'
@@ -94,11 +99,7 @@ def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> N
         # Conversations of their own, and long: nobody gains by waiting for another's cache.
         answers = list(
             pool.map(
-                lambda n: chat(
-                    fleet.url,
-                    max_tokens=1500,
-                    messages=[{"role": "user", "content": f"I am client {n:x}x. Count!"}],
-                ),
+                lambda n: chat(fleet.url, max_tokens=1500, messages=conversation(n)),
                 range(16),
             )
         )
@@ -130,8 +131,8 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
 def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
     try:
-        for _ in range(6):
-            answer = chat(fleet.url, max_tokens=5)
+        for n in range(6):
+            answer = chat(fleet.url, max_tokens=5, messages=conversation(n))
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"].split() == count_to(5)
     finally:
@@ -150,8 +151,9 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
 def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
     fleet.tool("cut", "rig1")
     try:
-        for _ in range(4):
-            assert chat(fleet.url, max_tokens=5).status_code == 200
+        for n in range(6):
+            answer = chat(fleet.url, max_tokens=5, messages=conversation(n))
+            assert answer.status_code == 200, answer.text
     finally:
         fleet.tool("restore", "rig1")
 

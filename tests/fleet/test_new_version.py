@@ -30,7 +30,7 @@ def described(cache: Path) -> dict[str, object]:
 
 def package(fleet: Fleet, cache: Path, server: str) -> Path:
     """Make a package of that version whose llama-server is a script."""
-    done = fleet.playbook("-e", str(described(cache)), name="tests/fleet/name_version.yml")
+    done = fleet.playbook("-e", str(described(cache)), playbook="tests/fleet/name_version.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     version = (cache / "name").read_text()
     program = cache / version / "bin/llama-server"

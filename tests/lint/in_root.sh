@@ -26,7 +26,7 @@ done
 
 for site in heartcode.conf heartcode-models.conf; do
     echo "nginx -t $site"
-    echo "events {} http { include /mnt/$site; }" >"$output/nginx.conf"
+    echo "include /etc/nginx/modules-enabled/*.conf; events {} http { include /mnt/$site; }" >"$output/nginx.conf"
     in_root nginx -t -q -c /mnt/nginx.conf
 done
 

@@ -12,7 +12,8 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from heartcode import progress, request_body, request_id, resume, sse
-from heartcode.admission import CLIENT_HEADER, Ticket
+from heartcode.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
+from heartcode.catalogue import DEFAULT_HEADER
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
 from heartcode.farewell import WithFarewell
 from heartcode.observe import current_record
@@ -37,12 +38,15 @@ def relay(endpoint: Endpoint) -> Response:
     body = _whole_body()
     fields = request_body.parse(body, max_depth=rig.settings.max_json_depth)
     request_body.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
-    model = rig.catalogue.chosen_by(fields.get("model"))
+    model = rig.catalogue.chosen_by(
+        fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
+    )
     record = current_record()
     record.model = model.id
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
-        record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER))
+        tries = Try.of(request.headers.get(TRY_HEADER))
+        record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER), tries=tries)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     call = Call(method="POST", path=endpoint.path, headers=headers, body=body)

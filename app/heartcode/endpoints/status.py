@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode import survey
+from heartcode.catalogue import DEFAULT_HEADER
 from heartcode.rig import current_rig
 
 bp = Blueprint("status", __name__)
@@ -22,7 +23,8 @@ def props() -> Response:
     They are those of the default model, or of `?model=`; backends differ in little else.
     """
     rig = current_rig()
-    backends = rig.catalogue.chosen_by(request.args.get("model")).backends
+    default = request.headers.get(DEFAULT_HEADER)
+    backends = rig.catalogue.chosen_by(request.args.get("model"), default=default).backends
     answers = survey.ask(backends, "/props", timeout_s=rig.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])

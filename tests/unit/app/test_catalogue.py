@@ -36,6 +36,16 @@ def test_without_a_name_the_default_serves(name: object) -> None:
     )
 
 
+@pytest.mark.parametrize("name", [None, "", "undefined"])
+@pytest.mark.parametrize(("default", "backend"), [("b", 1), ("c", 1), ("x", 0), ("", 0)])
+def test_the_gateway_s_default_comes_before_the_rig_s(
+    name: object, default: str, backend: int
+) -> None:
+    catalogue = Catalogue.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
+    assert BACKENDS[backend] in catalogue.chosen_by(name, default=default).backends
+    assert catalogue.chosen_by("a", default=default).id == "a"
+
+
 @pytest.mark.parametrize("name", ["c", "Undefined", 7, ["a"]])
 def test_a_wrong_name_is_no_missing_one(name: object) -> None:
     with pytest.raises(ApiError) as error:

@@ -44,6 +44,7 @@ def test_an_error_may_have_headers(app: Flask) -> None:
     answer = app.test_client().get("/full")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
     assert error_of(answer)["code"] == "queue_full"
+    assert answer.headers["X-HeartCode-Error"] == "queue_full"
 
 
 def test_a_wrong_method_is_told_the_right_one(client: FlaskClient) -> None:

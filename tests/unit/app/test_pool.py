@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import Greenlet
-from heartcode.admission import Limits, Ticket
+from heartcode.admission import Limits, Ticket, Try
 from heartcode.breaker import State
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
@@ -32,9 +32,11 @@ class Clock:
         return self.now
 
 
-def ticket(client: str = "anna", *, chars: int = 40, letter: str = "") -> Ticket:
+def ticket(
+    client: str = "anna", *, chars: int = 40, letter: str = "", tries: Try = Try.NOTHING
+) -> Ticket:
     text = letter * chars or f"{next(_serial)} ".ljust(chars, "x")
-    return Ticket(client=client, prompt=Prompt.of({"prompt": text}))
+    return Ticket(client=client, prompt=Prompt.of({"prompt": text}), tries=tries)
 
 
 def take(pool: Pool, asked: Ticket | None = None, client: Client | None = None) -> Lease:
@@ -350,6 +352,56 @@ def test_without_a_queue_a_request_is_served_or_refused_at_once(make_pool: MakeP
         take(pool)
     assert refused.value.status == 429
     take(pool)
+
+
+def test_who_tries_for_a_slot_does_not_wait(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lease = take(pool, ticket(tries=Try.SLOT))
+    with pytest.raises(ApiError) as refused:
+        take(pool, ticket(tries=Try.SLOT))
+    assert (refused.value.status, refused.value.code) == (403, "slots_busy")
+    lease.release()
+    take(pool, ticket(tries=Try.SLOT))
+
+
+def test_a_slot_of_another_model_is_none_for_who_tries(make_pool: MakePool) -> None:
+    pool = make_pool(1, 1)
+    lease = pool.take(serving=pool.backends[:1], ticket=ticket())
+    assert lease
+    with pytest.raises(ApiError, match="busy"):
+        pool.take(serving=pool.backends[:1], ticket=ticket(tries=Try.SLOT))
+
+
+def test_no_more_wait_for_a_better_slot_than_slots_are_free(
+    make_pool: MakePool, spawn: Spawn
+) -> None:
+    pool = make_pool(1, 1)
+    first = take(pool, ticket(chars=12000, letter="a"))
+    learn(first, prompt_speed=300, decode_speed=100)
+    first.release()
+    running = take(
+        pool, Ticket(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
+    )
+    # Half a second of waiting, or 10 s of prompt at the free one.
+    held = spawn(take, pool, ticket(chars=12100, letter="a", tries=Try.SLOT))
+    assert not held.ready()
+    with pytest.raises(ApiError, match="busy"):
+        take(pool, ticket("cleo", tries=Try.SLOT))
+    running.release()
+    assert held.get(timeout=5).backend is first.backend
+
+
+def test_who_tries_for_the_queue_waits_unless_it_is_full(make_pool: MakePool, spawn: Spawn) -> None:
+    pool = make_pool(1, length=1)
+    lease = take(pool)
+    waiting = spawn(take, pool, ticket(tries=Try.QUEUE))
+    gevent.sleep(0)
+    with pytest.raises(ApiError) as refused:
+        take(pool, ticket(tries=Try.QUEUE))
+    assert (refused.value.status, refused.value.code) == (403, "queue_full")
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    lease.release()
+    assert waiting.get(timeout=5)
 
 
 def test_what_was_admitted_once_is_not_refused(make_pool: MakePool, spawn: Spawn) -> None:

@@ -1,0 +1,177 @@
+"""gateway.js by itself, run by njs's own interpreter."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from heartcode.catalogue import Catalogue
+from heartcode.errors import ApiError
+from heartcode.pool import Backend
+
+ROOT = Path(__file__).parents[3]
+DRIVER = """
+import fs from 'fs';
+import gateway from 'gateway.js';
+const call = JSON.parse(fs.readFileSync('call.json', 'utf8'));
+let result;
+try {
+    result = {value: gateway[call.name].apply(null, call.given)};
+} catch (error) {
+    result = {error: error.name};
+}
+console.log(JSON.stringify(result));
+"""
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Call:
+    """Call a function of gateway.js, in a fleet with the models a (also called b) and c."""
+    shutil.copy(ROOT / "roles/gateway/files/gateway.js", tmp_path)
+    models = [
+        {"id": "a", "aliases": ["b"], "group": "heartcode_model_0"},
+        {"id": "c", "aliases": [], "group": "heartcode_model_1"},
+    ]
+    (tmp_path / "fleet.js").write_text(f"export default {json.dumps({'models': models})};")
+    (tmp_path / "driver.js").write_text(DRIVER)
+
+    def call(name: str, *given: Any) -> Any:
+        (tmp_path / "call.json").write_text(json.dumps({"name": name, "given": given}))
+        done = subprocess.run(
+            ["njs", "driver.js"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        result = json.loads(done.stdout)
+        if "error" in result:
+            raise ValueError(result["error"])
+        return result.get("value")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "name",
+    [None, "", "undefined", False, 0, [], {}, "a", "b", "c", "A", "d", "__proto__", 7, ["a"]],
+)
+def test_a_model_is_the_one_that_the_rigs_would_take(call: Call, name: object) -> None:
+    backends = [Backend("http://127.0.0.1:1"), Backend("http://127.0.0.1:2")]
+    try:
+        expected = Catalogue.of(backends, [("a", "b"), ("c",)]).chosen_by(name).id
+    except ApiError:
+        expected = None
+    found = call("find", name)
+    assert (found and found["id"]) == expected
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def system(text: Any) -> dict[str, Any]:
+    return {"role": "system", "content": text}
+
+
+ANSWER = {"role": "assistant", "content": "1 2 3"}
+CACHED = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
+ROLE = "You are a pirate. " * 10
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ({"messages": [user("Hi")]}, {"messages": [user("Hi"), ANSWER, user("Go on")]}),
+        (
+            {"messages": [system(ROLE), user("Hi")]},
+            {"messages": [system(ROLE), user("Hi"), ANSWER, user("Go on")], "max_tokens": 9},
+        ),
+        # Anthropic's: the mark of what is to be cached moves on to the last turn.
+        (
+            {"system": ROLE, "messages": [user(CACHED)]},
+            {"system": ROLE, "messages": [user("Hi"), ANSWER, user(CACHED)]},
+        ),
+        (
+            {"instructions": ROLE, "input": "Hi"},
+            {"instructions": ROLE, "input": [user("Hi"), ANSWER, user("Go on")]},
+        ),
+        ({"prompt": ROLE + "Hi"}, {"prompt": ROLE + "Hi" + " 1 2 3"}),
+        ({"prompt": ROLE * 9}, {"prompt": ROLE * 90}),
+        ({"input_prefix": ROLE, "prompt": ""}, {"input_prefix": ROLE, "input_suffix": "x"}),
+        (
+            {"prompt_cache_key": "k", "messages": [user("a")]},
+            {"prompt_cache_key": "k", "messages": [user("b")]},
+        ),
+    ],
+)
+def test_a_conversation_keeps_its_key(
+    call: Call, first: dict[str, Any], later: dict[str, Any]
+) -> None:
+    key = call("conversation", None, first)
+    assert key
+    assert call("conversation", None, later) == key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"messages": [user("Hi")]}, {"messages": [user("Ho")]}),
+        (
+            {"messages": [system("A"), user("Hi")]},
+            {"messages": [system("B"), user("Hi")]},
+        ),
+        ({"system": "A", "messages": [user("Hi")]}, {"system": "B", "messages": [user("Hi")]}),
+        ({"prompt": "A" + ROLE}, {"prompt": "B" + ROLE}),
+        ({"prompt": [1, 2, 3]}, {"prompt": [1, 2, 4]}),
+        ({"prompt_cache_key": "k"}, {"prompt_cache_key": "l"}),
+        ({"input": "A"}, {"input": "B"}),
+    ],
+)
+def test_another_conversation_has_another_key(
+    call: Call, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert call("conversation", None, one) != call("conversation", None, other)
+
+
+def test_a_session_s_name_comes_first(call: Call) -> None:
+    one = call("conversation", "s", {"messages": [user("a")], "prompt_cache_key": "k"})
+    assert one == call("conversation", "s", {"prompt": "b"})
+    assert one != call("conversation", "t", {"prompt": "b"})
+    assert one != call("conversation", None, {"prompt_cache_key": "s"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"messages": []},
+        {"messages": [None]},
+        {"messages": "x"},
+        {"messages": [{}, 7]},
+        {"prompt": 7},
+    ],
+)
+def test_what_makes_no_sense_has_a_key_too(call: Call, fields: dict[str, Any]) -> None:
+    assert isinstance(call("conversation", None, fields), str)
+
+
+def test_what_is_nested_more_deeply_than_njs_parses_is_read_all_the_same(call: Call) -> None:
+    deep = json.dumps(
+        {"model": "c", "tools": json.loads('{"[}\\"":' * 60 + "1" + "}" * 60), "n": 2}
+    )
+    read = call("parse", deep)
+    assert (read["model"], read["n"]) == ("c", 2)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "}", "{" * 200, "[" * 50 + "]" * 49, '{"a":"' + "[" * 50]
+)
+def test_what_is_not_json_is_told(call: Call, body: str) -> None:
+    with pytest.raises(ValueError, match="SyntaxError"):
+        call("parse", body)
+
+
+def test_a_byte_order_mark_is_skipped(call: Call) -> None:
+    assert call("parse", '\ufeff{"model": "é"}') == {"model": "é"}
