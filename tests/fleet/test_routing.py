@@ -253,6 +253,19 @@ def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> N
     assert rigs == {"rig2"}
 
 
+def test_a_request_moves_off_a_rig_whose_cable_is_pulled(fleet: Fleet) -> None:
+    """Its connection stays open and silent: the kernel's keepalive finds out."""
+    with requests_that_stay(fleet, 1) as (sent,):
+        (rig,) = (name for name, number in active(fleet).items() if number)
+        (other,) = set(fleet.rigs) - {rig}
+        fleet.ssh(other, "systemctl kill --signal=CONT 'heartcode-llama@*.service'")
+        fleet.tool("cut", rig)
+        try:
+            assert sent.result(timeout=90).status_code == 200
+        finally:
+            fleet.tool("restore", rig)
+
+
 def test_without_a_rig_the_gateway_says_so(fleet: Fleet) -> None:
     for rig in fleet.rigs:
         fleet.ssh(rig, f"touch {DRAINING}")
