@@ -102,7 +102,7 @@ def log_to_stdout(level: str) -> None:
     """Write the log lines to standard output, where the journal picks them up."""
     # Not even looked for, since no line says it: https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None  # noqa: SLF001
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logThreads = logging.logMultiprocessing = False  # gunicorn's lines tell the process
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for log in (_log, journal.log):
