@@ -205,7 +205,8 @@ def _notes(rig: Rig, servers: Sequence[Server]) -> list[str]:
     if len(files) > 1:
         smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model
         notes.append(
-            "the cards hold different files: name each one's as model_file beside its UUID; for"
+            "the cards hold different files: name each one's as model_file beside its UUID and"
+            " bring it with model_more; for"
             f" {smallest.quantisation} on all, plan again with --model '{_label(smallest)}'"
         )
     slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]

@@ -227,7 +227,7 @@ def test_a_rig_without_room_for_the_model_is_refused(fleet: Fleet) -> None:
         message = refusals(fleet.playbook())
     finally:
         fleet.ssh("rig1", f"umount {directory}")
-    assert f"rig1 has 64.00 MB free for {directory}, and counting.gguf needs 5.07 MB" in message
+    assert f"rig1 has 64.00 MB free for {directory}, and counting.gguf needs 5.07 MB," in message
     assert "Make room there" in message
 
 

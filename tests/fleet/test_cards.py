@@ -4,8 +4,10 @@ The cards are simulated, and the backends compute on the CPU.
 """
 
 import json
+from pathlib import Path
 
 import yaml
+from make_demo_model import write_model
 
 from tests.fleet.counting import chat, count_to
 from tests.fleet.harness import ROOT, Fleet, wait_for
@@ -113,22 +115,24 @@ def test_a_backend_that_was_disabled_is_left_alone(fleet: Fleet) -> None:
         fleet.ssh(rig, f"simulated-cards restore 1; systemctl enable --now {unit}")
 
 
-def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]]) -> str:
+def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]], **variables: object) -> str:
     """Run the playbook for one rig with other cards; return what it prints, on one line."""
-    done = fleet.playbook("--limit", rig, "--extra-vars", json.dumps({"llama_server_gpus": gpus}))
+    variables["llama_server_gpus"] = gpus
+    done = fleet.playbook("--limit", rig, "--extra-vars", json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
 
 
 def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
-    fleet: Fleet,
+    fleet: Fleet, tmp_path: Path
 ) -> None:
     rig, first, second = "rig1", "heartcode-llama@0.service", "heartcode-llama@1.service"
     old = uuids_of_inventory(rig)
     new = "GPU-10600000-0000-4000-8000-0000000000ff"
-    models = "/var/lib/heartcode/models"
     before = fleet.starts()
-    fleet.ssh(rig, f"cp {models}/counting.gguf {models}/better.gguf")
+    better = tmp_path / "better.gguf"
+    write_model(better, numbers=5000)
+    more = [{"file": "better.gguf", "src": str(better)}]
     try:
         # A card that is gone keeps nobody from deploying.
         fleet.ssh(rig, "simulated-cards lose 1")
@@ -139,7 +143,8 @@ def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
 
         # It is replaced, by one that has a file of its own.
         fleet.ssh(rig, f"simulated-cards restore 1 && simulated-cards set 1 uuid={new}")
-        deploy(fleet, rig, [{"uuid": old[0]}, {"uuid": new, "model_file": "better.gguf"}])
+        gpus = [{"uuid": old[0]}, {"uuid": new, "model_file": "better.gguf"}]
+        deploy(fleet, rig, gpus, model_more=more)
         assert fleet.state(rig, second) == "active"
         assert fleet.started_again(before) == {(rig, second)}
         listed = json.loads(fleet.ssh(rig, "curl -fsS http://127.0.0.1:8080/v1/models"))
@@ -163,6 +168,6 @@ def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
         )
     finally:
         fleet.ssh(rig, f"simulated-cards set 1 uuid={old[1]}; simulated-cards restore 1")
-        fleet.ssh(rig, f"rm -f {models}/better.gguf")
+        fleet.ssh(rig, "rm -f /var/lib/heartcode/models/better.gguf")
         deploy(fleet, rig, [{"uuid": uuid} for uuid in old])
     assert fleet.state(rig, second) == "active"
