@@ -11,6 +11,8 @@ action=${1:-test}
 export HEARTCODE_FLEET_DIR=$PWD/.fleet-test
 export MOLECULE_GLOB="$PWD/tests/molecule/*/molecule.yml"
 export ANSIBLE_HOME=$PWD/.ansible
+export HEARTCODE_FLEET_TESTS_LOG=$PWD/.ansible/fleet-tests.txt
+rm -f "$HEARTCODE_FLEET_TESTS_LOG"
 
 cleanup() {
     status=$?
@@ -18,6 +20,10 @@ cleanup() {
     if ((status)) && [[ $action == test && -e $HEARTCODE_FLEET_DIR/fleet.json ]]; then
         scripts/fleet.py list || true
         scripts/fleet.py destroy || true
+    fi
+    # Last, since of a long output often only the end is kept.
+    if ((status)) && [[ -e $HEARTCODE_FLEET_TESTS_LOG ]]; then
+        grep -E '^(E  |FAILED|ERROR)' "$HEARTCODE_FLEET_TESTS_LOG" | cut -c -200 | tail -n 25 || true
     fi
 }
 trap cleanup EXIT
