@@ -344,7 +344,7 @@ static nvmlReturn_t suffer(struct question *question, const struct json **value)
     const struct json *fault = *value, *hang_s = json_member(fault, "hang_s");
     const struct json *error = json_member(fault, "error");
     if (json_member(fault, "hang") ||
-        (hang_s && (double)(now_ms() - question->began_ms) < hang_s->number * 1000)) {
+        (hang_s && (double)(now_ms() - question->began_ms) <= hang_s->number * 1000)) {
         question->hangs = true;
         return NVML_SUCCESS;
     }
