@@ -63,6 +63,10 @@ class WholeAnswer:
         """Do nothing: nothing is held."""
 
 
+def _forget(_: bytes) -> None:
+    """Take what nobody will ask for."""
+
+
 class BackendEvents:
     """The events that one backend sends, as far as the client is to get them.
 
@@ -135,10 +139,10 @@ class BackendEvents:
             BackendError: when the backend fails.
             ApiError: when another backend's answer cannot be continued here.
         """
-        exchange, passable = self._exchange, self._passable
+        exchange, read_now, passable = self._exchange, self._exchange.read_now, self._passable
 
         def step() -> bool:
-            data = exchange.read_now()
+            data = read_now()
             events = passable(data) if data else data
             return (not events or take(events)) and not exchange.is_complete
 
@@ -298,9 +302,14 @@ class EventStream:
             raise BackendError(Reason.BROKEN, "a stream without its last event")
 
     def _pour(self, events: BackendEvents, outlet: Outlet) -> None:
+        # What is needed for every token, at hand.
+        keep_time, write_now = self.pace.note, outlet.write_now
+        keep_text = self._transcript.note if self._transcript is not None else _forget
+
         def take(piece: bytes) -> bool:
-            self._note(piece, events)
-            return outlet.write_now(piece)
+            keep_time(events.last_heard)
+            keep_text(piece)
+            return write_now(piece)
 
         goes_on = True
         while goes_on:
