@@ -32,7 +32,7 @@ fleet: bootstrap
 up: fleet ## Boot the virtual fleet and deploy to it
 	@ansible-playbook -i inventory/virtual playbooks/site.yml
 	@url=$$($(MAKE) -s url) && printf '\nThe fleet is up: %s\nTry it:\n\n  %s\n\n' "$$url" \
-	  "curl -N $$url/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Count!\"}], \"max_tokens\": 50, \"stream\": true}'"
+	  "curl -N $$url/v1/chat/completions -H 'Authorization: Bearer $$($(MAKE) -s key)' -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Count!\"}], \"max_tokens\": 50, \"stream\": true}'"
 
 .PHONY: url
 url: ## Print the base URL of the virtual fleet's gateway
@@ -40,8 +40,9 @@ url: ## Print the base URL of the virtual fleet's gateway
 	@echo "http://$$($(call fleet_json,["machines"]["gateway"]["address"])):$(GATEWAY_PORT)"
 
 .PHONY: key
-key: ## Print an API key for it (an empty line as long as none is needed)
-	@echo
+key: ## Print the API key that it has made
+	@[[ -e $(HEARTCODE_FLEET_DIR)/gateway.key ]] || { echo "There is no virtual fleet with a key; run: make up" >&2; exit 1; }
+	@cat $(HEARTCODE_FLEET_DIR)/gateway.key
 
 .PHONY: down
 down: ## End the virtual fleet; nothing of it stays

@@ -56,6 +56,17 @@ TOKENS = Counter(
     "Tokens of prompts, how many of these came from the cache, and of completions.",
     ["kind", "model"],
 )
+# By the names that the gateway gives its clients, see `client_names`.
+CLIENT_REQUESTS = Counter(
+    "inference_client_requests_total",
+    "Inference requests by the client's name and by how they ended.",
+    ["client", "outcome"],
+)
+CLIENT_TOKENS = Counter(
+    "inference_client_tokens_total",
+    "Tokens of a client's prompts, how many of these came from the cache, and of its completions.",
+    ["client", "kind"],
+)
 # "live": a worker that is gone has no requests, whatever it counted last.
 ACTIVE = Gauge(
     "active_requests",

@@ -15,7 +15,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from heartcode import journal, metrics, request_id
+from heartcode import client_names, journal, metrics, request_id
 from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import Answer
@@ -117,6 +117,8 @@ def _account_for(record: Record, status: int) -> None:
     if record.is_inference:
         metrics.ACTIVE.dec()
         metrics.REQUESTS.labels(endpoint=record.endpoint, status=str(status), outcome=outcome).inc()
+        name = client_names.label(record.ticket.client if record.ticket else "")
+        metrics.CLIENT_REQUESTS.labels(client=name, outcome=outcome).inc()
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
     line: dict[str, Any] = {
@@ -158,7 +160,12 @@ def _account_for_answer(record: Record, answer: Answer) -> dict[str, Any]:
         if prompt:  # unknown when the answer broke off
             line |= {"prompt_tokens": prompt, "cached_tokens": round(measured.cached)}
         line["tokens"] = round(measured.generated)
-        metrics.TOKENS.labels(kind="prompt", model=model).inc(prompt)
-        metrics.TOKENS.labels(kind="cached", model=model).inc(measured.cached)
-        metrics.TOKENS.labels(kind="completion", model=model).inc(measured.generated)
+        client = client_names.label(record.ticket.client if record.ticket else "")
+        for kind, number in (
+            ("prompt", prompt),
+            ("cached", measured.cached),
+            ("completion", measured.generated),
+        ):
+            metrics.TOKENS.labels(kind=kind, model=model).inc(number)
+            metrics.CLIENT_TOKENS.labels(kind=kind, client=client).inc(number)
     return line

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from heartcode.settings import TABLE
-from heartcode.surface import ENDPOINTS
+from heartcode.surface import ENDPOINTS, Kind
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
@@ -83,9 +83,20 @@ def test_what_a_role_sets_itself_is_known_and_not_open_to_app_settings() -> None
     assert set(names) <= {row.variable for row in TABLE}
 
 
-def test_the_gateway_routes_every_request_that_the_rigs_pass_on() -> None:
-    paths = [path for endpoint in ENDPOINTS for path in endpoint.paths]
-    assert sorted(load("roles/gateway/vars/main.yml")["_gateway_inference_paths"]) == sorted(paths)
+@pytest.mark.parametrize(
+    ("variable", "takes_a_slot"),
+    [("_gateway_inference_paths", True), ("_gateway_converting_paths", False)],
+)
+def test_the_gateway_routes_every_request_that_the_rigs_pass_on(
+    variable: str, *, takes_a_slot: bool
+) -> None:
+    paths = [
+        path
+        for endpoint in ENDPOINTS
+        if (endpoint.kind is not Kind.CONVERTS) == takes_a_slot
+        for path in endpoint.paths
+    ]
+    assert sorted(load("roles/gateway/vars/main.yml")[variable]) == sorted(paths)
 
 
 def test_the_example_inventory_sets_only_what_roles_know() -> None:

@@ -34,7 +34,7 @@ def serving(fleet: Fleet) -> Iterator[None]:
     def all_answer() -> bool:
         # A conversation of its own each time: the gateway gives one always to the same rig.
         chat(
-            fleet.url,
+            fleet,
             max_tokens=1,
             messages=[{"role": "user", "content": f"Is rig {next(conversations)} there?"}],
         )

@@ -6,11 +6,18 @@ from typing import Any
 
 import requests
 
+from tests.fleet.harness import Fleet
+
 
 def chat(
-    url: str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
+    where: Fleet | str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
 ) -> requests.Response:
-    """Ask for `max_tokens` numbers; streamed if `stream=True` is among the fields."""
+    """Ask for `max_tokens` numbers; streamed if `stream=True` is among the fields.
+
+    A fleet is asked at its gateway, with its own key unless `headers` name another; a rig's proxy
+    is given by its URL.
+    """
+    url, key = (where, {}) if isinstance(where, str) else (where.url, where.authorization)
     body = {
         "messages": [{"role": "user", "content": "Count!"}],
         "max_tokens": max_tokens,
@@ -19,7 +26,7 @@ def chat(
     return requests.post(
         f"{url}/v1/chat/completions",
         json=body,
-        headers=dict(headers or {}),
+        headers={**key, **(headers or {})},
         stream=bool(fields.get("stream")),
         timeout=120,
     )

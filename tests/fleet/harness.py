@@ -54,6 +54,16 @@ class Fleet:
         return f"http://{self.addresses['gateway']}:{GATEWAY_PORT}"
 
     @property
+    def key(self) -> str:
+        """The API key that the deployment has made."""
+        return (self.directory / "gateway.key").read_text().strip()
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that carries it."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    @property
     def rigs(self) -> list[str]:
         return [name for name in self.addresses if name.startswith("rig")]
 
@@ -98,6 +108,19 @@ class Fleet:
             text=True,
             check=False,
         )
+
+    def set_up_gateway(self, directory: Path, **variables: Any) -> str:
+        """Run the role gateway alone, as verbosely as people do, and return what Ansible said.
+
+        The variables go through a file: no key may stand in a list of processes.
+        """
+        file = directory / "variables.yml"
+        file.write_text(json.dumps(variables))
+        done = self.playbook(
+            *("-vvv", "--diff", "--extra-vars", f"@{file}"), playbook="tests/fleet/gateway.yml"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def backends(self) -> list[tuple[str, int]]:
         """Every llama-server of the fleet as (rig, number)."""
@@ -155,3 +178,15 @@ class Fleet:
         )
         result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
         return result
+
+
+def log_line(fleet: Fleet, identity: str) -> dict[str, Any]:
+    """What the gateway has logged of a request, which it does when it is over."""
+    found = wait_for(
+        lambda: fleet.ssh(
+            "gateway", f"grep -h {identity} /var/log/nginx/heartcode.log", check=False
+        ),
+        f"the gateway logs {identity}",
+    )
+    line: dict[str, Any] = json.loads(found)
+    return line

@@ -1,5 +1,7 @@
 """What cannot work stops the play before anything is changed, and says how to mend it."""
 
+import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,23 @@ def test_bad_input_is_refused(fleet: Fleet, variables: dict[str, object], messag
     assert message in refusals(fleet.playbook("--extra-vars", str(variables)))
 
 
+def test_bad_api_keys_are_refused_and_not_shown(fleet: Fleet, tmp_path: Path) -> None:
+    key = f"key-{uuid.uuid4()}"
+    file = tmp_path / "keys.yml"
+    keys = [
+        {"name": "anna", "key": key},
+        {"name": "bea", "key": key, "models": ["gpt"]},
+        {"name": "cora", "key": "too-short"},
+    ]
+    file.write_text(json.dumps({"gateway_api_keys": keys}))
+    told = refusals(fleet.playbook("-vvv", "--limit", "gateway", "--extra-vars", f"@{file}"))
+    assert "The API key bea allows models that do not exist (gpt); there are counting." in told
+    assert "The API key cora cannot be used: a key has 20 to 256 letters" in told
+    assert "The API keys anna and bea are the same; give each client its own." in told
+    assert key not in told
+    assert "too-short" not in told
+
+
 def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
     fleet.ssh("rig2", "simulated-cards set 0 memory_total_mib=4 memory_reserved_mib=0")
     try:
@@ -259,5 +278,5 @@ def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     assert "Building llama.cpp failed on rig1" in output
     assert "the installed version goes on serving" in output
     assert [fleet.ssh(rig, current) for rig in fleet.rigs] == before
-    answer = chat(fleet.url, max_tokens=5).json()
+    answer = chat(fleet, max_tokens=5).json()
     assert answer["choices"][0]["message"]["content"].split() == count_to(5)

@@ -76,7 +76,7 @@ def test_a_card_is_gone_and_comes_back(fleet: Fleet) -> None:
         alert = f'ALERTS{{alertname="HeartCodeCardGone",rig="{rig}"}}'
         wait_for(lambda: fleet.metrics(alert), "the alert is at least pending")
         for _ in range(6):
-            answer = chat(fleet.url, max_tokens=5).json()
+            answer = chat(fleet, max_tokens=5).json()
             assert answer["choices"][0]["message"]["content"].split() == count_to(5)
         restarts = fleet.ssh(rig, f"systemctl show --value --property=NRestarts {unit}")
         assert restarts == "0"

@@ -24,6 +24,7 @@ def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
         [
             *("curl", "-fsS", f"{fleet.url}/v1/chat/completions"),
             *("-H", "Content-Type: application/json", "-d", body),
+            *("-H", f"Authorization: Bearer {fleet.key}"),
         ],
         capture_output=True,
         text=True,
@@ -34,7 +35,7 @@ def test_a_curl_through_nginx_counts_to_50(fleet: Fleet) -> None:
 
 
 def test_a_stream_counts_to_2000_without_gap(fleet: Fleet) -> None:
-    with chat(fleet.url, max_tokens=2000, stream=True) as response:
+    with chat(fleet, max_tokens=2000, stream=True) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert "".join(map(text_of, events(response))).split() == count_to(2000)
 
@@ -42,7 +43,11 @@ def test_a_stream_counts_to_2000_without_gap(fleet: Fleet) -> None:
 def test_text_completions_stream_too(fleet: Fleet) -> None:
     body = {"prompt": " 1 2 3", "max_tokens": 10, "stream": True}
     with requests.post(
-        f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60
+        f"{fleet.url}/v1/completions",
+        json=body,
+        headers=fleet.authorization,
+        stream=True,
+        timeout=60,
     ) as response:
         text = "".join(event["choices"][0]["text"] for event in events(response))
     assert text.split() == [str(n) for n in range(4, 14)]
@@ -55,7 +60,7 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
         return any(fleet.is_working(*backend) for backend in fleet.backends())
 
     fleet_is_idle = not working()
-    with chat(fleet.url, max_tokens=3500, stream=True) as response:
+    with chat(fleet, max_tokens=3500, stream=True) as response:
         arriving = events(response)
         first = next(text for event in arriving if (text := text_of(event)))
         still_working = working()
@@ -68,7 +73,7 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
 
 def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
     backends = fleet.backends()
-    with chat(fleet.url, max_tokens=3500, stream=True) as response:
+    with chat(fleet, max_tokens=3500, stream=True) as response:
         arriving = events(response)
         told = [next(arriving) for _ in range(10)]
         (rig, number), *others = (b for b in backends if fleet.is_working(*b))
@@ -99,7 +104,7 @@ def test_a_burst_is_shared_by_both_rigs_and_all_four_backends(fleet: Fleet) -> N
         # Conversations of their own, and long: nobody gains by waiting for another's cache.
         answers = list(
             pool.map(
-                lambda n: chat(fleet.url, max_tokens=1500, messages=conversation(n)),
+                lambda n: chat(fleet, max_tokens=1500, messages=conversation(n)),
                 range(16),
             )
         )
@@ -115,7 +120,7 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
     answer = requests.post(
         f"{fleet.url}/v1/completions",
         json={"prompt": " 1", "max_tokens": 1},
-        headers={"X-Request-Id": request_id},
+        headers={"X-Request-Id": request_id, **fleet.authorization},
         timeout=60,
     )
     assert answer.headers["X-Request-Id"] == request_id
@@ -132,7 +137,7 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
     fleet.tool("stop", "rig2")
     try:
         for n in range(6):
-            answer = chat(fleet.url, max_tokens=5, messages=conversation(n))
+            answer = chat(fleet, max_tokens=5, messages=conversation(n))
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"].split() == count_to(5)
     finally:
@@ -152,7 +157,7 @@ def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
     fleet.tool("cut", "rig1")
     try:
         for n in range(6):
-            answer = chat(fleet.url, max_tokens=5, messages=conversation(n))
+            answer = chat(fleet, max_tokens=5, messages=conversation(n))
             assert answer.status_code == 200, answer.text
     finally:
         fleet.tool("restore", "rig1")
@@ -160,6 +165,14 @@ def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
 
 def test_the_health_check_script_passes(fleet: Fleet) -> None:
     done = subprocess.run(
-        [ROOT / "scripts/health_check.sh", fleet.url], capture_output=True, text=True, check=False
+        [
+            ROOT / "scripts/health_check.sh",
+            "--key-file",
+            fleet.directory / "gateway.key",
+            fleet.url,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -29,7 +29,7 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
     def count(number: int) -> list[str]:
         # Conversations of their own, so that they are shared out.
         messages = [{"role": "user", "content": f"I am client {number:x}x. Count!"}]
-        with chat(fleet.url, max_tokens=3500, stream=True, messages=messages) as response:
+        with chat(fleet, max_tokens=3500, stream=True, messages=messages) as response:
             return "".join(map(text_of, events(response))).split()
 
     with ThreadPoolExecutor(8) as threads:

@@ -19,7 +19,7 @@ def test_every_target_is_up(fleet: Fleet) -> None:
 
 
 def test_requests_are_counted_under_their_rig(fleet: Fleet) -> None:
-    chat(fleet.url, max_tokens=1)
+    chat(fleet, max_tokens=1)
 
     def total(rig: str) -> float:
         found = fleet.metrics(f'sum(inference_requests_total{{rig="{rig}"}})')

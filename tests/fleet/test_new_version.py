@@ -51,7 +51,7 @@ def assert_nothing_is_switched(fleet: Fleet, before: dict[str, str], archive: Pa
     version = archive.name.removesuffix(".tar.gz")
     for rig in fleet.rigs:
         assert version not in fleet.ssh(rig, f"ls {ROOT}").split()
-    answer = chat(fleet.url, max_tokens=5).json()
+    answer = chat(fleet, max_tokens=5).json()
     assert answer["choices"][0]["message"]["content"].split() == count_to(5)
 
 
@@ -89,7 +89,7 @@ def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
             for rig in fleet.rigs:
                 assert current(fleet, rig) == before
                 assert running(fleet, rig) == before
-        answer = chat(fleet.url, max_tokens=5).json()
+        answer = chat(fleet, max_tokens=5).json()
         assert answer["choices"][0]["message"]["content"].split() == count_to(5)
     finally:
         done = fleet.playbook()

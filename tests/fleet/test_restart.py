@@ -123,7 +123,7 @@ def test_a_rig_that_drains_still_does_afterwards(fleet: Fleet, how: str) -> None
         assert status(fleet, "/livez") == 200
         assert status(fleet, "/health") == 503
         assert chat(url(fleet), max_tokens=1).status_code == 503
-        assert chat(fleet.url, max_tokens=1).status_code == 200
+        assert chat(fleet, max_tokens=1).status_code == 200
     finally:
         fleet.ssh("rig1", "rm /run/heartcode/draining")
     assert status(fleet, "/health") == 200
@@ -169,7 +169,7 @@ def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(
         wait_for(lambda: shown(fleet, SOCKET, "ActiveState") == ["inactive"], "the port is closed")
         with pytest.raises(requests.ConnectionError):
             status(fleet, "/livez")
-        assert chat(fleet.url, max_tokens=1).status_code == 200
+        assert chat(fleet, max_tokens=1).status_code == 200
     finally:
         fleet.ssh("rig1", "sed -i '/=many$/d' /etc/heartcode/heartcode.env")
         fleet.ssh("rig1", "systemctl start heartcode")
@@ -181,7 +181,7 @@ def test_a_proxy_that_is_killed_is_started_again(fleet: Fleet) -> None:
     """What a reload comes to when the new master dies before it has a worker."""
     (killed,) = shown(fleet, PROXY, "MainPID")
     fleet.ssh("rig1", "systemctl kill --kill-whom=main --signal=KILL heartcode")
-    assert chat(fleet.url, max_tokens=1).status_code == 200
+    assert chat(fleet, max_tokens=1).status_code == 200
     wait_for(
         lambda: (
             shown(fleet, PROXY, "StatusText") == ["Serving"]

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.fleet.counting import chat, count_to
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import Fleet, log_line, wait_for
 
 CHAT = "/v1/chat/completions"
 DRAINING = "/run/heartcode/draining"
@@ -27,18 +27,6 @@ def request_id() -> str:
     return f"routing-{uuid.uuid4()}"
 
 
-def log_line(fleet: Fleet, identity: str) -> dict[str, Any]:
-    """What the gateway has logged of a request, which it does when it is over."""
-    found = wait_for(
-        lambda: fleet.ssh(
-            "gateway", f"grep -h {identity} /var/log/nginx/heartcode.log", check=False
-        ),
-        f"the gateway logs {identity}",
-    )
-    line: dict[str, Any] = json.loads(found)
-    return line
-
-
 def rigs_of(fleet: Fleet, line: dict[str, Any]) -> list[str]:
     """The rigs that a request was brought to, the last of which has answered it."""
     names = {f"{address}:8080": name for name, address in fleet.addresses.items()}
@@ -47,7 +35,7 @@ def rigs_of(fleet: Fleet, line: dict[str, Any]) -> list[str]:
 
 def served_by(fleet: Fleet, **fields: Any) -> str:
     identity = request_id()
-    answer = chat(fleet.url, max_tokens=1, headers={"X-Request-Id": identity}, **fields)
+    answer = chat(fleet, max_tokens=1, headers={"X-Request-Id": identity}, **fields)
     assert answer.status_code == 200, answer.text
     return rigs_of(fleet, log_line(fleet, identity))[-1]
 
@@ -88,7 +76,7 @@ def requests_that_stay(
             sent = [
                 pool.submit(
                     chat,
-                    fleet.url,
+                    fleet,
                     max_tokens=20,
                     messages=turns(uuid.uuid4().hex),
                     headers=headers,
@@ -134,7 +122,7 @@ def test_a_session_s_name_decides(fleet: Fleet) -> None:
     rigs = set()
     for n in range(4):
         names["X-Request-Id"] = request_id()
-        chat(fleet.url, max_tokens=1, messages=turns(f"Something else {n}"), headers=names)
+        chat(fleet, max_tokens=1, messages=turns(f"Something else {n}"), headers=names)
         rigs.add(rigs_of(fleet, log_line(fleet, names["X-Request-Id"]))[-1])
     assert len(rigs) == 1
 
@@ -151,7 +139,7 @@ def test_when_all_slots_are_busy_a_request_waits_and_is_served(fleet: Fleet) -> 
     number = sum(slots(fleet).values())
     with ThreadPoolExecutor(1) as pool:
         with requests_that_stay(fleet, number):
-            waiting = pool.submit(chat, fleet.url, max_tokens=3, messages=turns(uuid.uuid4().hex))
+            waiting = pool.submit(chat, fleet, max_tokens=3, messages=turns(uuid.uuid4().hex))
             wait_for(lambda: queued(fleet) == 1, "one request waits")
         answer = waiting.result()
     assert answer.json()["choices"][0]["message"]["content"].split() == count_to(3)
@@ -173,7 +161,7 @@ def no_queues(fleet: Fleet) -> Iterator[None]:
 def test_when_all_queues_are_full_the_client_is_told_when_to_come_again(fleet: Fleet) -> None:
     identity = request_id()
     with requests_that_stay(fleet, sum(slots(fleet).values())):
-        answer = chat(fleet.url, max_tokens=1, headers={"X-Request-Id": identity})
+        answer = chat(fleet, max_tokens=1, headers={"X-Request-Id": identity})
     assert answer.status_code == 429
     assert error_of(answer)["code"] == "queue_full"
     assert int(answer.headers["Retry-After"]) > 0
@@ -185,7 +173,7 @@ def test_when_all_queues_are_full_the_client_is_told_when_to_come_again(fleet: F
 
 def test_an_unknown_model_is_told_by_the_gateway(fleet: Fleet) -> None:
     identity = request_id()
-    answer = chat(fleet.url, max_tokens=1, model="nobody's", headers={"X-Request-Id": identity})
+    answer = chat(fleet, max_tokens=1, model="nobody's", headers={"X-Request-Id": identity})
     assert answer.status_code == 404
     error = error_of(answer)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
@@ -195,16 +183,19 @@ def test_an_unknown_model_is_told_by_the_gateway(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("model", [None, "", "undefined", "counting"])
 def test_the_default_model_has_many_names(fleet: Fleet, model: str | None) -> None:
-    assert chat(fleet.url, max_tokens=1, model=model).status_code == 200
+    assert chat(fleet, max_tokens=1, model=model).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models"])
 def test_the_models_are_those_of_the_fleet(fleet: Fleet, path: str) -> None:
-    listed = requests.get(fleet.url + path, timeout=10).json()
+    def get(what: str) -> requests.Response:
+        return requests.get(fleet.url + what, headers=fleet.authorization, timeout=10)
+
+    listed = get(path).json()
     (model,) = listed["data"]
     assert (listed["object"], model["id"], model["object"]) == ("list", "counting", "model")
-    assert requests.get(f"{fleet.url}{path}/counting", timeout=10).json() == model
-    assert error_of(requests.get(f"{fleet.url}{path}/x", timeout=10))["code"] == "model_not_found"
+    assert get(f"{path}/counting").json() == model
+    assert error_of(get(f"{path}/x"))["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +218,8 @@ def test_the_models_are_those_of_the_fleet(fleet: Fleet, path: str) -> None:
 def test_errors_have_openai_s_shape(
     fleet: Fleet, method: str, path: str, fields: dict[str, Any], expected: tuple[int, str]
 ) -> None:
-    answer = requests.request(method, fleet.url + path, timeout=30, **fields)
+    sent = fields | {"headers": fleet.authorization | fields.get("headers", {})}
+    answer = requests.request(method, fleet.url + path, timeout=30, **sent)
     assert (answer.status_code, error_of(answer)["code"]) == expected
     if answer.status_code == 405:
         assert answer.headers["Allow"]
@@ -270,7 +262,7 @@ def test_without_a_rig_the_gateway_says_so(fleet: Fleet) -> None:
     for rig in fleet.rigs:
         fleet.ssh(rig, f"touch {DRAINING}")
     try:
-        answer = chat(fleet.url, max_tokens=1)
+        answer = chat(fleet, max_tokens=1)
         assert answer.status_code == 503
         assert error_of(answer)["code"] == "draining"
         assert int(answer.headers["Retry-After"]) > 0
@@ -288,7 +280,7 @@ def test_the_log_tells_a_request_s_way_and_nothing_of_its_words(fleet: Fleet) ->
     requests.post(
         f"{fleet.url}/v1/completions?key={secret}",
         json={"prompt": secret, "max_tokens": 1},
-        headers={"X-Request-Id": identity, "Authorization": f"Bearer {secret}"},
+        headers={"X-Request-Id": identity, **fleet.authorization},
         timeout=30,
     )
     line = log_line(fleet, identity)
@@ -298,4 +290,4 @@ def test_the_log_tells_a_request_s_way_and_nothing_of_its_words(fleet: Fleet) ->
     assert float(line["rig_header_s"]) <= line["duration_s"] + 0.01
     assert line["bytes_out"] > 0
     logs = "/var/log/nginx/*"
-    assert fleet.ssh("gateway", f"grep -l {secret} {logs}", check=False) == ""
+    assert fleet.ssh("gateway", f"grep -l -e {secret} -e {fleet.key} {logs}", check=False) == ""

@@ -31,9 +31,9 @@ def test_starting_a_backend_returns_when_it_answers(fleet: Fleet) -> None:
 def test_a_killed_backend_is_started_again_and_the_rig_serves_on(fleet: Fleet) -> None:
     before = main_pid(fleet, "rig1", "heartcode-llama@0")
     fleet.ssh("rig1", "systemctl kill --signal=KILL heartcode-llama@0")
-    assert chat(fleet.url, max_tokens=5).json()["choices"][0]["message"][
-        "content"
-    ].split() == count_to(5)
+    assert chat(fleet, max_tokens=5).json()["choices"][0]["message"]["content"].split() == count_to(
+        5
+    )
     wait_for(
         lambda: fleet.ssh("rig1", "systemctl is-active heartcode-llama@0", check=False) == "active",
         "systemd has started the backend again",
@@ -169,7 +169,7 @@ def test_a_backend_that_dies_again_and_again_is_left_alone(fleet: Fleet) -> None
         result = fleet.ssh(rig, f"systemctl show --value --property=Result {unit}")
         assert result in ("start-limit-hit", "signal")
         assert fleet.started_again(before) == {(rig, unit)}
-        answer = chat(fleet.url, max_tokens=5).json()
+        answer = chat(fleet, max_tokens=5).json()
         assert answer["choices"][0]["message"]["content"].split() == count_to(5)
     finally:
         fleet.ssh(rig, f"rm -r $(dirname {drop_in}) && systemctl daemon-reload")

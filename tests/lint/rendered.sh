@@ -31,7 +31,9 @@ fi
 
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
-.venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" -e _gateway_njs_dir=/mnt >"$output/log" ||
+ANSIBLE_FILTER_PLUGINS=roles/gateway/filter_plugins \
+    .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" \
+    -e '{"_gateway_njs_dir": "/mnt/{{ variant.name | default() }}"}' >"$output/log" ||
     { cat "$output/log"; exit 1; }
 cp -r systemd "$output/systemd"
 cp roles/prometheus/files/heartcode.rules.yml tests/lint/alerts.yml "$output"

@@ -1,14 +1,18 @@
-/* How the gateway finds a rig for a request (ADR 17).
+/* How the gateway knows a client (ADR 18) and finds a rig for its request (ADR 17).
  *
- * nginx calls the exported functions; what it knows of the fleet is in fleet.js, which the role writes
- * beside this file. It runs in njs 0.7.9 (Debian 12) as well: no for-of, no destructuring.
+ * nginx calls the exported functions; what it knows of the fleet is in fleet.js, of the clients in
+ * clients.js, which the role writes beside this file. It runs in njs 0.7.9 (Debian 12) as well: no for-of, no destructuring.
  */
 import crypto from 'crypto';
+import clients from 'clients.js';
 import fleet from 'fleet.js';
 
 // A request that was there when three rigs failed is not given a fourth.
 const MAX_FAILURES = 3;
 const RETRY_AFTER_S = '5';
+
+// Characters; what is longer is no key of ours.
+const LONGEST_KEY = 300;
 
 // njs parses JSON to a depth of 32, and all that is read here lies above this one.
 const READ_DEPTH = 8;
@@ -26,6 +30,69 @@ const MESSAGES = {
     request_timeout: 'the request took too long',
     restarting: 'the rig is restarting',
 };
+
+/* The name of the client whose key was sent, '' without a valid one. */
+function clientName(r) {
+    const client = sender(r.headersIn);
+    return client && !isExpired(client) ? client.name : '';
+}
+
+/* Why nobody is known, as an error. */
+function refusal(r) {
+    const client = sender(r.headersIn);
+    const message = client ? `This API key expired on ${client.expired_on}.`
+        : sentKey(r.headersIn) ? 'This API key is not valid here.'
+        : 'An API key is needed: send it in the header "Authorization: Bearer KEY" or "x-api-key: KEY".';
+    return errorText(401, 'invalid_api_key', message);
+}
+
+/* Which of the limits was reached, as an error. */
+function excess(r) {
+    const client = sender(r.headersIn);
+    const again = `try again in ${retryAfter(r)} s`;
+    let message = `too many requests without a valid API key come from this address; ${again}`;
+    if (r.variables.limit_conn_status === 'REJECTED') {
+        message = `${client.parallel} requests with this API key are being worked on, and it may have no`
+            + ` more at a time; ${again}`;
+    } else if (client && !isExpired(client)) {
+        message = `this API key may make ${client.requests_per_minute} requests per minute; ${again}`;
+    }
+    return errorText(429, 'rate_limit_exceeded', message);
+}
+
+/* Seconds after which the limit that was reached lets one more request pass. */
+function retryAfter(r) {
+    if (r.variables.limit_conn_status === 'REJECTED') {
+        return RETRY_AFTER_S;
+    }
+    const client = sender(r.headersIn);
+    const rate = client && !isExpired(client) ? client.requests_per_minute : clients.strangers_per_minute;
+    return String(Math.ceil(60 / rate));
+}
+
+/* The client whose key was sent, expired or not, else undefined. */
+function sender(headers) {
+    const key = sentKey(headers);
+    return key && key.length <= LONGEST_KEY
+        ? clients.by_hash[crypto.createHash('sha256').update(key).digest('hex')] : undefined;
+}
+
+/* SillyTavern sends "Bearer " without a key: that is none. */
+function sentKey(headers) {
+    const bearer = /^Bearer +(.+)$/i.exec(headers.Authorization || '');
+    return bearer ? bearer[1] : headers['X-Api-Key'] || '';
+}
+
+function isExpired(client) {
+    return client.expires !== null && Date.now() >= client.expires;
+}
+
+/* The models that a request's client may use; without keys everybody may use all. */
+function allowedTo(r) {
+    const client = clients.needed ? sender(r.headersIn) : undefined;
+    return client && client.models
+        ? fleet.models.filter((model) => client.models.includes(model.id)) : fleet.models;
+}
 
 /* Give a request to a rig that serves its model: the conversation's own, if that has a free slot. */
 function route(r) {
@@ -53,10 +120,14 @@ function ask(r) {
 }
 
 function send(r, name, key) {
-    const model = find(name);
+    const allowed = allowedTo(r);
+    const model = find(name, allowed[0]);
     if (!model) {
         const shown = String(JSON.stringify(name)).slice(0, 200);
         return answer(r, 404, 'model_not_found', `The model ${shown} does not exist.`, 'model');
+    }
+    if (!allowed.includes(model)) {
+        return forbidden(r, model);
     }
     r.variables.heartcode_model = model.id;
     r.variables.heartcode_group = model.group;
@@ -103,21 +174,30 @@ function lost(r, status, code) {
     answer(r, status, code, MESSAGES[code] || (status === 503 ? 'no rig is ready' : 'the rig failed'));
 }
 
-/* List the fleet's models, or show one of them by any of its names. */
+function forbidden(r, model) {
+    answer(r, 403, 'model_not_allowed',
+           `This API key may not use the model ${JSON.stringify(model.id)}.`, 'model');
+}
+
+/* List the models that the client may use, or show one of them by any of its names. */
 function models(r) {
     if (r.method !== 'GET' && r.method !== 'HEAD') {
         return wrongMethod(r, 'GET, HEAD');
     }
+    const allowed = allowedTo(r);
     const name = r.uri.replace(/^(\/v1)?\/models\/?/, '');
     if (!name) {
-        return reply(r, 200, {object: 'list', data: fleet.models.map(shown)});
+        return reply(r, 200, json({object: 'list', data: allowed.map(shown)}));
     }
     const model = named(name);
     if (!model) {
         return answer(r, 404, 'model_not_found',
                       `The model ${JSON.stringify(name)} does not exist.`, 'model');
     }
-    reply(r, 200, shown(model));
+    if (!allowed.includes(model)) {
+        return forbidden(r, model);
+    }
+    reply(r, 200, json(shown(model)));
 }
 
 function shown(model) {
@@ -131,13 +211,13 @@ function shown(model) {
 }
 
 /* The model for a request's `model`, as the rigs' proxy understands it (catalogue.py). */
-function find(name) {
+function find(name, byDefault) {
     const model = named(name);
     if (model) {
         return model;
     }
     const isEmpty = !name || (typeof name === 'object' && Object.keys(name).length === 0);
-    return isEmpty || name === 'undefined' ? fleet.models[0] : null;
+    return isEmpty || name === 'undefined' ? byDefault : null;
 }
 
 function named(name) {
@@ -256,14 +336,24 @@ function wrongMethod(r, allowed) {
 }
 
 function answer(r, status, code, message, param) {
+    reply(r, status, errorText(status, code, message, param));
+}
+
+/* An error in OpenAI's shape, as text. */
+function errorText(status, code, message, param) {
     const type = status < 500 ? 'invalid_request_error' : 'server_error';
-    reply(r, status, {error: {message: message, type: type, param: param || null, code: code}});
+    return json({error: {message: message, type: type, param: param || null, code: code}});
 }
 
 function reply(r, status, body) {
     r.headersOut['Content-Type'] = 'application/json';
-    r.headersOut['X-Request-Id'] = r.variables.heartcode_request_id;
-    r.return(status, JSON.stringify(body) + '\n');
+    r.return(status, body);
 }
 
-export default {route, ask, next, models, conversation, parse, find};
+function json(value) {
+    return JSON.stringify(value) + '\n';
+}
+
+export default {
+    clientName, refusal, excess, retryAfter, route, ask, next, models, conversation, parse, find,
+};

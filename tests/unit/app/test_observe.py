@@ -86,6 +86,23 @@ def test_any_other_request_id_is_replaced(client: FlaskClient, offered: str) -> 
     assert first != second
 
 
+def requests_of(client: str) -> float:
+    (family,) = metrics.CLIENT_REQUESTS.collect()
+    return sum(
+        sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.labels["client"] == client
+    )
+
+
+def test_requests_are_counted_by_the_client_s_name(client: FlaskClient) -> None:
+    before = requests_of("dora")
+    client.post(CHAT, json={"messages": []}, headers={"X-HeartCode-Client": "dora"}).close()
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    client.post(CHAT, json=body, headers={"X-HeartCode-Client": "dora"}).close()
+    assert requests_of("dora") == before + 1
+
+
 def active_requests() -> float:
     (family,) = metrics.ACTIVE.collect()
     (sample,) = family.samples

@@ -1,10 +1,7 @@
-"""gateway.js by itself, run by njs's own interpreter."""
+"""How gateway.js finds model and conversation of a request."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,45 +9,7 @@ from heartcode.catalogue import Catalogue
 from heartcode.errors import ApiError
 from heartcode.pool import Backend
 
-ROOT = Path(__file__).parents[3]
-DRIVER = """
-import fs from 'fs';
-import gateway from 'gateway.js';
-const call = JSON.parse(fs.readFileSync('call.json', 'utf8'));
-let result;
-try {
-    result = {value: gateway[call.name].apply(null, call.given)};
-} catch (error) {
-    result = {error: error.name};
-}
-console.log(JSON.stringify(result));
-"""
-
 Call = Callable[..., Any]
-
-
-@pytest.fixture
-def call(tmp_path: Path) -> Call:
-    """Call a function of gateway.js, in a fleet with the models a (also called b) and c."""
-    shutil.copy(ROOT / "roles/gateway/files/gateway.js", tmp_path)
-    models = [
-        {"id": "a", "aliases": ["b"], "group": "heartcode_model_0"},
-        {"id": "c", "aliases": [], "group": "heartcode_model_1"},
-    ]
-    (tmp_path / "fleet.js").write_text(f"export default {json.dumps({'models': models})};")
-    (tmp_path / "driver.js").write_text(DRIVER)
-
-    def call(name: str, *given: Any) -> Any:
-        (tmp_path / "call.json").write_text(json.dumps({"name": name, "given": given}))
-        done = subprocess.run(
-            ["njs", "driver.js"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        result = json.loads(done.stdout)
-        if "error" in result:
-            raise ValueError(result["error"])
-        return result.get("value")
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -63,7 +22,7 @@ def test_a_model_is_the_one_that_the_rigs_would_take(call: Call, name: object) -
         expected = Catalogue.of(backends, [("a", "b"), ("c",)]).chosen_by(name).id
     except ApiError:
         expected = None
-    found = call("find", name)
+    found = call("find", name, {"id": "a"})
     assert (found and found["id"]) == expected
 
 
