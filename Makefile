@@ -85,6 +85,10 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
 	@scripts/bench_relay.py
 
+.PHONY: bench-gateway
+bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings
+	@scripts/bench_gateway.py $(ARGS)
+
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, roles' options) from the code
 	@scripts/reference.py
