@@ -24,11 +24,14 @@ for unit in "$root"/run/systemd/system/heartcode*; do
         "${name/@./@0.}" >"$output/said" || { cat "$output/said"; exit 1; }
 done
 
-for site in heartcode.conf heartcode-models.conf; do
+for site in heartcode.conf heartcode-models.conf heartcode-status.conf; do
     echo "nginx -t $site"
     echo "include /etc/nginx/modules-enabled/*.conf; events {} http { include /mnt/$site; }" >"$output/nginx.conf"
     in_root nginx -t -q -c /mnt/nginx.conf
 done
+
+echo "nft -c firewall.nft"
+in_root nft -c -f /mnt/firewall.nft
 
 echo "promtool check config prometheus.yml"
 in_root promtool check config --syntax-only /mnt/prometheus.yml
