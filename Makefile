@@ -82,9 +82,17 @@ fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (mol
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
 	@scripts/cuda_build_test.sh
 
+.PHONY: test-pages
+test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)
+	@scripts/pages_test.sh
+
 .PHONY: bench-relay
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
 	@scripts/bench_relay.py
+
+.PHONY: bench-gateway
+bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings
+	@scripts/bench_gateway.py $(ARGS)
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, roles' options) from the code

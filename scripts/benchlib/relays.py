@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ import requests
 
 _ROOT = Path(__file__).parents[2]
 _DEBIANS_PYTHON = Path("/usr/bin/python3")
-_LITELLM = "litellm[proxy]==1.106.2"
+_LITELLM_VERSION = "1.106.2"
 _READY_WITHIN_S = 90
 
 
@@ -34,8 +34,8 @@ class Relay:
 
     name = ""
 
-    def __init__(self, directory: Path, upstreams: Sequence[int]) -> None:
-        (self.port,) = free_ports(1)
+    def __init__(self, directory: Path, upstreams: Sequence[int], *, port: int = 0) -> None:
+        self.port = port or free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self.directory = directory / self.name
         self.directory.mkdir()
@@ -51,19 +51,23 @@ class Relay:
         log = self._log
         return subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=log)
 
-    def wait_until_ready(self, path: str = "/") -> None:
-        """Return when it answers HTTP, whatever it says."""
+    def wait_until_ready(self, path: str = "/", *, good: bool = False) -> None:
+        """Return when it answers HTTP, whatever it says; with `good`, when it says 200."""
         deadline = time.monotonic() + _READY_WITHIN_S
         while True:
             try:
-                requests.get(self.url + path, timeout=2)
+                if requests.get(self.url + path, timeout=2).ok or not good:
+                    return
             except requests.RequestException:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    text = (self.directory / "log").read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"{self.name} does not start:\n{text}") from None
-                time.sleep(0.1)
-            else:
-                return
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                text = (self.directory / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self.name} does not start:\n{text}")
+            time.sleep(0.1)
+
+    def wait_until_serving(self) -> None:
+        """Return when its `/health` says that it can serve."""
+        self.wait_until_ready("/health", good=True)
 
     def processes(self) -> list[int]:
         """Return the ids of the program and all its descendants."""
@@ -135,6 +139,7 @@ class HeartCode(Relay):
     name = "heartcode"
     python = sys.executable
     slots = 9  # more than 100 on the 12 backends of a full rig
+    settings: Mapping[str, str] = {}
 
     def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
         env = {
@@ -147,6 +152,7 @@ class HeartCode(Relay):
             "HEARTCODE_RUN_DIR": str(self.directory),
             "HEARTCODE_METRICS_DIR": str(self.directory / "metrics"),
             "HEARTCODE_GRACEFUL_TIMEOUT_S": "1",
+            **self.settings,
         }
         command = [self.python, "-m", "heartcode.master"]
         return self._run(command, env=env, cwd=_ROOT / "app")
@@ -163,6 +169,7 @@ class LiteLLM(Relay):
     """LiteLLM's proxy, the gateway of HeartCode's first release; one worker, no database."""
 
     name = "litellm"
+    version = _LITELLM_VERSION
     program = ""
 
     def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -201,7 +208,7 @@ def install_litellm(cache: Path) -> str | None:
     environment = cache / "litellm"
     program = environment / "bin" / "litellm"
     if not program.exists():
-        _install(sys.executable, environment, _LITELLM)
+        _install(sys.executable, environment, f"litellm[proxy]=={_LITELLM_VERSION}")
     return str(program) if program.exists() else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from urllib3.exceptions import HTTPError
 
 _READ_BYTES = 64 * 1024
 _DATA = b"data:"
+
+#: A turn of a chat: role and content.
+Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,25 @@ class _FailedError(Exception):
         self.detail = str(detail)
 
 
-def ask(session: requests.Session, server: Server, prompt: str, max_tokens: int) -> Answer:
-    """Ask, and read the answer to its end; what goes wrong is in the answer, never raised."""
+def ask(
+    session: requests.Session,
+    server: Server,
+    said: str | Sequence[Message],
+    max_tokens: int,
+    *,
+    request_id: str = "",
+) -> Answer:
+    """Ask, and read the answer to its end; what goes wrong is in the answer, never raised.
+
+    What is said is a chat's first turn, or all of its turns.
+    """
     answer = Answer()
     started = time.monotonic()
+    messages = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    body = {"messages": messages, "max_tokens": max_tokens}
+    headers = {"X-Request-Id": request_id} if request_id else {}
     try:
-        _read(_events(session, server, prompt, max_tokens), answer, started)
+        _read(_events(session, server, body, headers), answer, started)
     except _FailedError as failed:
         answer.error, answer.detail = failed.kind, failed.detail
     answer.total_s = time.monotonic() - started
@@ -81,19 +97,17 @@ def ask(session: requests.Session, server: Server, prompt: str, max_tokens: int)
 
 
 def _events(
-    session: requests.Session, server: Server, prompt: str, max_tokens: int
+    session: requests.Session,
+    server: Server,
+    fields: Mapping[str, Any],
+    headers: Mapping[str, str],
 ) -> Iterator[bytes]:
     """Yield what follows `data:`, event by event.
 
     Raises:
         _FailedError: when there is no stream, or it breaks off.
     """
-    body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    body = {**fields, "stream": True, "stream_options": {"include_usage": True}}
     if server.model:
         body["model"] = server.model
     begun = False
@@ -101,7 +115,7 @@ def _events(
         with session.post(
             f"{server.url}/v1/chat/completions",
             json=body,
-            headers=server.headers(),
+            headers={**server.headers(), **headers},
             timeout=server.timeout_s,
             stream=True,
         ) as response:

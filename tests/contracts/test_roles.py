@@ -8,6 +8,7 @@ import pytest
 import yaml
 from heartcode.settings import TABLE
 from heartcode.surface import ENDPOINTS, Kind
+from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
@@ -97,6 +98,17 @@ def test_the_gateway_routes_every_request_that_the_rigs_pass_on(
         for path in endpoint.paths
     ]
     assert sorted(load("roles/gateway/vars/main.yml")[variable]) == sorted(paths)
+
+
+@pytest.mark.parametrize("chat_ui", [False, True])
+def test_no_path_of_the_api_is_a_page_s(*, chat_ui: bool) -> None:
+    template = load("roles/gateway/vars/main.yml")["_gateway_page_paths"]
+    pages = NativeEnvironment().from_string(template).render(gateway_chat_ui=chat_ui)
+    assert re.match(pages, "/")
+    paths = [path for endpoint in ENDPOINTS for path in endpoint.paths]
+    paths += ["/v1/models", "/v1/models/a.js", "/models/page.json", "/props", "/slots"]
+    paths += ["/health", "/livez"]
+    assert [path for path in paths if re.match(pages, path)] == []
 
 
 def test_the_example_inventory_sets_only_what_roles_know() -> None:

@@ -7,6 +7,7 @@ from tests.fleet.harness import Fleet, wait_for
 def test_every_target_is_up(fleet: Fleet) -> None:
     expected = {("prometheus", "127.0.0.1:9090")}
     expected |= {("heartcode", f"{fleet.addresses[rig]}:9091") for rig in fleet.rigs}
+    expected.add(("nginx", f"{fleet.addresses['gateway']}:9113"))
     expected |= {("node", f"{address}:9100") for address in fleet.addresses.values()}
 
     def up() -> set[tuple[str, str]]:
@@ -16,6 +17,17 @@ def test_every_target_is_up(fleet: Fleet) -> None:
         }
 
     wait_for(lambda: up() == expected, f"these targets are up: {sorted(expected)}")
+
+
+def test_nginx_s_connections_and_requests_are_counted(fleet: Fleet) -> None:
+    def total() -> float:
+        found = fleet.metrics("nginx_http_requests_total")
+        return float(found[0]["value"][1]) if found else 0
+
+    before = wait_for(total, "nginx's metrics are in Prometheus")
+    chat(fleet.url, max_tokens=1)
+    wait_for(lambda: total() > before, "the request is seen in Prometheus")
+    assert fleet.metrics("nginx_up")[0]["value"][1] == "1"
 
 
 def test_requests_are_counted_under_their_rig(fleet: Fleet) -> None:

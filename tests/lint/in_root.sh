@@ -27,11 +27,14 @@ done
 # As heartcode-self-signed makes it.
 in_root openssl req -new -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -config /mnt/self_signed/request.cnf \
     -keyout /mnt/key.pem -out /mnt/certificate.pem 2>"$output/said" || { cat "$output/said"; exit 1; }
-for site in heartcode.conf heartcode-models.conf {open,keys,self_signed,acme}/heartcode.conf acme/heartcode-acme.conf; do
+for site in heartcode.conf heartcode-models.conf heartcode-status.conf {open,keys,self_signed,acme}/heartcode.conf acme/heartcode-acme.conf; do
     echo "nginx -t $site"
     echo "include /etc/nginx/modules-enabled/*.conf; events {} http { include /mnt/$site; }" >"$output/nginx.conf"
     in_root nginx -t -q -c /mnt/nginx.conf
 done
+
+echo "nft -c firewall.nft"
+in_root nft -c -f /mnt/firewall.nft
 
 echo "promtool check config prometheus.yml"
 in_root promtool check config --syntax-only /mnt/prometheus.yml

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Holds the units and the rendered configurations against the programs that will read them, in the
-# versions of the reference OS: systemd-analyze, nginx and promtool run in a Debian 13 root of their own,
+# versions of the reference OS: systemd-analyze, nginx, nft and promtool run in a Debian 13 root of their own,
 # so nothing has to be installed on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
 suite=trixie
-packages=(nginx libnginx-mod-http-js prometheus)
+packages=(nginx libnginx-mod-http-js nftables prometheus)
 root=$cache/$suite-$({ cat "$0" && ls systemd/libexec; } | sha256sum | cut -c1-12)
 
 if ! [[ -d $root ]]; then
