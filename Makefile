@@ -86,8 +86,9 @@ bench-relay: bootstrap ## Measure what the proxy costs for each token, beside ng
 	@scripts/bench_relay.py
 
 .PHONY: docs
-docs: bootstrap ## Write the reference (settings, roles' options) from the code
+docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code
 	@scripts/reference.py
+	@scripts/dashboards.py
 
 .PHONY: requirements
 requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)
