@@ -95,8 +95,9 @@ bench-gateway: bootstrap ## Measure what the gateway adds to the first token, an
 	@scripts/bench_gateway.py $(ARGS)
 
 .PHONY: docs
-docs: bootstrap ## Write the reference (settings, roles' options) from the code
+docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code
 	@scripts/reference.py
+	@scripts/dashboards.py
 
 .PHONY: requirements
 requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the reference from the code: the proxy's settings, the roles' options, the VRAM table.
+"""Writes the reference from the code: settings, metrics, the roles' options, the VRAM table.
 
-The settings go to docs/reference/settings.md; a role's options stand in its README, the planner's
+Settings and metrics go to docs/reference/; a role's options stand in its README, the planner's
 table in the main one, between two markers around which a person writes. A test fails while a page
 is out of date.
 """
@@ -9,15 +9,17 @@ is out of date.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import Counter, Gauge, Histogram, Metric
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "app"))
 
+from heartcode import metrics  # noqa: E402 - needs the path
 from heartcode.settings import TABLE  # noqa: E402 - needs the path
 from planlib.min_vram import requirements  # noqa: E402
 
@@ -36,6 +38,46 @@ and the service does not start (status 78). `scripts/reference.py` writes this p
 | variable | default | unit | meaning |
 | --- | --- | --- | --- |
 """
+
+
+METRICS_HEAD = """# Metrics
+
+What `heartcode-exporter.service` serves on port 9091 of a rig. `scripts/reference.py` writes this
+page from `app/heartcode/metrics.py`. Prometheus adds the label `rig`. Recording rules and alerts
+are made of these: [roles/prometheus](../../roles/prometheus/README.md).
+
+"""
+METRICS_TABLE = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+
+
+def metrics_page() -> str:
+    """Return docs/reference/metrics.md."""
+    counted = [
+        (metric, family)
+        for metric in vars(metrics).values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+        for family in metric.describe()
+    ]
+    rows = [
+        metric_row(full_name(family), family.type, metric._labelnames, family.documentation)  # noqa: SLF001
+        for metric, family in counted
+    ]
+    page = f"{METRICS_HEAD}## What the proxy counts\n\n{METRICS_TABLE}{''.join(rows)}"
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.READINGS]
+    page += f"\n## What the exporter reads\n\n{METRICS_TABLE}{''.join(rows)}"
+    reasons = "".join(f"- `{r}`: {text}\n" for r, text in metrics.GPU_READ_ERROR_REASONS.items())
+    return f"{page}\n`reason` of `{metrics.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+
+
+def full_name(family: Metric) -> str:
+    """Return a metric's name as it is scraped."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def metric_row(name: str, kind: str, labels: Sequence[str], text: str) -> str:
+    """Return one row of the table of metrics."""
+    named = ", ".join(f"`{label}`" for label in labels)
+    return f"| `{name}` | {kind} | {named} | {text} |\n"
 
 
 def settings_page() -> str:
@@ -98,6 +140,7 @@ def pages() -> dict[Path, str]:
     readme = ROOT / "README.md"
     return {
         ROOT / "docs/reference/settings.md": settings_page(),
+        ROOT / "docs/reference/metrics.md": metrics_page(),
         readme: renewed(readme, VRAM_BEGIN, requirements(), VRAM_END),
     } | {role / "README.md": role_page(role) for role in roles}
 

@@ -1,7 +1,8 @@
 """Serves the metrics, in a process of its own: `python -m heartcode.exporter`.
 
 What takes long here (reading hardware does, when a card is dying) never delays a token, and a
-scrape works while the proxy restarts. Every source of metrics is a collector in `registry`.
+scrape works while the proxy restarts. Every source of metrics is a collector in `registry`; none
+asks the driver or a llama-server during a scrape.
 """
 
 from __future__ import annotations
@@ -9,22 +10,49 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.registry import Collector
 
 from heartcode import __version__
+from heartcode.gpus import Gpus
+from heartcode.llama_counters import LlamaCounters
+from heartcode.metrics import BUILD_INFO
 from heartcode.metrics_files import SummedFiles
 from heartcode.quarantine import Quarantine
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
 
 
+class _Build(Collector):
+    """The version of this program."""
+
+    def collect(self) -> Iterable[Metric]:
+        build = BUILD_INFO.family()
+        build.add_metric([__version__], 1)
+        return [build]
+
+
 def registry(settings: Settings) -> CollectorRegistry:
-    """Return all that a scrape collects."""
+    """Return all that a scrape collects, and begin to read it."""
+    gpus = Gpus(
+        settings.gpu_uuids,
+        settings.backends,
+        interval_s=settings.gpu_interval_s,
+        timeout_s=settings.gpu_timeout_s,
+    )
+    llamas = LlamaCounters(settings.backends, interval_s=settings.llama_counters_interval_s)
     collected = CollectorRegistry()
-    collected.register(SummedFiles(settings.metrics_dir))
-    collected.register(Quarantine(settings.run_dir, settings.backends))
-    build = Gauge("heartcode_build_info", "The version that runs.", ["version"], registry=collected)
-    build.labels(version=__version__).set(1)
+    for collector in (
+        SummedFiles(settings.metrics_dir),
+        Quarantine(settings.run_dir, settings.backends),
+        gpus,
+        llamas,
+        _Build(),
+    ):
+        collected.register(collector)
+    gpus.start()
+    llamas.start()
     return collected
 
 

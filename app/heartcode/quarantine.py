@@ -12,8 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from heartcode.metrics import BACKEND_QUARANTINED
 
 
 class Quarantine(Collector):
@@ -30,11 +31,7 @@ class Quarantine(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the one metric."""
-        gone = GaugeMetricFamily(
-            "backend_quarantined",
-            "1 if the backend's card is gone, so that its llama-server is not started.",
-            labels=["backend"],
-        )
+        gone = BACKEND_QUARANTINED.family()
         for number, name in enumerate(self._names):
             gone.add_metric([name], (self._directory / f"{number}.quarantined").exists())
         return [gone]

@@ -121,6 +121,15 @@ def _slots(text: str) -> tuple[int, ...]:
         raise ValueError("is not a list of whole numbers from 1 to 64") from None
 
 
+def _gpu_uuids(text: str) -> tuple[str, ...]:
+    uuids = tuple(part.strip() for part in text.split(",")) if text else ()
+    if not all(uuids):
+        raise ValueError("has an empty UUID")
+    if len(set(uuids)) != len(uuids):
+        raise ValueError("names a card twice")
+    return uuids
+
+
 def _speeds(text: str) -> tuple[float, ...]:
     problem = "is not a list of tokens/s from 0 to 1000000"
     try:
@@ -173,6 +182,41 @@ TABLE: tuple[Setting, ...] = (
             "order of HEARTCODE_BACKENDS; a single number is for all of them."
         ),
         parse=_slots,
+    ),
+    Setting(
+        field="gpu_uuids",
+        variable="HEARTCODE_GPU_UUIDS",
+        default="",
+        unit="UUIDs, separated by commas",
+        sentence=(
+            "The cards of the backends, in the order of HEARTCODE_BACKENDS, for the exporter; what "
+            "does not begin with GPU- is no card. Empty: no card is read."
+        ),
+        parse=_gpu_uuids,
+    ),
+    Setting(
+        field="gpu_interval_s",
+        variable="HEARTCODE_GPU_INTERVAL_S",
+        default="5",
+        unit="seconds",
+        sentence="Time between two readings of a card.",
+        parse=_seconds(300),
+    ),
+    Setting(
+        field="gpu_timeout_s",
+        variable="HEARTCODE_GPU_TIMEOUT_S",
+        default="15",
+        unit="seconds",
+        sentence="How long the driver may take for a reading; then the card does not count as up.",
+        parse=_seconds(300),
+    ),
+    Setting(
+        field="llama_counters_interval_s",
+        variable="HEARTCODE_LLAMA_COUNTERS_INTERVAL_S",
+        default="15",
+        unit="seconds",
+        sentence="Time between two readings of a llama-server's own counters.",
+        parse=_seconds(3600),
     ),
     Setting(
         field="host_cache_tokens",
@@ -526,6 +570,10 @@ class Settings:
 
     backends: tuple[str, ...]
     slots: tuple[int, ...]
+    gpu_uuids: tuple[str, ...]
+    gpu_interval_s: float
+    gpu_timeout_s: float
+    llama_counters_interval_s: float
     host_cache_tokens: int
     prompt_speeds: tuple[float, ...]
     decode_speeds: tuple[float, ...]
@@ -587,6 +635,8 @@ class Settings:
             problems.append("HEARTCODE_PROBE_PAUSE_S is above HEARTCODE_PROBE_PAUSE_MAX_S")
         if len(values.get("models", ())) not in (0, 1, len(values.get("backends", ()))):
             problems.append("HEARTCODE_MODEL names neither one model nor one for each backend")
+        if len(values.get("gpu_uuids", ())) not in (0, len(values.get("backends", ()))):
+            problems.append("HEARTCODE_GPU_UUIDS does not name one card for each backend")
         if problems:
             raise SettingsError(problems)
         return cls(**values)

@@ -201,6 +201,33 @@ def test_bad_api_keys_are_refused_and_not_shown(fleet: Fleet, tmp_path: Path) ->
     assert "too-short" not in told
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        pytest.param(
+            {"alertmanager_webhook_url": ""},
+            "nobody is told: set alertmanager_email (to, from, smarthost) or",
+            id="alerts for nobody",
+        ),
+        pytest.param(
+            {"alertmanager_email": {"to": "owner@example.org"}},
+            "alertmanager_email has to; it needs to, from and smarthost",
+            id="half an e-mail",
+        ),
+        pytest.param(
+            {"grafana_enabled": True, "grafana_repository_url": "https://127.0.0.1:9"},
+            "gateway cannot have Grafana: https://127.0.0.1:9/gpg.key: ",
+            id="a repository that is not there",
+        ),
+    ],
+)
+def test_bad_input_for_a_gateway_is_refused(
+    fleet: Fleet, variables: dict[str, object], message: str
+) -> None:
+    done = fleet.playbook("--limit", "gateways", "--extra-vars", str(variables))
+    assert message in refusals(done)
+
+
 def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
     fleet.ssh("rig2", "simulated-cards set 0 memory_total_mib=4 memory_reserved_mib=0")
     try:

@@ -73,6 +73,7 @@ def test_a_card_is_gone_and_comes_back(fleet: Fleet) -> None:
         assert said.startswith(uuids_of_inventory(rig)[1])
         wait_for(lambda: quarantined(fleet, rig, 1) == 1, "Prometheus knows")
         assert quarantined(fleet, rig, 0) == 0
+        assert fleet.metrics(f'gpu_up{{rig="{rig}",gpu="1"}} == 0')
         alert = f'ALERTS{{alertname="HeartCodeCardGone",rig="{rig}"}}'
         wait_for(lambda: fleet.metrics(alert), "the alert is at least pending")
         for _ in range(6):

@@ -56,7 +56,7 @@ def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
 @pytest.fixture
 def start_exporter(cleanup: ExitStack) -> StartExporter:
     def start(proxy: Proxy) -> Exporter:
-        exporter = Exporter(proxy)
+        exporter = Exporter(proxy.run_dir, proxy.env)
         cleanup.callback(exporter.kill)
         return exporter
 

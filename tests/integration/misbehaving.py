@@ -77,7 +77,8 @@ Behaviour = Callable[[Connection, Request], None]
 class Upstream:
     """Serves each connection in a thread of its own with `behave`, which may be replaced.
 
-    The proxy's own probes are answered with `behave_when_probed` and kept apart.
+    The proxy's own probes are answered with `behave_when_probed` and kept apart. The exporter's
+    questions are answered as by a llama-server without --metrics.
     """
 
     def __init__(self, behave: Behaviour) -> None:
@@ -108,6 +109,8 @@ class Upstream:
             if request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
+            elif request.path == "/metrics":
+                connection.answer("501 Not Implemented", b"{}")
             else:
                 self.requests.append(request)
                 self.behave(connection, request)

@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 APP = Path(__file__).parents[2] / "app"
 CHAT = "/v1/chat/completions"
@@ -216,23 +217,27 @@ class Proxy(Program):
 
 
 class Exporter(Program):
-    """`python -m heartcode.exporter`, with the environment of a proxy."""
+    """`python -m heartcode.exporter`, with the environment of a proxy or one like it."""
 
-    def __init__(self, proxy: Proxy) -> None:
-        self.url = f"http://127.0.0.1:{proxy.env['METRICS_PORT']}/metrics"
+    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{env['METRICS_PORT']}/metrics"
         command = [sys.executable, "-m", "heartcode.exporter"]
-        super().__init__(command, name="exporter", directory=proxy.run_dir, env=proxy.env, cwd=APP)
+        super().__init__(command, name="exporter", directory=directory, env=env, cwd=APP)
         self.wait_until_answers(self.url)
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """Return the sum of the samples of `name` that have these labels."""
+        return sum(sample.value for sample in self.samples(name, **labels))
+
+    def samples(self, name: str, /, **labels: str) -> list[Sample]:
+        """Return the samples of `name` that have these labels."""
         families = text_string_to_metric_families(requests.get(self.url, timeout=5).text)
-        return sum(
-            sample.value
+        return [
+            sample
             for family in families
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        ]
 
 
 class Llama(Program):

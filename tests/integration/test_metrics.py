@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import requests
+from heartcode.metrics import LLAMA_COUNTERS
 
 from tests.integration import misbehaving
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
@@ -76,6 +77,34 @@ def test_times_and_tokens_of_answers_are_told(
         "inference_inter_token_seconds_bucket", model="counting", le="+Inf"
     )
     assert 0 < exporter.value("inference_inter_token_seconds_sum") < 30
+
+
+def test_llama_servers_own_counters_are_taken_over_and_a_dead_one_s_are_left_out(
+    start_proxy: StartProxy, llama_servers: StartLlamas, start_exporter: StartExporter
+) -> None:
+    first, second = llama_servers(2)
+    names = [llama.url.removeprefix("http://") for llama in (first, second)]
+    proxy = start_proxy(first.url, second.url, HEARTCODE_LLAMA_COUNTERS_INTERVAL_S="0.1")
+    exporter = start_exporter(proxy)
+
+    def tokens(name: str) -> float:
+        return exporter.value("llama_completion_tokens_total", backend=name)
+
+    before = first.ask("/completion", prompt=" 1", n_predict=20)["tokens_predicted"]
+    assert before == 20
+    wait_until(lambda: tokens(names[0]) >= 20, "its tokens are counted")
+    for theirs, reading in LLAMA_COUNTERS.items():
+        for name in names:
+            assert len(exporter.samples(reading.name, backend=name)) == 1, theirs
+    assert exporter.value("llama_sequence_tokens_max", backend=names[0]) >= 20
+    # One that hangs holds up neither a scrape nor the other.
+    second.hang()
+    first.ask("/completion", prompt=" 1", n_predict=20)
+    wait_until(lambda: tokens(names[0]) >= 40, "the other is still asked")
+    second.go_on()
+    first.kill()
+    wait_until(lambda: not exporter.samples("llama_decodes_total", backend=names[0]), "it is gone")
+    assert exporter.samples("llama_decodes_total", backend=names[1])
 
 
 def test_active_requests_are_right_after_a_crash(

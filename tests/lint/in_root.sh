@@ -40,5 +40,8 @@ echo "promtool check config prometheus.yml"
 in_root promtool check config --syntax-only /mnt/prometheus.yml
 
 echo "promtool test rules alerts.yml"
-in_root promtool check rules /mnt/heartcode.rules.yml >"$output/said" || { cat "$output/said"; exit 1; }
+in_root promtool check rules /mnt/heartcode.rules.yml /mnt/heartcode.recording.yml >"$output/said" || { cat "$output/said"; exit 1; }
 in_root promtool test rules /mnt/alerts.yml >"$output/said" || { cat "$output/said"; exit 1; }
+
+echo "amtool check-config alertmanager.yml"
+in_root amtool check-config /mnt/alertmanager.yml >"$output/said" || { cat "$output/said"; exit 1; }

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 
 cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
 suite=trixie
-packages=(nginx libnginx-mod-http-js nftables prometheus)
+packages=(nginx libnginx-mod-http-js nftables prometheus prometheus-alertmanager)
 root=$cache/$suite-$({ cat "$0" && ls systemd/libexec; } | sha256sum | cut -c1-12)
 
 if ! [[ -d $root ]]; then
@@ -36,7 +36,7 @@ ANSIBLE_FILTER_PLUGINS=roles/gateway/filter_plugins \
     -e '{"_gateway_njs_dir": "/mnt/{{ variant.name | default() }}"}' >"$output/log" ||
     { cat "$output/log"; exit 1; }
 cp -r systemd "$output/systemd"
-cp roles/prometheus/files/heartcode.rules.yml tests/lint/alerts.yml "$output"
+cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
 # A private mount namespace: whatever is mounted is gone when the command ends.

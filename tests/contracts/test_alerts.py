@@ -1,0 +1,94 @@
+"""Every alert can be understood, is tested both ways, and asks for metrics that exist."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from heartcode import metrics
+from prometheus_client import Counter, Gauge, Histogram
+
+from tests.contracts.test_roles import ROOT
+
+FILES = ROOT / "roles/prometheus/files"
+SEVERITIES = {"critical", "warning"}
+#: What Prometheus itself and the node exporter tell.
+FOREIGN = re.compile(r"up|ALERTS|node_\w+")
+
+
+def rules(file: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((FILES / file).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("heartcode.rules.yml")}
+RECORDED = [rule["record"] for rule in rules("heartcode.recording.yml")]
+
+
+def cases(alert: str) -> Iterator[bool]:
+    """Whether an alert is expected, at each moment that is tested for it."""
+    for test in yaml.safe_load((ROOT / "tests/lint/alerts.yml").read_text())["tests"]:
+        for case in test["promql_expr_test"]:
+            if f'alertname="{alert}", alertstate="firing"' in case["expr"]:
+                yield bool(case["exp_samples"])
+
+
+def names_in(expression: str) -> set[str]:
+    """The metrics that an expression asks for."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
+    bare = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
+    words = re.findall(r"(?<![\w:])[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)
+    return {word for word in words if word not in {"and", "or", "unless", "offset", "bool"}}
+
+
+def told() -> set[str]:
+    """Every series that the rigs tell, by name."""
+    names = {reading.name for reading in metrics.READINGS}
+    for metric in vars(metrics).values():
+        if isinstance(metric, Counter | Gauge | Histogram):
+            for family in metric.describe():
+                ends = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
+                names |= {family.name + end for end in ends.get(family.type, [""])}
+    return names
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_how_bad_it_is_and_what_to_do(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert alert.startswith("HeartCode")
+    assert rule["labels"]["severity"] in SEVERITIES
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{alert.lower()}"
+    # The anchor of a heading is the heading in lower case.
+    assert f"\n## {alert}\n" in (ROOT / "docs/runbooks.md").read_text()
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_tested_while_it_fires_and_while_it_just_does_not(alert: str) -> None:
+    assert set(cases(alert)) == {True, False}
+
+
+def test_there_is_no_runbook_without_an_alert() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs/runbooks.md").read_text(), re.MULTILINE)
+    assert headings == list(ALERTS)
+
+
+@pytest.mark.parametrize("file", ["heartcode.rules.yml", "heartcode.recording.yml"])
+def test_rules_ask_for_what_is_told_or_recorded(file: str) -> None:
+    known = told() | set(RECORDED)
+    for rule in rules(file):
+        unknown = {name for name in names_in(rule["expr"]) - known if not FOREIGN.fullmatch(name)}
+        assert unknown == set(), rule
+
+
+def test_names_are_found_in_expressions() -> None:
+    assert names_in('sum by (rig) (rate(a_total{b="c d"}[5m])) / on (x) (rig:e:f > 0) or g') == {
+        "a_total",
+        "rig:e:f",
+        "g",
+    }
+
+
+def test_recording_rules_are_named_by_level_metric_and_operation() -> None:
+    assert [r for r in RECORDED if not re.fullmatch(r"(fleet|rig|backend):\w+:\w+", r)] == []
