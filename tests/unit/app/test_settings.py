@@ -84,6 +84,17 @@ def test_slots_that_do_not_fit(slots: str) -> None:
         Settings.from_env({**BACKENDS, "HEARTCODE_SLOTS": slots})
 
 
+def test_cards_are_named_for_all_backends_or_not_at_all() -> None:
+    assert Settings.from_env(BACKENDS).gpu_uuids == ()
+    assert Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": " GPU-a "}).gpu_uuids == ("GPU-a",)
+
+
+@pytest.mark.parametrize("uuids", ["GPU-a,GPU-b", "GPU-a,", "GPU-a,GPU-a"])
+def test_cards_that_do_not_fit(uuids: str) -> None:
+    with pytest.raises(SettingsError, match="HEARTCODE_GPU_UUIDS"):
+        Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": uuids})
+
+
 def test_every_policy_can_be_chosen() -> None:
     for name in POLICIES:
         assert Settings.from_env({**BACKENDS, "HEARTCODE_POLICY": name}).policy == name
