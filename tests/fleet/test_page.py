@@ -27,7 +27,7 @@ def test_an_address_with_signs_of_html_is_only_text(fleet: Fleet) -> None:
 
 def test_every_file_that_it_names_is_there_and_of_its_kind(fleet: Fleet) -> None:
     named = set(re.findall(r'(?:href|src)="(/page/[^"]+)"', get(fleet, "/").text))
-    kinds = {"css": "text/css", "js": "application/javascript", "svg": "image/svg+xml"}
+    kinds = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     assert {name.rsplit(".")[-1] for name in named} == set(kinds)
     for name in named:
         file = get(fleet, name)
