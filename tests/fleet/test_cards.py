@@ -144,8 +144,8 @@ def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
 
         # It is replaced, by one that has a file of its own.
         fleet.ssh(rig, f"simulated-cards restore 1 && simulated-cards set 1 uuid={new}")
-        gpus = [{"uuid": old[0]}, {"uuid": new, "model_file": "better.gguf"}]
-        deploy(fleet, rig, gpus, model_more=more)
+        own: dict[str, object] = {"uuid": new, "model_file": "better.gguf"}
+        deploy(fleet, rig, [{"uuid": old[0]}, own], model_more=more)
         assert fleet.state(rig, second) == "active"
         exporter = (rig, "heartcode-exporter.service")  # shares its settings with the proxy
         assert fleet.started_again(before) == {(rig, second), exporter}
