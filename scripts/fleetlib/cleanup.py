@@ -152,8 +152,8 @@ def _remove_state(directory: Path) -> bool:
     """Remove the fleet's files from a state directory, and the directory if nothing else is in."""
     if not directory.is_dir():
         return False
-    # "tuned": what playbooks/tune.yml has found on machines that are gone now.
-    known = [directory / name for name in ("machines", "tuned", *_FILES)]
+    # "tuned" and "gateway.key": what playbooks have found and made for machines that are gone now.
+    known = [directory / name for name in ("machines", "tuned", "gateway.key", *_FILES)]
     known += [path for name in _FILES for path in directory.glob(f".{name}.*")]
     existing = [path for path in known if path.exists()]
     for path in existing:

@@ -313,3 +313,18 @@ def test_a_revoked_key_ends_nothing_that_runs(fleet: Fleet, tmp_path: Path, said
             )
             assert get(fleet, MODELS, fleet.authorization).status_code == 200
         assert "".join(map(text_of, events(stream))).split() == count_to(50)
+
+
+def test_behind_a_wall_of_its_own_the_gateway_asks_nobody(
+    fleet: Fleet, tmp_path: Path, said: str
+) -> None:
+    assert said
+    fleet.set_up_gateway(tmp_path, gateway_auth="none")
+    identity = f"keys-{uuid.uuid4()}"
+    headers = {"X-Request-Id": identity}
+    wait_for(lambda: get(fleet, MODELS).status_code == 200, "no key is needed")
+    body = {"messages": [{"role": "user", "content": "Count!"}], "max_tokens": 1}
+    answer = requests.post(fleet.url + CHAT, json=body, headers=headers, timeout=30)
+    assert answer.status_code == 200
+    line = log_line(fleet, identity)
+    assert line["client"] == line["address"] != ""
