@@ -1,5 +1,7 @@
 """The page that says what is here, in a browser."""
 
+from typing import Literal
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -31,7 +33,9 @@ def test_it_is_of_use_without_scripts(fleet: Fleet, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_from_their_ground(fleet: Fleet, browser: Browser, scheme: str) -> None:
+def test_texts_stand_out_from_their_ground(
+    fleet: Fleet, browser: Browser, scheme: Literal["light", "dark"]
+) -> None:
     """WCAG 2.2 asks for a contrast of 4.5 (1.4.3)."""
     context = browser.new_context(color_scheme=scheme)
     page = context.new_page()
