@@ -15,6 +15,7 @@ from pathlib import Path
 from benchlib.relays import HeartCode, Relay, free_ports
 
 _HERE = Path(__file__).parent
+_ROLE = _HERE.parents[1] / "roles/gateway"
 _MODULES = Path("/usr/share/nginx/modules-available/mod-http-js.conf")
 _LOGS = "/var/log/nginx"
 # How the role's template lets nginx choose among the rigs of a model.
@@ -38,6 +39,7 @@ def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
         "_gateway_njs_dir": str(directory),
         "gateway_listen_address": "127.0.0.1",
         "gateway_port": port,
+        "gateway_auth": "none",
         "gateway_upstreams": [
             {"address": f"127.0.0.1:{rig}", "models": [{"names": ["bench"], "slots": slots}]}
             for rig, slots in rigs.items()
@@ -46,6 +48,7 @@ def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
     playbook = Path(sys.executable).with_name("ansible-playbook")
     done = subprocess.run(
         [playbook, "-i", "localhost,", _HERE / "gateway.yml", "-e", json.dumps(variables)],
+        env={**os.environ, "ANSIBLE_FILTER_PLUGINS": str(_ROLE / "filter_plugins")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

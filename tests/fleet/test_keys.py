@@ -157,7 +157,7 @@ def test_without_a_valid_key_it_stays_closed(
     [
         ("/health", 200),
         ("/livez", 200),
-        ("/", 401),
+        ("/", 200),
         (MODELS, 401),
         ("/slots", 401),
         ("/props", 401),
@@ -168,7 +168,7 @@ def test_without_a_valid_key_it_stays_closed(
         ("/.heartcode/../slots", 401),
     ],
 )
-def test_only_the_health_is_open(fleet: Fleet, path: str, status: int) -> None:
+def test_only_the_health_and_the_page_are_open(fleet: Fleet, path: str, status: int) -> None:
     request = requests.Request("GET", fleet.url).prepare()
     request.url = fleet.url + path  # as it stands, not as a browser would tidy it
     with requests.Session() as session:
