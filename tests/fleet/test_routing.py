@@ -132,7 +132,8 @@ def test_no_request_waits_while_another_rig_has_a_free_slot(fleet: Fleet) -> Non
     whole = slots(fleet)
     with requests_that_stay(fleet, sum(whole.values()), session=uuid.uuid4().hex):
         assert active(fleet) == whole
-        assert queued(fleet) == 0
+        # On its rig one may hold out for a better cache than the free slot's (ADR 7), for a moment.
+        wait_for(lambda: queued(fleet) == 0, "every request has a slot")
 
 
 def test_when_all_slots_are_busy_a_request_waits_and_is_served(fleet: Fleet) -> None:
