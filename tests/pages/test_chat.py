@@ -1,5 +1,6 @@
 """llama.cpp's chat page on the fleet: a message is typed, and the count comes."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,9 @@ def test_the_same_again_changes_nothing(fleet: Fleet) -> None:
 
 
 def test_a_message_is_typed_and_the_count_streams_in(fleet: Fleet, page: Page) -> None:
+    # Where its settings keep the key (storage.constants.ts).
+    config = json.dumps(json.dumps({"apiKey": fleet.key}))
+    page.add_init_script(f"localStorage.setItem('LlamaUi.config', {config})")
     page.goto(fleet.url)
     with page.expect_response("**/v1/chat/completions") as asked:
         box = page.get_by_role("textbox").first
@@ -49,6 +53,6 @@ def test_its_files_are_compressed_and_kept_by_their_names(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("path", ["/none.js", "/_app/../../script_hashes.conf", "/site/index.html"])
 def test_nothing_else_is_served(fleet: Fleet, path: str) -> None:
-    answer = requests.get(fleet.url + path, timeout=10)
+    answer = requests.get(fleet.url + path, headers=fleet.authorization, timeout=10)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"

@@ -14,13 +14,24 @@ def landing(fleet: Fleet) -> None:
     deploy(fleet, chat_ui=False)
 
 
-def test_it_shows_address_state_and_models(fleet: Fleet, page: Page) -> None:
+def test_it_shows_address_and_state(fleet: Fleet, page: Page) -> None:
     page.goto(fleet.url)
     expect(page.get_by_role("heading", name="HeartCode")).to_be_visible()
     expect(page.locator("#address")).to_have_text(f"{fleet.url}/v1")
     expect(page.locator("#state")).to_have_text("Ready")
-    expect(page.get_by_role("listitem")).to_contain_text("counting")
     expect(page.locator("#example")).to_contain_text(f"curl -N {fleet.url}/v1/chat/completions")
+
+
+def test_it_shows_the_models_to_who_has_a_key(fleet: Fleet, page: Page) -> None:
+    page.goto(fleet.url)
+    expect(page.locator("#models-note")).to_have_text("They are shown to who has a key.")
+    key = page.get_by_label("API key")
+    key.fill("not-the-key-of-anybody")
+    key.press("Enter")
+    expect(page.locator("#models-note")).to_have_text("This key is not valid.")
+    key.fill(fleet.key)
+    key.press("Enter")
+    expect(page.get_by_role("listitem")).to_contain_text("counting")
 
 
 def test_it_is_of_use_without_scripts(fleet: Fleet, browser: Browser) -> None:
