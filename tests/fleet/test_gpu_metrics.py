@@ -149,9 +149,9 @@ def traffic(fleet: Fleet) -> None:
 
     def ask(number: int) -> None:
         if number % 2:
-            assert chat(fleet.url, max_tokens=20, **question).ok
+            assert chat(fleet, max_tokens=20, **question).ok
         else:
-            assert list(events(chat(fleet.url, max_tokens=20, stream=True, **question)))
+            assert list(events(chat(fleet, max_tokens=20, stream=True, **question)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(16)))

@@ -25,7 +25,7 @@ def test_nginx_s_connections_and_requests_are_counted(fleet: Fleet) -> None:
         return float(found[0]["value"][1]) if found else 0
 
     before = wait_for(total, "nginx's metrics are in Prometheus")
-    chat(fleet.url, max_tokens=1)
+    chat(fleet, max_tokens=1)
     wait_for(lambda: total() > before, "the request is seen in Prometheus")
     assert fleet.metrics("nginx_up")[0]["value"][1] == "1"
 
