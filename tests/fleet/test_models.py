@@ -161,4 +161,10 @@ def test_the_mirror_gives_nothing_else(fleet: Fleet, path: str) -> None:
 
 
 def test_the_mirror_is_for_the_fleet_alone(fleet: Fleet) -> None:
-    assert mirrored(fleet, "", "/models/counting.gguf") == "403"
+    path = "/models/counting.gguf"
+    assert mirrored(fleet, "", path) == "000", "the firewall refuses the connection"
+    fleet.ssh("gateway", "systemctl stop heartcode-firewall")
+    try:
+        assert mirrored(fleet, "", path) == "403"
+    finally:
+        fleet.ssh("gateway", "systemctl start heartcode-firewall")
