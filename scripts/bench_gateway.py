@@ -36,7 +36,6 @@ from benchlib.measuring import (
     LATE_S,
     Upstream,
     allow_many_connections,
-    cache,
     first_token_ms,
     load,
     table,
@@ -44,6 +43,7 @@ from benchlib.measuring import (
 from benchlib.queueing import Queueing, stays
 from benchlib.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
 from loadlib.asking import Server
+from modellib.control import cache_directory
 
 _BACKENDS = 12  # a full rig
 _STREAMS = 16
@@ -218,7 +218,7 @@ def options() -> argparse.Namespace:
 
 def measure_first_tokens(directory: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Install what is needed, and measure."""
-    litellm = None if given.no_litellm else install_litellm(cache())
+    litellm = None if given.no_litellm else install_litellm(cache_directory())
     if not litellm:
         print("LiteLLM is left out.", file=sys.stderr)
     return first_tokens(directory, repeats=given.repeats, litellm=litellm)
@@ -289,7 +289,7 @@ def main() -> None:
     if lacking := missing():
         sys.exit(lacking)
     allow_many_connections()
-    Rig.python = install_heartcode(cache())
+    Rig.python = install_heartcode(cache_directory())
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)

@@ -26,7 +26,6 @@ from benchlib.measuring import (
     LATE_S,
     Upstream,
     allow_many_connections,
-    cache,
     first_token_ms,
     load,
     table,
@@ -42,6 +41,7 @@ from benchlib.relays import (
     install_heartcode,
     install_litellm,
 )
+from modellib.control import cache_directory
 
 # A full rig; the streams of the memory figure need more.
 _BACKENDS = 12
@@ -91,10 +91,10 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         ports = free_ports(_BACKENDS_FOR_MANY)
         upstream = stack.enter_context(Upstream(ports, apart=given.apart))
-        LiteLLM.program = (None if given.no_litellm else install_litellm(cache())) or ""
+        LiteLLM.program = (None if given.no_litellm else install_litellm(cache_directory())) or ""
         if not LiteLLM.program:
             print("LiteLLM is left out.", file=sys.stderr)
-        HeartCode.python = install_heartcode(cache())
+        HeartCode.python = install_heartcode(cache_directory())
         kinds = [Nginx, HeartCode, *([LiteLLM] if LiteLLM.program else [])]
         rig = ports[:_BACKENDS]
         relays: list[Relay] = [stack.enter_context(kind(directory, rig)) for kind in kinds]

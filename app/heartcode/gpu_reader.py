@@ -55,14 +55,10 @@ def read_card(uuid: str, interval_s: float, say: Say) -> None:
             except pynvml.NVMLError as error:
                 xids.tell_until(time.monotonic())  # the one that says why, if it came
                 raise GoneError(_reason(error), error) from None
-            say({"read": {"series": reading.series, "texts": reading.texts, **_failed(reading)}})
+            say({"read": vars(reading)})
             xids.tell_until(due)
     except GoneError as error:
         say({"gone": error.reason, "why": str(error)})
-
-
-def _failed(reading: Any) -> dict[str, Any]:
-    return {"failed": reading.failed} if reading.failed else {}
 
 
 def _reason(error: pynvml.NVMLError) -> str:

@@ -115,7 +115,7 @@ class Gpus(Collector):
     def _take_reading(self, card: _Card, reading: dict[str, Any]) -> None:
         card.series, card.texts = reading["series"], reading["texts"]
         card.read_at, card.gone = self._clock(), ""
-        failed = reading.get("failed", {})
+        failed = reading["failed"]
         card.errors["field"] += len(failed)
         _say(card, f"reads, without {failed}" if failed else "reads")
 

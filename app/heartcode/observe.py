@@ -114,11 +114,11 @@ def log_to_stdout(level: str) -> None:
 def _account_for(record: Record, status: int) -> None:
     duration = time.monotonic() - record.started
     outcome = record.outcome(status)
+    client = client_names.label(record.ticket.client) if record.ticket else ""
     if record.is_inference:
         metrics.ACTIVE.dec()
         metrics.REQUESTS.labels(endpoint=record.endpoint, status=str(status), outcome=outcome).inc()
-        name = client_names.label(record.ticket.client if record.ticket else "")
-        metrics.CLIENT_REQUESTS.labels(client=name, outcome=outcome).inc()
+        metrics.CLIENT_REQUESTS.labels(client=client, outcome=outcome).inc()
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
     line: dict[str, Any] = {
@@ -136,12 +136,12 @@ def _account_for(record: Record, status: int) -> None:
         "duration_s": round(duration, 3),
     }
     if record.answer is not None:
-        line |= _account_for_answer(record, record.answer)
+        line |= _account_for_answer(record, record.answer, client)
     probe_passed = record.endpoint in ("/health", "/livez") and outcome == "completed"
     _log.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
 
 
-def _account_for_answer(record: Record, answer: Answer) -> dict[str, Any]:
+def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str, Any]:
     """Count the answer's tokens and times; return what is known of them for the log."""
     source = answer.source
     line: dict[str, Any] = {
@@ -160,7 +160,6 @@ def _account_for_answer(record: Record, answer: Answer) -> dict[str, Any]:
         if prompt:  # unknown when the answer broke off
             line |= {"prompt_tokens": prompt, "cached_tokens": round(measured.cached)}
         line["tokens"] = round(measured.generated)
-        client = client_names.label(record.ticket.client if record.ticket else "")
         for kind, number in (
             ("prompt", prompt),
             ("cached", measured.cached),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchlib.relays import HeartCode, Relay, free_ports
+from benchlib.relays import HeartCode, Relay, free_ports, nginx_temp_paths
 
 _HERE = Path(__file__).parent
 _ROLE = _HERE.parents[1] / "roles/gateway"
@@ -81,17 +81,13 @@ class Gateway(Relay):
     def _start(self, _: Sequence[int]) -> subprocess.Popen[bytes]:
         (self.directory / "site.conf").write_text(self._site)
         conf = self.directory / "nginx.conf"
-        temp = "\n".join(
-            f"{kind}_temp_path {self.directory}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
         conf.write_text(
             f"""
             include {_MODULES};
             daemon off; worker_processes auto; pid {self.directory}/pid; error_log stderr;
             {"user root;" if os.geteuid() == 0 else ""}
             events {{ worker_connections 8192; }}
-            http {{ {temp} include {self.directory}/site.conf; }}
+            http {{ {nginx_temp_paths(self.directory)} include {self.directory}/site.conf; }}
             """
         )
         return self._run(["nginx", "-e", "stderr", "-c", str(conf)])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from make_demo_model import write_model
 from planlib.read_model import find_models
+from planlib.units import MIB
 from planlib.vram import kv_bytes_per_token
 
 from benchlib.relays import Relay
 
 _ROOT = Path(__file__).parents[2]
 _CONTEXT = 4096
-_MIB = 1024 * 1024
 
 
 def command() -> list[str]:
@@ -42,7 +42,7 @@ class Model:
     def tokens_in(self, mib: int) -> int:
         """Return how many tokens a host cache of that size holds."""
         (model,) = find_models(str(self.path))
-        return mib * _MIB // kv_bytes_per_token(model, "q8_0")
+        return mib * MIB // kv_bytes_per_token(model, "q8_0")
 
 
 class Llama(Relay):

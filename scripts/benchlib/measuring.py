@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -73,12 +72,6 @@ def table(rows: list[list[str]]) -> str:
     """Return rows as a Markdown table; the first one is the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
-
-
-def cache() -> Path:
-    """Return the directory that the other programs of this project use too."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("HEARTCODE_CACHE_DIR", home / "heartcode"))
 
 
 def allow_many_connections() -> None:

@@ -102,6 +102,12 @@ class Relay:
         self._log.close()
 
 
+def nginx_temp_paths(directory: Path) -> str:
+    """Return the directives that have nginx keep what it buffers in `directory`."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "\n".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
+
+
 class Nginx(Relay):
     """nginx as a plain proxy: it streams, and does nothing else."""
 
@@ -116,9 +122,7 @@ class Nginx(Relay):
             events {{ worker_connections 8192; }}
             http {{
                 access_log off;
-                client_body_temp_path {self.directory}; proxy_temp_path {self.directory};
-                fastcgi_temp_path {self.directory}; uwsgi_temp_path {self.directory};
-                scgi_temp_path {self.directory};
+                {nginx_temp_paths(self.directory)}
                 upstream backends {{ {servers} }}
                 server {{
                     listen 127.0.0.1:{self.port};
