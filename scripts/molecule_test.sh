@@ -11,6 +11,8 @@ action=${1:-test}
 export HEARTCODE_FLEET_DIR=$PWD/.fleet-test
 export MOLECULE_GLOB="$PWD/tests/molecule/*/molecule.yml"
 export ANSIBLE_HOME=$PWD/.ansible
+# Molecule calls Ansible's programs by their names.
+export PATH=$PWD/.venv/bin:$PATH
 export HEARTCODE_FLEET_TESTS_LOG=$PWD/.ansible/fleet-tests.txt
 rm -f "$HEARTCODE_FLEET_TESTS_LOG"
 
@@ -28,4 +30,4 @@ cleanup() {
 }
 trap cleanup EXIT
 
-.venv/bin/molecule "$action"
+molecule "$action"

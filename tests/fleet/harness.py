@@ -22,12 +22,18 @@ UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service
 Starts = dict[tuple[str, str], str]
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """Return the condition's value when it is true, or fail after `timeout_s`."""
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60
+) -> Any:
+    """Return the condition's value when it is true, or fail after `timeout_s`.
+
+    `what` is waited for; it may be a function that tells at the end what there is instead.
+    """
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s in vain: {what}")
+            told = what() if callable(what) else what
+            pytest.fail(f"waited {timeout_s:g} s in vain: {told}")
         time.sleep(0.2)
     return value
 
@@ -103,7 +109,8 @@ class Fleet:
                 *arguments,
             ],
             cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env=os.environ
+            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
             capture_output=True,
             text=True,
             check=False,
