@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from make_demo_model import write_model
-from planlib.read_model import find_models
+from planlib.find_models import find_models
 from planlib.units import MIB
 from planlib.vram import kv_bytes_per_token
 

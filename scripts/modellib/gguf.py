@@ -1,9 +1,12 @@
-"""Whether a file is a whole GGUF that one llama-server can load."""
+"""What a GGUF's header tells: whether one llama-server can load it, what its tokens take."""
 
 from pathlib import Path
 
 from planlib.errors import PlanError
+from planlib.ggml_types import KV_TYPES
 from planlib.gguf_header import read_header
+from planlib.read_model import model_of
+from planlib.vram import kv_bytes_per_token
 
 from modellib.errors import ModelError
 
@@ -23,3 +26,18 @@ def check_gguf(path: Path) -> None:
     parts = header.metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
         raise ModelError(f"{path} is one of {parts} parts; join them with llama-gguf-split first")
+
+
+def kv_bytes(path: Path, kv_type: str) -> int:
+    """Bytes that one token of a conversation takes in a llama-server's K and V caches.
+
+    Raises:
+        ModelError: the file cannot be read, its KV cache is none of the plain kind, or there is no
+            such type.
+    """
+    if kv_type not in KV_TYPES:
+        raise ModelError(f"a KV cache's type is one of {', '.join(KV_TYPES)}, not '{kv_type}'")
+    try:
+        return kv_bytes_per_token(model_of(read_header(str(path))), kv_type)
+    except PlanError as error:
+        raise ModelError(str(error)) from None

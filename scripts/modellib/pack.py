@@ -9,8 +9,12 @@ from pathlib import Path
 from modellib.errors import ModelError
 
 _SCRIPTS = Path(__file__).parents[1]
-#: What reads a GGUF's header; the planner itself is not needed on hosts.
-_PLANLIB = ("__init__", "errors", "ggml_types", "gguf_header", "source", "units")
+#: What reads a GGUF's header and knows what its KV cache takes; the planner itself is not needed on
+#: hosts.
+_PLANLIB = (
+    *("__init__", "errors", "ggml_types", "gguf_header", "model", "read_model"),
+    *("settings", "source", "units", "vram"),
+)
 _START = "import sys\nfrom modellib.role import main\nsys.exit(main())\n"
 #: The same code gives the same file in every clone.
 _TIME = (1980, 1, 1, 0, 0, 0)

@@ -1,8 +1,9 @@
-"""What the roles ``model`` and ``model_mirror`` run.
+"""What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch`` and ``check`` on a host. Questions and answers are JSON on standard input and output: what
-stands on a command line can be read by every account of the host, and a token may be in it.
+``fetch``, ``check`` and ``kv-bytes`` on a host. Questions and answers are JSON on standard input
+and output: what stands on a command line can be read by every account of the host, and a token may
+be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
@@ -15,7 +16,7 @@ from pathlib import Path
 from modellib.errors import ModelError
 from modellib.gguf import check_gguf
 
-_USAGE = "usage: describe | pin | pack | holds | fetch | check FILE"
+_USAGE = "usage: describe | pin | pack | holds | fetch | check FILE | kv-bytes FILE TYPE"
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
 _REFUSED, _USED_WRONGLY = 3, 2
 
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(fetch(json.load(sys.stdin))))
             case ["check", path]:
                 check_gguf(Path(path))
+            case ["kv-bytes", path, kv_type]:
+                from modellib.gguf import kv_bytes
+
+                print(kv_bytes(Path(path), kv_type))
             case ["holds"]:
                 from modellib.host import holds
 

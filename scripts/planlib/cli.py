@@ -12,8 +12,8 @@ from planlib.cards import known_cards
 from planlib.description import EXAMPLE, parse_rig
 from planlib.errors import PlanError
 from planlib.facts import plan_fleet
+from planlib.find_models import find_models
 from planlib.min_vram import requirements
-from planlib.read_model import find_models
 from planlib.rig_plan import RigPlan, plan_rig
 from planlib.settings import KV_TYPES, LOAD_MODES, HandSet
 

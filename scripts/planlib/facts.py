@@ -7,7 +7,7 @@ from typing import Any
 from planlib.cards import X1_LINK, Card, Rig, make_card
 from planlib.description import parse_rig
 from planlib.errors import PlanError
-from planlib.read_model import find_models
+from planlib.find_models import find_models
 from planlib.rig_plan import RigPlan, plan_rig
 from planlib.settings import HandSet
 from planlib.units import MIB

@@ -1,15 +1,11 @@
-"""Makes a `Model` of a GGUF's header, or of what a person calls a model."""
+"""Makes a `Model` of a GGUF's header."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from modellib.catalogue import Catalogue
-from modellib.errors import ModelError
-
 from planlib.errors import PlanError
-from planlib.gguf_header import Header, SkippedArray, read_header
-from planlib.known_models import QUANTISATIONS, SHAPES, known_model, quantisations
+from planlib.gguf_header import Header, SkippedArray
 from planlib.model import Model
 
 #: Metadata whose presence means that a layer keeps other things than K and V of each token.
@@ -30,56 +26,6 @@ FILE_TYPES = {
     23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
 }  # fmt: skip
-
-
-def find_models(what: str) -> tuple[Model, ...]:
-    """The files to choose from, best first: one for a GGUF, several for a built-in model.
-
-    Args:
-        what: A path, an http(s) URL, a nickname (`stheno`), a size (`8B`), a size and a
-            quantisation (`8B Q4_K_M`), or the name of a file that is elsewhere and tells both.
-
-    Raises:
-        PlanError: it is none of these, or cannot be read.
-    """
-    if what.startswith(("http://", "https://")) or Path(what).is_file():
-        return (model_of(read_header(what)),)
-    size, quantisation = _read_name(what)
-    if size is None or "/" in what:
-        raise PlanError(
-            f"'{what}' is no file, no URL and no known model. Give the path or URL of a GGUF, or"
-            f" one of {', '.join([*_nicknames(), *SHAPES])}, with a quantisation:"
-            " '8B Q4_K_M'."
-        )
-    wanted = (quantisation,) if quantisation else QUANTISATIONS
-    return tuple(known_model(size, name) for name in wanted)
-
-
-def _nicknames() -> dict[str, str]:
-    """The models of the catalogue whose shape is built in, and that shape."""
-    try:
-        entries = Catalogue.read().entries
-    except ModelError as error:
-        raise PlanError(str(error)) from None
-    return {name: entry.shape for name, entry in entries.items() if entry.shape in SHAPES}
-
-
-def _read_name(text: str) -> tuple[str | None, str | None]:
-    words = text.lower()
-    size = next((shape for name, shape in _nicknames().items() if name in words), None)
-    for known in SHAPES:
-        if re.search(rf"(?<![0-9.]){known.lower()}(?![a-z])", words):
-            size = known
-    found = re.search(r"(?<![a-z0-9])(i?q\d_[a-z0-9_]+|f16|bf16)(?![a-z0-9])", words)
-    if not found:
-        return size, None
-    quantisation = found[1].upper()
-    if quantisation not in quantisations():
-        raise PlanError(
-            f"'{text}': {quantisation} has no built-in sizes (there are"
-            f" {', '.join(quantisations())}); give the path or URL of the GGUF"
-        )
-    return size, quantisation
 
 
 def model_of(header: Header) -> Model:

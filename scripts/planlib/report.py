@@ -176,8 +176,4 @@ def inventory(plan: RigPlan) -> str:
         values = values_of(server)
         lines += [f"      {name}: {values[name]}" for name in values if name != "quantisation"]
     lines += [f"    # {r.card.uuid or r.card.name}: {r.reason}" for r in plan.refusals]
-    # One number for all backends of a proxy: what the smallest cache holds can be counted on.
-    cached = min((server.cached_tokens for server in plan.servers), default=0)
-    if cached:
-        lines += ["  app_settings:", f"    HEARTCODE_HOST_CACHE_TOKENS: {cached}"]
     return "\n".join(lines)

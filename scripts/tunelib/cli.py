@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from planlib.errors import PlanError
+from planlib.find_models import find_models
 from planlib.model import Model
-from planlib.read_model import find_models
 
 from tunelib.card import TunedCard, cards_of
 from tunelib.choose import Measured, Turn, best

@@ -41,6 +41,16 @@ def test_a_killed_backend_is_started_again_and_the_rig_serves_on(fleet: Fleet) -
     assert main_pid(fleet, "rig1", "heartcode-llama@0") != before
 
 
+def test_the_proxy_knows_what_the_prompt_caches_hold(fleet: Fleet) -> None:
+    """A token of the demo model takes 136 bytes in q8_0."""
+    mib = [
+        int(fleet.ssh("rig1", f"sed -n s/HEARTCODE_CACHE_RAM_MIB=//p /etc/heartcode/llama/{n}.env"))
+        for n in (0, 1)
+    ]
+    told = "sed -n s/HEARTCODE_HOST_CACHE_TOKENS=//p /etc/heartcode/heartcode.env"
+    assert int(fleet.ssh("rig1", told)) == min(mib) * 2**20 // 136
+
+
 def test_a_setting_that_cannot_work_is_named_and_not_retried(fleet: Fleet) -> None:
     fleet.ssh("rig1", "sed -i 's/^N_CTX=.*/N_CTX=many/' /etc/heartcode/llama/1.env")
     try:

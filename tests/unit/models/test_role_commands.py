@@ -246,3 +246,37 @@ def test_a_bare_host_can_check_a_file(
         )
         assert done.returncode == (0 if good else 3)
         assert ("is no usable GGUF" in done.stderr) != good
+
+
+@pytest.mark.parametrize(("kv_type", "size"), [("f16", 256), ("q8_0", 136)])
+def test_a_host_tells_what_a_token_takes_in_the_kv_cache(
+    packed: Path, tmp_path: Path, model: bytes, kv_type: str, size: int
+) -> None:
+    """Of the demo model: one layer, one head, K and V of 64 values each."""
+    path = tmp_path / NAME
+    path.write_bytes(model)
+    done = kv_bytes(packed, path, kv_type)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == size
+
+
+def test_what_has_no_known_kv_cache_is_told(packed: Path, tmp_path: Path, model: bytes) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(model)
+    wrong = kv_bytes(packed, path, "q9")
+    assert (wrong.returncode, wrong.stdout) == (3, "")
+    assert "one of f16, q8_0, q4_0" in wrong.stderr
+    path.write_bytes(b"no model")
+    broken = kv_bytes(packed, path, "f16")
+    assert (broken.returncode, broken.stdout) == (3, "")
+    assert "is no usable GGUF" in broken.stderr
+
+
+def kv_bytes(packed: Path, path: Path, kv_type: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-S", packed, "kv-bytes", path, kv_type],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from planlib.cards import MINING_CARDS, Card, make_card
 from planlib.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
 from planlib.errors import PlanError
+from planlib.find_models import find_models
 from planlib.known_models import LAST_RESORTS, QUANTISATIONS, known_model
-from planlib.read_model import find_models
 from planlib.settings import HandSet
 from planlib.units import MIB
 from planlib.vram import usable, vram_need

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_demo_model import write_model
 from planlib.errors import PlanError
+from planlib.find_models import find_models
 from planlib.gguf_header import SkippedArray, read_header
 from planlib.known_models import known_model
-from planlib.read_model import find_models, model_of
+from planlib.read_model import model_of
 from planlib.synthetic import write_synthetic
 from planlib.units import MIB
 

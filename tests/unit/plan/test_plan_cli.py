@@ -54,7 +54,6 @@ def test_json_has_every_number() -> None:
 def test_inventory_variables_are_yaml_that_the_role_knows() -> None:
     done = run("rig1: P106-100 x 2, 8 GB RAM", "--inventory")
     variables = yaml.safe_load(done.stdout)["rig1"]
-    assert set(variables.pop("app_settings")) == {"HEARTCODE_HOST_CACHE_TOKENS"}
     specs = yaml.safe_load(
         (SCRIPT.parents[1] / "roles/llama_server/meta/argument_specs.yml").read_text()
     )["argument_specs"]["main"]["options"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from planlib import report
 from planlib.description import parse_rig
 from planlib.errors import PlanError
+from planlib.find_models import find_models
 from planlib.host_ram import SMALLEST_CACHE
-from planlib.read_model import find_models
 from planlib.rig_plan import RigPlan, plan_rig
 from planlib.settings import HandSet
 from planlib.units import MIB
