@@ -211,6 +211,22 @@ def test_bad_api_keys_are_refused_and_not_shown(fleet: Fleet, tmp_path: Path) ->
     assert "too-short" not in told
 
 
+def test_what_nginx_refuses_leaves_the_old_configuration_serving(fleet: Fleet) -> None:
+    site = "sha256sum /etc/nginx/sites-available/heartcode.conf"
+    before = fleet.ssh("gateway", site)
+    done = fleet.playbook(
+        *("--extra-vars", "gateway_client_max_body_size=64megabytes"),
+        playbook="tests/fleet/gateway.yml",
+    )
+    assert done.returncode != 0
+    assert "client_max_body_size" in done.stdout + done.stderr
+    assert fleet.ssh("gateway", site) == before
+    # As it is on the disk it would serve after a restart, too.
+    fleet.ssh("gateway", "nginx -t -q && systemctl reload nginx")
+    assert chat(fleet, max_tokens=5).ok
+    fleet.playbook(playbook="tests/fleet/gateway.yml")
+
+
 def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
     fleet.ssh("rig2", "simulated-cards set 0 memory_total_mib=4 memory_reserved_mib=0")
     try:

@@ -151,6 +151,15 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
         ),
         "rig2 serves again after its boot",
     )
+    # Closed before its network was up, not by a later hand.
+    table = "nft list table inet heartcode"
+    assert "dport" in fleet.ssh("rig2", table)
+    units = "heartcode-firewall.service network-pre.target"
+    began = fleet.ssh(
+        "rig2", f"systemctl show --value --property=ActiveEnterTimestampMonotonic {units}"
+    )
+    firewall, network = map(int, began.split())
+    assert firewall <= network
 
 
 def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:

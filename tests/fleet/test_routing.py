@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,59 @@ def test_a_session_s_name_decides(fleet: Fleet) -> None:
         chat(fleet, max_tokens=1, messages=turns(f"Something else {n}"), headers=names)
         rigs.add(rigs_of(fleet, log_line(fleet, names["X-Request-Id"]))[-1])
     assert len(rigs) == 1
+
+
+@pytest.fixture
+def third(fleet: Fleet) -> Iterator[str]:
+    """The address of a third rig, which is rig1 behind another door."""
+    port, unit = 4097, "third-rig"
+    fleet.ssh(
+        "gateway",
+        f"systemd-run --quiet --unit={unit} --socket-property=ListenStream=127.0.0.1:{port}"
+        f" /usr/lib/systemd/systemd-socket-proxyd {fleet.addresses['rig1']}:8080",
+    )
+    yield f"127.0.0.1:{port}"
+    fleet.ssh("gateway", f"systemctl stop {unit}.socket {unit}.service", check=False)
+
+
+def addresses_of(fleet: Fleet, conversations: int) -> list[str]:
+    """Which of the gateway's upstreams answers each conversation."""
+    series = f"share-{uuid.uuid4()}"
+    for n in range(conversations):
+        names = {"X-Request-Id": f"{series}-{n:02}", "X-Session-Id": f"conversation {n}"}
+        assert chat(fleet, max_tokens=1, messages=turns("Count!"), headers=names).ok
+
+    def logged() -> list[str]:
+        return fleet.ssh("gateway", f"grep -h {series} /var/log/nginx/heartcode.log").splitlines()
+
+    wait_for(lambda: len(logged()) == conversations, "the gateway has logged them all")
+    lines = sorted(map(json.loads, logged()), key=lambda line: str(line["id"]))
+    return [line["rig"].replace(" : ", ", ").split(", ")[-1] for line in lines]
+
+
+def test_a_rig_that_is_added_takes_its_share_and_no_more(
+    fleet: Fleet, tmp_path: Path, third: str
+) -> None:
+    models = [{"names": ["counting"], "slots": 4}]
+    two = [f"{fleet.addresses[rig]}:8080" for rig in fleet.rigs]
+    fleet.set_up_gateway(
+        tmp_path, gateway_upstreams=[{"address": a, "models": models} for a in two]
+    )
+    before = addresses_of(fleet, 30)
+    assert set(before) == set(two)
+    try:
+        fleet.set_up_gateway(
+            tmp_path,
+            gateway_upstreams=[{"address": a, "models": models} for a in (*two, third)],
+        )
+        wait_for(lambda: third in addresses_of(fleet, 30), "the new rig is asked")
+        after = addresses_of(fleet, 30)
+        moved = {new for old, new in zip(before, after, strict=True) if new != old}
+        assert moved == {third}
+        assert after.count(third) <= 20, "about a third of them"
+    finally:
+        fleet.set_up_gateway(tmp_path)
+    wait_for(lambda: addresses_of(fleet, 30) == before, "each is where it was")
 
 
 def test_no_request_waits_while_another_rig_has_a_free_slot(fleet: Fleet) -> None:
