@@ -13,6 +13,7 @@ import yaml
 
 from tests.fleet.counting import chat, count_to
 from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.test_cards import uuids_of_inventory
 
 # Small enough for a test: the demo model is measured in a second.
 TINY = {
@@ -126,3 +127,29 @@ def test_a_backend_serves_again_also_when_measuring_fails(fleet: Fleet) -> None:
         assert fleet.ssh("rig1", "systemctl is-active heartcode-llama@1") == "active"
     finally:
         fleet.ssh("rig1", "systemctl reset-failed heartcode-bench@1", check=False)
+
+
+def test_the_gateway_weighs_rigs_by_their_measured_speeds(fleet: Fleet, tmp_path: Path) -> None:
+    """Two rigs of 4 slots each, of which one is three times as fast."""
+
+    def weights() -> set[tuple[str, str]]:
+        site = fleet.ssh("gateway", "cat /etc/nginx/sites-available/heartcode.conf")
+        return set(re.findall(r"server ([0-9.]+):8080 weight=(\d+)", site))
+
+    files = {rig: fleet.directory / f"tuned/{rig}.yml" for rig in fleet.rigs}
+    speeds = dict(zip(fleet.rigs, (30, 10), strict=True))
+    even = {(fleet.addresses[rig], "16") for rig in fleet.rigs}
+    assert weights() == even
+    try:
+        for rig, file in files.items():
+            file.parent.mkdir(exist_ok=True)
+            cards = {uuid: {"speeds": {"decode": speeds[rig]}} for uuid in uuids_of_inventory(rig)}
+            file.write_text(json.dumps({"cards": cards}))
+        fleet.set_up_gateway(tmp_path)
+        fast, slow = (fleet.addresses[rig] for rig in fleet.rigs)
+        assert weights() == {(fast, "24"), (slow, "8")}
+    finally:
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        fleet.set_up_gateway(tmp_path)
+    assert weights() == even
