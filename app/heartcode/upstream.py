@@ -258,8 +258,13 @@ def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
     # Without a resolver, which is a thread of its own, for what needs none.
     sock = socket.socket(family)
     try:
+        # On the same host a connection is there at once, and the system says so when it is asked
+        # again: no need to wait until the event loop hears of it.
+        sock.settimeout(0)
+        is_there = not (sock.connect_ex((host, port)) and sock.connect_ex((host, port)))
         sock.settimeout(timeout_s)
-        sock.connect((host, port))
+        if not is_there:
+            sock.connect((host, port))
     except BaseException:
         sock.close()
         raise
