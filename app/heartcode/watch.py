@@ -99,7 +99,7 @@ class Watch:
 
     def _is_due(self) -> bool:
         breaker = self.backend.breaker
-        if breaker.known and breaker.is_closed:
+        if breaker.known and not breaker.is_open:
             return self._clock() - self.backend.last_heard >= self._vigilance.idle_s
         return not breaker.known or breaker.trial_is_due
 
