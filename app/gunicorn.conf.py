@@ -42,6 +42,12 @@ limit_request_line = _settings.max_request_line_bytes
 limit_request_fields = _settings.max_headers
 limit_request_field_size = _settings.max_header_bytes
 
+# Nothing here depends on what a gateway says of its client, so nobody needs to be trusted: with "*"
+# no request's address is looked up, and the headers that would be believed are none.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+
 # The proxy writes its own line for each request.
 accesslog = None
 errorlog = "-"
@@ -74,6 +80,9 @@ def post_fork(_server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Begin to watch the backends, now that this process will not fork."""
+    # gunicorn asks for two dozen settings for each request; as attributes they need no search.
+    settings = worker.cfg.settings.items()
+    vars(worker.cfg).update((name, setting.get()) for name, setting in settings)
     # Spare the garbage collector what is loaded for good: it would look at it often.
     gc.collect()
     gc.freeze()

@@ -40,6 +40,7 @@ class Breaker:
 
     Attributes:
         known: whether anything has been seen of the backend yet.
+        is_open: whether the last that was seen is a failure.
         due: from when on a trial is due, by `clock`; of no meaning while closed.
     """
 
@@ -55,26 +56,21 @@ class Breaker:
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
         self._clock = clock
-        self._is_open = False
+        self.is_open = False
         self._pause_s = first_pause_s
         self._trial: Trial | None = None
 
     @property
     def state(self) -> State:
         """What is believed."""
-        if not self._is_open:
+        if not self.is_open:
             return State.CLOSED
         return State.OPEN if self._trial is None else State.HALF_OPEN
 
     @property
-    def is_closed(self) -> bool:
-        """Whether nothing is known against the backend."""
-        return not self._is_open
-
-    @property
     def is_proven(self) -> bool:
         """Whether the backend is known to work."""
-        return self.known and not self._is_open
+        return self.known and not self.is_open
 
     @property
     def trial_is_due(self) -> bool:
@@ -85,22 +81,22 @@ class Breaker:
         """Note an answer; return whether that is news."""
         is_news = not self.is_proven
         self.known = True
-        self._is_open = False
+        self.is_open = False
         self._trial = None
         return is_news
 
     def failed(self) -> bool:
         """Note a failure; return whether that is news."""
         now = self._clock()
-        is_news = not (self.known and self._is_open)
-        if not self._is_open:
+        is_news = not (self.known and self.is_open)
+        if not self.is_open:
             self._pause_s = self._first_pause_s
             self.due = now + self._pause_s
         elif now >= self.due:
             # Not for each of the many requests that one crash takes along.
             self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
             self.due = now + self._pause_s
-        self.known = self._is_open = True
+        self.known = self.is_open = True
         self._trial = None
         return is_news
 

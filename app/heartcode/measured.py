@@ -88,7 +88,8 @@ class Measured:
     def in_stream(cls, end: bytes) -> Measured | None:
         """Return what the end of a stream, complete events, tells; the last word counts."""
         for line in reversed(end.splitlines()[-3 * _LAST_EVENTS :]):
-            if line.startswith(b"data:") and (found := cls.of(_json(line[5:]))):
+            tells = line.startswith(b"data:") and (b'"timings"' in line or b'"usage"' in line)
+            if tells and (found := cls.of(_json(line[5:]))):
                 return found
         return None
 

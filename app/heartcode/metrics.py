@@ -9,9 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from prometheus_client import Counter, Gauge, Histogram
+import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+
+class Counter(prometheus_client.Counter):
+    """One that finds its labels at once: prometheus_client would check them each time."""
+
+    labels = cache(prometheus_client.Counter.labels)
+
+
+class Gauge(prometheus_client.Gauge):
+    """The same for a gauge."""
+
+    labels = cache(prometheus_client.Gauge.labels)
+
+
+class Histogram(prometheus_client.Histogram):
+    """The same for a histogram."""
+
+    labels = cache(prometheus_client.Histogram.labels)
 
 
 class CountedHistogram(Histogram):

@@ -17,6 +17,7 @@ from typing import Any
 
 from gevent.socket import wait_write
 
+from heartcode.chunks import framed
 from heartcode.client import Client, ClientGoneError
 
 # How often a slow client's request is looked after: it may have been given up meanwhile.
@@ -35,20 +36,23 @@ class Outlet:
     def __init__(self, sock: Any, *, chunked: bool, stall_s: float) -> None:
         self._socket = sock
         self._descriptor: int = sock.fileno()
-        self._chunked = chunked
+        self.is_chunked = chunked
         self._stall_s = stall_s
         self._rest = b""
 
     def write_now(self, data: bytes) -> bool:
         """Write what the socket takes; return whether that is all, so that more can be written."""
-        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        return self.write_as_it_is(framed(data) if self.is_chunked else data)
+
+    def write_as_it_is(self, piece: bytes) -> bool:
+        """Write a piece that is a chunk already, if it has to be one; see `write_now()`."""
         try:
-            written = os.write(self._descriptor, framed)
+            written = os.write(self._descriptor, piece)
         except OSError:
             written = 0  # the socket is full, or the client has left: flush() finds out which
-        if written == len(framed):
+        if written == len(piece):
             return True
-        self._rest = framed[written:]
+        self._rest = piece[written:]
         return False
 
     def flush(self, client: Client) -> None:

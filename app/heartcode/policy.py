@@ -92,8 +92,9 @@ def time_to_first_token(offers: Sequence[Offer]) -> Offer | None:
     usable = _usable(offers)
     if not usable:
         return None
-    enough = min(offer.cost_s for offer in usable) * (1 + _EQUAL_SHARE) + _EQUAL_S
-    equals = [offer for offer in usable if offer.cost_s <= enough]
+    costs = [offer.cost_s for offer in usable]
+    enough = min(costs) * (1 + _EQUAL_SHARE) + _EQUAL_S
+    equals = [offer for offer, cost_s in zip(usable, costs, strict=True) if cost_s <= enough]
     return min(equals, key=lambda o: (not o.free, o.in_flight, round(o.prompt_s, 3), o.last_taken))
 
 

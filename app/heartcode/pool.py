@@ -24,6 +24,7 @@ from heartcode.client import Client
 from heartcode.measured import Measured
 from heartcode.policy import Offer, Policy
 from heartcode.prefix_index import Place, PrefixIndex
+from heartcode.prompt import Prompt
 from heartcode.speed import Lengths, Speeds
 
 # A share of the expected answer that is always taken to be left: what has run for longer than
@@ -89,7 +90,7 @@ class Backend:
     @property
     def avoided(self) -> bool:
         """Whether it has failed and not answered since, so that others come first."""
-        return not self.breaker.is_closed
+        return self.breaker.is_open
 
     def has_answered(self) -> None:
         """Note that the backend works."""
@@ -302,7 +303,11 @@ class Pool:
         if not any(b.has_free_slot for b in candidates):
             return None  # before anything is looked up: this is asked often
         now = self._clock()
-        offers = [self._offer(n, b, wish.ticket, now) for n, b in enumerate(candidates)]
+        prompt, tokens_per_char = wish.ticket.prompt, self._lengths.tokens_per_char.value
+        offers = [
+            _offer(n, b, prompt, tokens_per_char=tokens_per_char, now=now)
+            for n, b in enumerate(candidates)
+        ]
         best = self._choose(offers)
         if best is not None and not best.free:
             second = self._choose([offer for offer in offers if offer.free])
@@ -310,24 +315,6 @@ class Pool:
         if best is None:
             return None
         return self._lease(candidates[best.backend], best, wish.ticket)
-
-    def _offer(self, number: int, backend: Backend, ticket: Ticket, now: float) -> Offer:
-        match = backend.cache.look_up(ticket.prompt)
-        tokens_per_char = self._lengths.tokens_per_char.value
-        speed = backend.speeds.prompt.value
-        return Offer(
-            backend=number,
-            free=backend.has_free_slot,
-            avoided=backend.avoided,
-            in_flight=backend.in_flight,
-            last_taken=backend.last_taken,
-            wait_s=backend.slot_free_in_s(now),
-            ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now]),
-            prompt_s=policy.prompt_seconds(
-                match, chars=ticket.prompt.chars, tokens_per_char=tokens_per_char, speed=speed
-            ),
-            loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
-        )
 
     def _lease(self, backend: Backend, offer: Offer, ticket: Ticket) -> SlotLease:
         backend.last_taken = next(self._serial)
@@ -358,6 +345,27 @@ class Pool:
 def _worth_asking(wish: Wish[SlotLease]) -> Sequence[Backend]:
     # What failed a moment ago is no alternative to waiting for what works.
     return [b for b in wish.candidates if not b.avoided] or wish.candidates
+
+
+def _offer(
+    number: int, backend: Backend, prompt: Prompt, *, tokens_per_char: float, now: float
+) -> Offer:
+    match = backend.cache.look_up(prompt)
+    speed = backend.speeds.prompt.value
+    is_free = backend.has_free_slot
+    return Offer(
+        backend=number,
+        free=is_free,
+        avoided=backend.avoided,
+        in_flight=len(backend.leases),
+        last_taken=backend.last_taken,
+        wait_s=0.0 if is_free else backend.slot_free_in_s(now),
+        ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now]),
+        prompt_s=policy.prompt_seconds(
+            match, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
+        ),
+        loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
+    )
 
 
 def _is_held(wish: Wish[SlotLease], best: Offer, second: Offer, now: float) -> bool:

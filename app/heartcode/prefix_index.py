@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -44,10 +44,10 @@ class _Sequence:
     prompt_chars: int
     open_ended: bool
     answer_chars: int = 0
-    first: array[int] = field(init=False)
+    first: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first = self.blocks[:1]
+        self.first = _first(self.blocks)
 
     @property
     def chars(self) -> int:
@@ -66,11 +66,10 @@ class _Sequence:
         return same > 0 and same >= len(self.blocks) - self.open_ended
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Slot:
     used: float
     sequence: _Sequence | None = None
-    busy: bool = False
 
 
 @dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
@@ -105,6 +104,8 @@ class PrefixIndex:
         self._clock = clock
         self._host_chars = host_chars
         self._slots = [_Slot(used=clock()) for _ in range(slots)]
+        # In the order of their last use. The values mean nothing: a dictionary keeps the order.
+        self._idle = dict.fromkeys(self._slots)
         self._host: list[_Sequence] = []  # the oldest first
 
     @property
@@ -114,7 +115,7 @@ class PrefixIndex:
 
     def look_up(self, prompt: Prompt) -> Match:
         """Return what `prompt` would find here; with no idle slot, if all of them were idle."""
-        return self._choose(prompt, [s for s in self._slots if not s.busy] or self._slots).match
+        return self._choose(prompt, self._idle or self._slots).match
 
     def begin(self, prompt: Prompt) -> Place:
         """Let `prompt` take the slot that llama-server would give it.
@@ -122,10 +123,9 @@ class PrefixIndex:
         Raises:
             RuntimeError: when no slot is idle.
         """
-        idle = [slot for slot in self._slots if not slot.busy]
-        if not idle:
+        if not self._idle:
             raise RuntimeError("no slot is idle")
-        choice = self._choose(prompt, idle)
+        choice = self._choose(prompt, self._idle)
         slot = choice.slot
         older: list[_Sequence] = []
         if choice.loaded is not None:
@@ -135,7 +135,7 @@ class PrefixIndex:
         if choice.saved and slot.sequence is not None:
             self._save(slot.sequence)
         slot.sequence = _Sequence(prompt.blocks, prompt.chars, prompt.open_ended)
-        slot.busy = True
+        del self._idle[slot]
         return Place(self, slot, choice.match if choice.loaded else Match(), older)
 
     def forget(self) -> None:
@@ -146,18 +146,18 @@ class PrefixIndex:
 
     def end(self, slot: _Slot) -> None:
         """Note that a slot is idle."""
-        slot.busy = False
         slot.used = self._clock()
+        self._idle[slot] = None
 
     def are_gone(self, copies: list[_Sequence]) -> None:
         """Forget copies that are not in host memory any more."""
         self._host = [sequence for sequence in self._host if sequence not in copies]
 
-    def _choose(self, prompt: Prompt, slots: list[_Slot]) -> _Choice:
+    def _choose(self, prompt: Prompt, slots: Collection[_Slot]) -> _Choice:
         most, slot = _most_alike(prompt, slots)
         oldest = most <= _SIMILAR * prompt.chars
-        if oldest:
-            slot = min(slots, key=_USED)
+        if slot is None or oldest:
+            slot = next(iter(slots)) if slots is self._idle else min(slots, key=_USED)
             most = _shared(slot.sequence, prompt)
         held = slot.sequence.chars if slot.sequence else 0
         exchanged = oldest or most < _LITTLE_IS_KEPT * held
@@ -169,7 +169,7 @@ class PrefixIndex:
             kept = sum(sequence.chars for sequence in self._host if sequence is not loaded)
             lost = max(0, min(held, kept + held - self._host_chars))
         match = Match(
-            cached_chars=max(most, _shared(loaded, prompt)),
+            cached_chars=max(most, _shared(loaded, prompt)) if loaded else most,
             lost_chars=lost,
             lost_idle_s=max(0.0, self._clock() - slot.used),
         )
@@ -224,13 +224,18 @@ class Place:
         self._index.end(self._slot)
 
 
-def _most_alike(prompt: Prompt, slots: list[_Slot]) -> tuple[int, _Slot]:
-    """Return the slot that shares most with `prompt`, and how many characters that is."""
-    first, most, best = prompt.blocks[:1], 0, slots[0]
+def _first(blocks: array[int]) -> int | None:
+    return blocks[0] if blocks else None
+
+
+def _most_alike(prompt: Prompt, slots: Iterable[_Slot]) -> tuple[int, _Slot | None]:
+    """Return how many characters of `prompt` a slot begins with at most, and which."""
+    first, most, best = _first(prompt.blocks), 0, None
     for slot in slots:
         # Asked of every slot of the rig for every request: most differ from the beginning.
-        if slot.sequence is not None and slot.sequence.first == first:
-            shared = slot.sequence.shared_with(prompt)
+        sequence = slot.sequence
+        if sequence is not None and sequence.first == first:
+            shared = sequence.shared_with(prompt)
             if shared > most:
                 most, best = shared, slot
     return most, best

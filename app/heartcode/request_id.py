@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from uuid import uuid4
 
 HEADER = "X-Request-Id"
 
@@ -15,4 +15,4 @@ def accept(offered: str | None) -> str:
     """Return the client's id if it can be used, otherwise a new one."""
     if offered and _ACCEPTED.fullmatch(offered):
         return offered
-    return uuid4().hex
+    return os.urandom(16).hex()

@@ -34,7 +34,7 @@ NATIVE = "/completion"  # llama-server's own
 # Each of these makes an answer more than its text, or its text more than a continuation: tool
 # calls and grammars have a state that a prompt does not carry, probabilities belong to tokens that
 # were not sampled here, and `echo` and `continue_final_message` change what is repeated.
-_RULED_OUT = (
+_RULED_OUT = {
     "tools",
     "functions",
     "function_call",
@@ -49,7 +49,7 @@ _RULED_OUT = (
     "response_fields",
     "verbose",
     "return_tokens",
-)
+}
 _CHOICES = ("n", "n_cmpl", "best_of")
 _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 # Not `created`: llama-server gives every event its own time.
@@ -125,7 +125,7 @@ def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
     shape = _SHAPES.get(path)
     if shape is None:
         return None
-    if any(fields.get(name) not in (None, False, 0, "", [], {}) for name in _RULED_OUT):
+    if any(fields[name] not in (None, False, 0, "", [], {}) for name in _RULED_OUT & fields.keys()):
         return None
     if any(fields.get(name) not in (None, 1) for name in _CHOICES):
         return None

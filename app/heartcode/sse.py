@@ -35,31 +35,29 @@ class WholeEvents:
 
     A client can do nothing with half an event, and when the backend dies there, an error event can
     follow only where an event has ended.
+
+    Attributes:
+        torn: what is held back.
     """
 
     def __init__(self) -> None:
-        self._torn = b""
-
-    @property
-    def pending(self) -> int:
-        """How many bytes are held back."""
-        return len(self._torn)
+        self.torn = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream; return all events that are complete by now."""
-        if not self._torn and data.endswith(b"\n\n"):
-            return data  # the hot path: one token, one event, one read
+        if not self.torn and data.endswith(b"\n\n"):
+            return data
         # An end may lie across the seam; what came before it was searched already.
-        search_from = max(0, len(self._torn) - _LONGEST_END + 1)
-        data = self._torn + data
+        search_from = max(0, len(self.torn) - _LONGEST_END + 1)
+        data = self.torn + data
         cut = 0
         for end in _EVENT_ENDS:
             found = data.rfind(end, search_from)
             if found >= 0:
                 cut = max(cut, found + len(end))
         # Further empty lines are the beginning of nothing.
-        self._torn = data[cut:].lstrip(b"\r\n")
-        return data[: len(data) - len(self._torn)]
+        self.torn = data[cut:].lstrip(b"\r\n")
+        return data[: len(data) - len(self.torn)]
 
 
 def data_event(payload: Mapping[str, Any]) -> bytes:

@@ -5,27 +5,27 @@
         while data := exchange.read_some():
             ...
 
-Plain blocking sockets: a greenlet each in the proxy, a thread each in a test. `read_now()` is for
-the event loop, which knows when there is something to read.
+Plain blocking sockets: a greenlet each in the proxy, a thread each in a test. In the event loop,
+which knows when there is something to read, others read and `take_in()` what they got.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, ip_address
+from time import monotonic
 
 from httptools import HttpParserError, HttpResponseParser
 
+from heartcode import chunks
+
 _SERVICE_UNAVAILABLE = 503
 _READ_BYTES = 64 * 1024
-_EVENTS_BYTES = 8 * 1024
 # llama-server's heads have about 300 bytes.
 _MAX_HEAD_BYTES = 64 * 1024
 
@@ -69,6 +69,7 @@ class _Incoming:
         self.headers: dict[bytes, bytes] = {}
         self.head_is_complete = False
         self.is_complete = False
+        self.chunk_is_complete = False
         self.body: list[bytes] = []
         self.on_body = self.body.append
 
@@ -77,6 +78,12 @@ class _Incoming:
 
     def on_headers_complete(self) -> None:
         self.head_is_complete = True
+
+    def on_chunk_header(self) -> None:
+        self.chunk_is_complete = False
+
+    def on_chunk_complete(self) -> None:
+        self.chunk_is_complete = True
 
     def on_message_complete(self) -> None:
         self.is_complete = True
@@ -94,6 +101,8 @@ class Exchange:
     Attributes:
         silence_s: seconds for which the backend may send nothing.
         last_heard: when it sent something last, or accepted the connection (`time.monotonic()`).
+        is_between_chunks: whether exactly all of a chunk was read last, so that whole chunks may
+            follow that nobody takes in.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -103,6 +112,7 @@ class Exchange:
         self._descriptor = -1
         self._incoming = _Incoming()
         self._parser = HttpResponseParser(self._incoming)
+        self.is_between_chunks = False
         self._aborted = False
         self.silence_s = 0.0
         self.last_heard = 0.0
@@ -118,14 +128,14 @@ class Exchange:
         except OSError as error:
             raise BackendError(Reason.UNREACHABLE, type(error).__name__) from error
         self._descriptor = self._socket.fileno()
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         self.be_silent_at_most(silence_timeout_s)
         if self._aborted:
             raise BackendError(Reason.BROKEN, "aborted")
         try:
             self._socket.sendall(_head(call, self._host, self._port) + (call.body or b""))
         except OSError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         head_bytes = 0
         while not self._incoming.head_is_complete:
             head_bytes += self._receive()
@@ -165,25 +175,14 @@ class Exchange:
             self._receive()
         return self._incoming.take()
 
-    def read_now(self) -> bytes:
-        """Return what is there of the answer's body, without waiting; it may be nothing.
-
-        To be called when `fileno()` is readable.
+    def take_in(self, piece: bytes) -> bytes:
+        """Take what was read from `fileno()`; return what is in it of the answer's body, if any.
 
         Raises:
             BackendError: when the answer breaks off.
         """
-        try:
-            # Not the socket's own method, which would try, fail and wait where nothing is left.
-            data = os.read(self._descriptor, _EVENTS_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise _failure(error) from error
-        self._feed(data)
-        body = self._incoming.body
-        # The hot path: one token, one chunk, one read.
-        return body.pop() if len(body) == 1 else self._incoming.take()
+        self._feed(piece)
+        return self._incoming.take()
 
     def _receive(self) -> int:
         """Wait for more of the answer; return how many bytes came."""
@@ -192,12 +191,12 @@ class Exchange:
         try:
             data = self._socket.recv(_READ_BYTES)
         except OSError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         self._feed(data)
         return len(data)
 
     def _feed(self, data: bytes) -> None:
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         if not data:
             if not self._incoming.is_complete:
                 raise BackendError(Reason.BROKEN, "the answer is cut short")
@@ -206,6 +205,8 @@ class Exchange:
             self._parser.feed_data(data)
         except HttpParserError as error:
             raise BackendError(Reason.BROKEN, type(error).__name__) from error
+        # What follows a chunk could be the first bytes of the next one's head.
+        self.is_between_chunks = self._incoming.chunk_is_complete and data.endswith(chunks.END)
 
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 without one."""
@@ -257,8 +258,13 @@ def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
     # Without a resolver, which is a thread of its own, for what needs none.
     sock = socket.socket(family)
     try:
+        # On the same host a connection is there at once, and the system says so when it is asked
+        # again: no need to wait until the event loop hears of it.
+        sock.settimeout(0)
+        is_there = not (sock.connect_ex((host, port)) and sock.connect_ex((host, port)))
         sock.settimeout(timeout_s)
-        sock.connect((host, port))
+        if not is_there:
+            sock.connect((host, port))
     except BaseException:
         sock.close()
         raise
@@ -277,7 +283,8 @@ def _head(call: Call, host: str, port: int) -> bytes:
     return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
-def _failure(error: OSError) -> BackendError:
+def failure(error: OSError) -> BackendError:
+    """Return what an error of a backend's connection means."""
     if isinstance(error, TimeoutError):
         return BackendError(Reason.SILENT)
     return BackendError(Reason.BROKEN, type(error).__name__)

@@ -82,7 +82,8 @@ class Watch:
                 why = f"{type(error).__name__}\n{''.join(format_tb(error.__traceback__))}"
                 name = self.backend.name
                 journal.note("watch_failed", backend=name, level=logging.ERROR, why=why)
-            gevent.sleep(_TICK_S)
+            # All at the same moments: the first one wakes the process for the others.
+            gevent.sleep(_TICK_S - time.monotonic() % _TICK_S)
 
     def look(self) -> None:
         """Do what is to be done now; may take as long as an answer may."""
@@ -99,7 +100,7 @@ class Watch:
 
     def _is_due(self) -> bool:
         breaker = self.backend.breaker
-        if breaker.known and breaker.is_closed:
+        if breaker.known and not breaker.is_open:
             return self._clock() - self.backend.last_heard >= self._vigilance.idle_s
         return not breaker.known or breaker.trial_is_due
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from heartcode.inheritance import WorkerLike
     from heartcode.rig import Rig
 
+# Who spawned whom is noted for every greenlet, and nobody asks.
+gevent.config.track_greenlet_tree = False
+
 # After the time for running requests is over: for their last words, and for seeing that they ended.
 LAST_WORDS_S = 5
 
@@ -82,7 +85,7 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def handle_retire(self, _sig: int, _frame: Any) -> None:
         """Accept nothing new; another worker does."""
         self.alive = False
-        self.cfg.set("graceful_timeout", math.ceil(self.request_timeout_s) + LAST_WORDS_S)
+        self.cfg.__dict__["graceful_timeout"] = math.ceil(self.request_timeout_s) + LAST_WORDS_S
         self._end_in(self.request_timeout_s)
 
     def _end_in(self, seconds: float) -> None:

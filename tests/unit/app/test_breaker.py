@@ -131,7 +131,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def it_says_what_was_seen_last(self) -> None:
-        assert self.breaker.is_closed == (self.last != "failure")
+        assert self.breaker.is_open == (self.last == "failure")
         assert self.breaker.known == (self.last is not None)
         assert self.breaker.is_proven == (self.last == "answer")
         half_open = self.last == "failure" and self.running is not None
