@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
@@ -18,19 +19,26 @@ from prometheus_client.registry import Collector
 from heartcode import __version__
 from heartcode.gpus import Gpus
 from heartcode.llama_counters import LlamaCounters
-from heartcode.metrics import BUILD_INFO
+from heartcode.metrics import BACKEND_INFO, BUILD_INFO
 from heartcode.metrics_files import SummedFiles
 from heartcode.quarantine import Quarantine
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
 
 
-class _Build(Collector):
-    """The version of this program."""
+class _Facts(Collector):
+    """What stays the same while this process runs: its version, and what the backends serve."""
+
+    def __init__(self, settings: Settings) -> None:
+        names = [urlsplit(backend).netloc for backend in settings.backends]
+        self._served = list(zip(names, settings.models_of_backends(), strict=True))
 
     def collect(self) -> Iterable[Metric]:
         build = BUILD_INFO.family()
         build.add_metric([__version__], 1)
-        return [build]
+        serves = BACKEND_INFO.family()
+        for backend, model in self._served:
+            serves.add_metric([backend, model], 1)
+        return [build, serves]
 
 
 def registry(settings: Settings) -> CollectorRegistry:
@@ -48,7 +56,7 @@ def registry(settings: Settings) -> CollectorRegistry:
         Quarantine(settings.run_dir, settings.backends),
         gpus,
         llamas,
-        _Build(),
+        _Facts(settings),
     ):
         collected.register(collector)
     gpus.start()

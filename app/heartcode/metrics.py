@@ -166,6 +166,11 @@ class Reading:
 BUILD_INFO = Reading(
     name="heartcode_build_info", text="The version that runs.", labels=("version",)
 )
+BACKEND_INFO = Reading(
+    name="backend_info",
+    text="What the backend serves: the model's id, empty where no name is set.",
+    labels=("backend", "model"),
+)
 BACKEND_QUARANTINED = Reading(
     name="backend_quarantined",
     text="1 if the backend's card is gone, so that its llama-server is not started.",
@@ -319,6 +324,7 @@ LLAMA_COUNTERS = {
 #: All that the exporter reads, in the order of the reference.
 READINGS = (
     BUILD_INFO,
+    BACKEND_INFO,
     BACKEND_QUARANTINED,
     GPU_UP,
     GPU_INFO,

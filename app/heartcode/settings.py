@@ -645,6 +645,11 @@ class Settings:
         """Return the slots of each backend."""
         return self.slots if len(self.slots) > 1 else self.slots * len(self.backends)
 
+    def models_of_backends(self) -> tuple[str, ...]:
+        """Return the id of the model that each backend serves, "" where no name is set."""
+        ids = tuple(names[0] for names in self.models) or ("",)
+        return ids if len(ids) > 1 else ids * len(self.backends)
+
     def speeds_of_backends(self) -> tuple[tuple[float, float], ...]:
         """Return each backend's prompt and decode speed to start with, 0 where it is not known."""
         count = len(self.backends)

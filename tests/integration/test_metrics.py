@@ -57,6 +57,7 @@ def test_times_and_tokens_of_answers_are_told(
     answers = [proxy.post(**fields), proxy.post(**fields, stream=True)]
     usage = answers[0].json()["usage"]
     assert usage["completion_tokens"] == 20
+    assert exporter.value("backend_info", backend=llama.url[7:], model="counting") == 1
     lines = [proxy.log_line(answer.headers["X-Request-Id"]) for answer in answers]
     for line in lines:
         assert (line["model"], line["tokens"]) == ("counting", 20)

@@ -60,6 +60,13 @@ def test_slots_are_for_each_backend_or_for_all() -> None:
         assert settings.slots_of_backends() == slots
 
 
+def test_models_are_for_each_backend_or_for_all() -> None:
+    env = {"HEARTCODE_BACKENDS": "http://127.0.0.1:8081,http://127.0.0.1:8082"}
+    for text, models in (("", ("", "")), ("a|b", ("a", "a")), ("a|b, c", ("a", "c"))):
+        settings = Settings.from_env({**env, "HEARTCODE_MODEL": text})
+        assert settings.models_of_backends() == models
+
+
 def test_speeds_are_for_each_backend_or_for_all() -> None:
     settings = Settings.from_env(
         {
