@@ -1,5 +1,5 @@
 /* What the page says beyond its text: whether the service is ready, its models, copying. */
-'use strict';
+import {forgetKey, keepKey, keptKey} from './key.js';
 
 const byId = (id) => document.getElementById(id);
 
@@ -45,7 +45,11 @@ async function showModels(key) {
         byId('models').replaceChildren(...models.map(item));
         byId('models').hidden = false;
         note.textContent = '';
+        if (key) {
+            keepKey(key);
+        }
     } else if (answer.status === 401) {
+        forgetKey();
         note.textContent = key ? 'This key is not valid.' : 'They are shown to who has a key.';
     } else {
         const told = await answer.json().catch(() => ({}));
@@ -74,4 +78,4 @@ byId('key-form').addEventListener('submit', (event) => {
     showModels(byId('key').value);
 });
 showState();
-showModels('');
+showModels(keptKey());

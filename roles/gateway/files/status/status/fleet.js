@@ -1,0 +1,200 @@
+/* Makes rigs and cards of Prometheus' series. Knows nothing of the page. */
+
+// What is one number for each card, by metric.
+const CARD_VALUES = {
+    backend_quarantined: 'quarantined',
+    backend_slots: 'slots',
+    backend_up: 'generates',
+    gpu_memory_total_bytes: 'memoryTotal',
+    gpu_memory_used_bytes: 'memory',
+    gpu_power_limit_watts: 'wattsLimit',
+    gpu_power_watts: 'watts',
+    gpu_temperature_celsius: 'celsius',
+    gpu_up: 'answers',
+    llama_requests_processing: 'busy',
+    'backend:llama_completion_tokens:rate5m': 'tokens',
+};
+const RIG_VALUES = {active_requests: 'active', inference_queue_depth: 'waiting'};
+// Of gpu_throttled; a power cap is a setting and not a fault.
+const FAULTS = {
+    hw_slowdown: 'slowed down',
+    hw_thermal: 'too hot',
+    sw_thermal: 'too hot',
+    hw_power_brake: 'short of power',
+};
+// As the alert HeartCodeCardHot: that near to the card's own limit, or that hot where it does not tell one.
+const HOT_BELOW_LIMIT = 5;
+const HOT = 90;
+const STEP_S = 60;
+
+// How a card is: the word that is shown, and how bad it is.
+export const STATES = {
+    works: ['good', 'works'],
+    hot: ['warn', 'hot'],
+    slowed: ['warn', 'held back'],
+    silent: ['bad', 'does not answer'],
+    gone: ['bad', 'gone'],
+    failed: ['bad', 'does not generate'],
+    unproxied: ['bad', 'proxy is down'],
+    untried: ['none', 'not tried yet'],
+    unknown: ['none', 'not known'],
+};
+
+const inOrder = new Intl.Collator('en', {numeric: true}).compare;
+
+/* The fleet, of the answers to the questions `now`, `scraped` and (while a rig is down) `known`. */
+export function fleetOf(now, scraped, known) {
+    const rigs = new Map();
+    const samples = now.result;
+    for (const {metric, value} of samples) {
+        if (metric.__name__ === 'up' && metric.job === 'heartcode') {
+            rigs.set(metric.rig, {
+                name: metric.rig, isUp: value[1] === '1', cards: new Map(),
+                hostIsUp: samples.some(({metric: m, value: v}) => m.__name__ === 'up' && m.job === 'node'
+                    && m.host === metric.rig && v[1] === '1'),
+            });
+        }
+    }
+    const fleet = {rigs: [], firstToken: undefined, scrapedAgo: Infinity};
+    for (const sample of samples) {
+        const {metric, value} = sample;
+        if (metric.__name__.startsWith('fleet:') && metric.quantile === '0.95') {
+            fleet.firstToken = finite(value[1]);
+        }
+        const rig = rigs.get(metric.rig);
+        if (rig && rig.isUp) {
+            take(rig, sample);
+        }
+    }
+    for (const sample of known ? known.result : []) {
+        const rig = rigs.get(sample.metric.rig);
+        if (rig && !rig.isUp) {
+            take(rig, sample);
+        }
+    }
+    for (const {value} of scraped.result) {
+        fleet.scrapedAgo = Math.min(fleet.scrapedAgo, value[0] - Number(value[1]));
+    }
+    fleet.rigs = [...rigs.values()].sort((a, b) => inOrder(a.name, b.name));
+    for (const rig of fleet.rigs) {
+        rig.cards = [...rig.cards.values()].sort((a, b) => inOrder(a.backend, b.backend));
+        for (const card of rig.cards) {
+            card.state = stateOf(card, rig);
+        }
+    }
+    return fleet;
+}
+
+function take(rig, {metric, value}) {
+    const name = metric.__name__;
+    const number = finite(value[1]);
+    if (name in RIG_VALUES) {
+        rig[RIG_VALUES[name]] = number;
+    }
+    if (!metric.backend) {
+        return;
+    }
+    if (!rig.cards.has(metric.backend)) {
+        rig.cards.set(metric.backend, {rig: rig.name, backend: metric.backend, faults: []});
+    }
+    const card = rig.cards.get(metric.backend);
+    if (metric.gpu !== undefined) {
+        card.gpu = metric.gpu;
+        card.uuid = metric.uuid;
+    }
+    if (name in CARD_VALUES) {
+        card[CARD_VALUES[name]] = number;
+    } else if (name === 'gpu_info') {
+        card.product = metric.name.replace(/^NVIDIA /, '');
+    } else if (name === 'backend_info') {
+        card.model = metric.model;
+    } else if (name === 'gpu_temperature_limit_celsius' && metric.limit === 'slowdown') {
+        card.celsiusLimit = number;
+    } else if (name === 'gpu_throttled' && number === 1 && metric.reason in FAULTS) {
+        card.faults.push(FAULTS[metric.reason]);
+    }
+}
+
+function stateOf(card, rig) {
+    if (!rig.isUp) {
+        return 'unknown';
+    }
+    if (card.quarantined === 1 || (card.answers === 0 && card.celsius === undefined)) {
+        return 'gone';
+    }
+    if (card.answers === 0) {
+        return 'silent';
+    }
+    if (card.generates === undefined) {
+        return card.slots === undefined ? 'unproxied' : 'untried';
+    }
+    if (card.generates === 0) {
+        return 'failed';
+    }
+    return card.faults.length ? 'slowed' : isHot(card) ? 'hot' : 'works';
+}
+
+export function isHot(card) {
+    return card.celsius >= (card.celsiusLimit === undefined ? HOT : card.celsiusLimit - HOT_BELOW_LIMIT);
+}
+
+/* What a person calls it. */
+export function titleOf(card) {
+    return card.gpu === undefined ? `backend ${card.backend.split(':').pop()}` : `card ${card.gpu}`;
+}
+
+export function isBad(card) {
+    return STATES[card.state][0] === 'bad';
+}
+
+/* The sum of a value over the cards that tell it, undefined where none does. */
+export function sum(cards, field) {
+    const told = cards.map((card) => card[field]).filter((value) => value !== undefined);
+    return told.length ? told.reduce((a, b) => a + b, 0) : undefined;
+}
+
+/* The last hour of the answer to `hour`: times, tokens/s by card, and the fleet's tokens/s and watts. */
+export function hourOf(hour) {
+    const last = Math.max(0, ...hour.result.map(({values}) => values[values.length - 1][0]));
+    const times = Array.from({length: 61}, (_, n) => last + (n - 60) * STEP_S);
+    const place = new Map(times.map((time, n) => [time, n]));
+    const made = {times, cards: new Map(), tokens: times.map(() => null), watts: times.map(() => null)};
+    for (const {metric, values} of hour.result) {
+        const isCard = metric.__name__.startsWith('backend:');
+        const own = times.map(() => null);
+        const all = isCard ? made.tokens : made.watts;
+        for (const [time, value] of values) {
+            const n = place.get(time);
+            const number = finite(value);
+            if (n !== undefined && number !== undefined) {
+                own[n] = number;
+                all[n] = (all[n] || 0) + number;
+            }
+        }
+        if (isCard) {
+            made.cards.set(`${metric.rig} ${metric.backend}`, own);
+        }
+    }
+    return made;
+}
+
+/* Alerts as they are shown: those that fire first, the worst before the others. */
+export function alertsOf({alerts}) {
+    const weight = (alert) => (alert.state === 'firing' ? 0 : 2) + (alert.labels.severity === 'critical' ? 0 : 1);
+    return alerts.map((alert) => ({
+        state: alert.state,
+        name: alert.labels.alertname,
+        severity: alert.labels.severity || 'warning',
+        summary: alert.annotations.summary || alert.labels.alertname,
+        description: alert.annotations.description || '',
+        runbook: alert.annotations.runbook_url || '',
+        since: new Date(alert.activeAt),
+        id: JSON.stringify(alert.labels),
+        weight: weight(alert),
+    })).sort((a, b) => a.weight - b.weight || a.since - b.since);
+}
+
+function finite(text) {
+    const number = Number(text);
+    return Number.isFinite(number) ? number : undefined;
+}
