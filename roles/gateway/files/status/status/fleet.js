@@ -80,6 +80,9 @@ export function fleetOf(now, scraped, known) {
         rig.cards = [...rig.cards.values()].sort((a, b) => inOrder(a.backend, b.backend));
         for (const card of rig.cards) {
             card.state = stateOf(card, rig);
+            if (card.state === 'gone') {
+                delete card.tokens; // the mean of five minutes, most of them before
+            }
         }
     }
     return fleet;

@@ -168,7 +168,7 @@ function slotsOf(busy, slots) {
 
 // Name, heading, and what a phone shows before the value.
 const COLUMNS = [
-    ['card', 'Card'], ['state', 'State'], ['model', 'Model'], ['tokens', 'Tokens/s'], ['hour', 'Last hour'],
+    ['card', 'Card'], ['how', 'State'], ['model', 'Model'], ['tokens', 'Tokens/s'], ['hour', 'Last hour'],
     ['slots', 'Slots'], ['celsius', 'Temp.'], ['memory', 'VRAM, GiB'], ['watts', 'Watts'],
 ];
 
@@ -200,7 +200,7 @@ function createCard(card) {
         slots: make('span', {class: 'pips', 'aria-hidden': 'true'}), slotsText: make('span'),
     };
     cells.card.append(parts.title, ' ', parts.product);
-    cells.state.append(parts.mark);
+    cells.how.append(parts.mark);
     cells.hour.append(parts.chart, parts.hourText);
     cells.slots.append(parts.slotsText, parts.slots);
     for (const name of ['celsius', 'memory', 'watts']) {
@@ -244,7 +244,7 @@ function factsOf(rig) {
 }
 
 function downText(rig, since) {
-    const host = rig.hostIsUp ? 'the host is up, its exporter is not' : 'no power, no network, or not up';
+    const host = rig.hostIsUp ? 'the host is up, its exporter is not' : 'no power, no network, or not booted';
     return `${since ? `since ${clock(since)}: ` : ''}${host}`;
 }
 
@@ -258,7 +258,7 @@ function updateCard(part, card) {
     say(part.product, card.product || '');
     mark(cells.card, 'title', card.uuid || card.backend);
     say(cells.model, card.model || NONE);
-    say(cells.tokens, rate(card.state === 'unknown' ? undefined : card.tokens));
+    say(cells.tokens, rate(card.tokens));
     const isServing = !isBad(card) && card.state !== 'unknown';
     say(part.slotsText, isServing ? slotsOf(card.busy, card.slots) : NONE);
     showPips(part.slots, isServing ? card : {});
