@@ -86,6 +86,10 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)
 	@scripts/pages_test.sh
 
+.PHONY: screenshots
+screenshots: bootstrap ## Draw docs/pictures anew, on the fleet of `make up`
+	@scripts/pages_test.sh tests/pages/pictures.py
+
 .PHONY: bench-relay
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
 	@scripts/bench_relay.py

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests/pages: the gateway's pages in Debian's headless Chromium, on the fleet that `make up` has booted.
+# Runs tests/pages, or what is named: the gateway's pages in Debian's headless Chromium, on the fleet that `make up` has
+# booted.
 # llama.cpp's chat page is built by npm for it, which takes minutes the first time; the result stays in the
 # cache. That and the browser's 250 MB are why this is no part of `make test`.
 set -euo pipefail
@@ -21,4 +22,5 @@ if ((${#packages[@]})); then
     DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${packages[@]}"
 fi
 
-.venv/bin/pytest tests/pages "$@"
+(($#)) || set -- tests/pages
+.venv/bin/pytest "$@"
