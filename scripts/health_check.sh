@@ -17,13 +17,14 @@ QUESTION='"messages":[{"role":"user","content":"Count from 1 to 20."}],"max_toke
 
 usage() {
     cat <<USAGE
-Usage: health_check.sh [--key-file FILE] [URL]
+Usage: health_check.sh [--key-file FILE] [--json] [URL]
 
-Checks one address: health, the list of models, a completion and a stream.
-URL is a gateway (port 4000), a rig's proxy (8080) or a llama-server (8081 and up);
-without one it is $DEFAULT_URL.
+Checks one address: health, the list of models, a completion and a stream; then lists every
+rig and card behind it. URL is a gateway (port 4000), a rig's proxy (8080) or a llama-server
+(8081 and up, which knows of no cards); without one it is $DEFAULT_URL.
 
   --key-file FILE  read the API key from the first line of FILE
+  --json           print rigs and cards as JSON; what is said of the checks goes to stderr
   -h, --help       show this
 
 Environment:
@@ -31,8 +32,9 @@ Environment:
   HEARTCODE_HEALTH_TIMEOUT  longest time for each check in seconds (default $DEFAULT_TIMEOUT)
   NO_COLOR                  no colours, as when the output is no terminal
 
-Exit code: 0 all checks passed, 1 at least one failed, 2 the checks could not be run
-(wrong arguments, unreadable key file, missing program).
+Exit code: 0 all is well, 1 a check failed: it does not serve as it should, 2 the checks could
+not be run (wrong arguments, unreadable key file, missing program), 3 it serves, but with less
+than it has: a card or a rig is down, starting or draining.
 USAGE
 }
 
@@ -53,7 +55,7 @@ require_programs() {
 }
 
 parse_arguments() {
-    url='' key_file=''
+    url='' key_file='' json=''
     while [[ $# -gt 0 ]]; do
         case $1 in
         -h | --help)
@@ -66,6 +68,7 @@ parse_arguments() {
             shift
             ;;
         --key-file=*) key_file=${1#*=} ;;
+        --json) json=yes ;;
         -*) wrong_usage "unknown option: $1" ;;
         *)
             [[ -z $url ]] || wrong_usage "one URL only, not also: $1"
@@ -110,9 +113,9 @@ set_key() {
 # --- output --------------------------------------------------------------------------------------
 
 set_colours() {
-    green='' red='' plain=''
+    green='' yellow='' red='' plain=''
     if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
-        green=$'\033[32m' red=$'\033[31m' plain=$'\033[0m'
+        green=$'\033[32m' yellow=$'\033[33m' red=$'\033[31m' plain=$'\033[0m'
     fi
 }
 
@@ -127,6 +130,13 @@ printable() {
 
 pass() {
     printf '%sok%s    %-11s %s\n' "$green" "$plain" "$check" "$(printable "$1")"
+}
+
+# warn REASON WHAT TO DO
+warn() {
+    degraded=yes
+    printf '%swarn%s  %-11s %s\n' "$yellow" "$plain" "$check" "$(printable "$1")"
+    printf '%18s%s\n' '' "$2"
 }
 
 # fail REASON [WHAT TO DO]
@@ -327,6 +337,112 @@ check_stream() {
     fi
 }
 
+# A llama-server has no such list. Rigs and cards are fields between tabs here, see
+# app/heartcode/endpoints/fleet.py.
+check_cards() {
+    local rigs total up bad first advice
+    request '/fleet?format=text'
+    if [[ $curl_exit -eq 0 && $status = 404 && -z $json ]]; then
+        return 0
+    fi
+    count=$((count + 1))
+    answered || return 0
+    if [[ $content_type != text/plain* ]] || ! read_cards; then
+        fail "the list of rigs and cards cannot be read" "Is a HeartCode gateway or rig at $url?"
+        return 0
+    fi
+    if [[ $up -eq 0 ]]; then
+        fail "none of $total cards serves${first:+: $first}" "$advice"
+    elif [[ $bad -gt 0 ]]; then
+        warn "$up of $total cards serve: $first$(and_more)" "$advice"
+    else
+        pass "all $total cards of $rigs serve"
+    fi
+    print_cards
+}
+
+and_more() {
+    [[ $bad -lt 2 ]] || printf ', and %d more' $((bad - 1))
+}
+
+# Fills the columns with what `request` has brought; sets rigs, total, up, bad, first and advice.
+read_cards() {
+    local rig rig_state number backend model state busy slots last='' rest
+    column_rig=(Rig) column_card=(Card) column_backend=(Backend) column_model=(Model)
+    column_state=(State) column_slots=('In use')
+    rigs=0 total=0 up=0 bad=0 first='' advice=''
+    while IFS=$'\t' read -r rig rig_state number backend model state busy slots rest; do
+        [[ $slots =~ ^([0-9]+|-)$ && -z $rest ]] || return 1
+        [[ $rig = "$last" ]] || rigs=$((rigs + 1))
+        last=$rig
+        # A rig that tells of no card has lost all of them; one that drains gets no requests.
+        [[ $number = - ]] || total=$((total + 1))
+        if [[ $number = - || $rig_state = draining ]]; then
+            state=$rig_state
+        fi
+        if [[ $state = up ]]; then
+            up=$((up + 1))
+        else
+            bad=$((bad + 1))
+            [[ -n $first ]] || describe_fault
+        fi
+        column_rig+=("$(printable "$rig")")
+        column_card+=("$(printable "$number")")
+        column_backend+=("$(printable "$backend")")
+        column_model+=("$(printable "$model")")
+        column_state+=("$(printable "$state")")
+        [[ $slots = - ]] || slots="$busy of $slots"
+        column_slots+=("$(printable "$slots")")
+    done <"$body.clean"
+    [[ $rigs -eq 1 ]] && rigs='1 rig' || rigs="$rigs rigs"
+    [[ ${#column_rig[@]} -gt 1 ]]
+}
+
+describe_fault() {
+    first="card $number of $rig is $state"
+    advice="On $rig: systemctl status heartcode-llama@$number"
+    case $state in
+    unreachable) first="$rig is $state" advice="Has $rig power and network? On it: systemctl status heartcode" ;;
+    unknown) first="$rig does not tell of its cards" advice="Deploy to it, its proxy may be older: ansible-playbook playbooks/site.yml" ;;
+    draining) first="$rig is $state" advice="To end that, on $rig: rm /run/heartcode/draining" ;;
+    gone) advice="On $rig: cat /run/heartcode/llama/$number.quarantined; nvidia-smi" ;;
+    esac
+    advice=$(printable "$advice")
+}
+
+# widest TEXT...: the length of the longest one.
+widest() {
+    local text longest=0
+    for text in "$@"; do
+        [[ ${#text} -le $longest ]] || longest=${#text}
+    done
+    printf '%d' "$longest"
+}
+
+print_cards() {
+    local row colour rig card backend model state
+    rig=$(widest "${column_rig[@]}") card=$(widest "${column_card[@]}") state=$(widest "${column_state[@]}")
+    backend=$(widest "${column_backend[@]}") model=$(widest "${column_model[@]}")
+    printf '\n'
+    for row in "${!column_rig[@]}"; do
+        colour=$red
+        [[ ${column_state[row]} != up ]] || colour=$green
+        [[ $row -gt 0 ]] || colour=''
+        printf '%-*s  %-*s  %-*s  %-*s  %s%-*s%s  %s\n' "$rig" "${column_rig[row]}" "$card" "${column_card[row]}" \
+            "$backend" "${column_backend[row]}" "$model" "${column_model[row]}" \
+            "$colour" "$state" "${column_state[row]}" "${colour:+$plain}" "${column_slots[row]}"
+    done
+    printf '\n'
+}
+
+# The list as the server says it, which may be another one a moment later.
+print_json() {
+    request /fleet
+    if [[ $curl_exit -eq 0 && $status = 200 ]]; then
+        cat "$body" >&3
+    fi
+}
+
 question() {
     printf '{%s%s,"stream":%s}' "${model:+\"model\":$model,}" "$QUESTION" "$1"
 }
@@ -334,15 +450,17 @@ question() {
 main() {
     require_programs
     parse_arguments "$@"
-    set_colours
     directory=$(mktemp -d)
     trap 'rm -rf "$directory"' EXIT
     body=$directory/body
-    failed=0 model=''
-    local checks=(health models completion stream)
+    failed=0 degraded='' count=4 model=''
+    # The report is for people.
+    exec 3>&1
+    [[ -z $json ]] || exec 1>&2
+    set_colours
 
     printf 'Checking %s\n' "$url"
-    for check in "${checks[@]}"; do
+    for check in health models completion stream cards; do
         "check_$check"
         if [[ $check = health && $status = 000 ]]; then
             printf 'The other checks are left out: nothing answers there.\n'
@@ -350,12 +468,15 @@ main() {
         fi
     done
 
-    if [[ $failed -eq 0 ]]; then
-        printf 'All %d checks passed.\n' "${#checks[@]}"
-    else
-        printf '%d of %d checks failed.\n' "$failed" "${#checks[@]}"
+    [[ -z $json || $status = 000 ]] || print_json
+    if [[ $failed -gt 0 ]]; then
+        printf '%d of %d checks failed.\n' "$failed" "$count"
         exit 1
+    elif [[ -n $degraded ]]; then
+        printf 'It serves, but with less than it has.\n'
+        exit 3
     fi
+    printf 'All %d checks passed.\n' "$count"
 }
 
 main "$@"

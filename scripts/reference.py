@@ -47,6 +47,12 @@ page from `app/heartcode/metrics.py`. Prometheus adds the label `rig`. Recording
 are made of these: [roles/prometheus](../../roles/prometheus/README.md).
 
 """
+MEASURED_HEAD = """## What a gateway measures
+
+Timers write it (`heartcode-shown-certificate.timer`, `heartcode-mirror.timer`), the node exporter
+on port 9100 serves it. Prometheus adds the label `host`.
+
+"""
 METRICS_TABLE = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
 
 
@@ -66,7 +72,9 @@ def metrics_page() -> str:
     rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.READINGS]
     page += f"\n## What the exporter reads\n\n{METRICS_TABLE}{''.join(rows)}"
     reasons = "".join(f"- `{r}`: {text}\n" for r, text in metrics.GPU_READ_ERROR_REASONS.items())
-    return f"{page}\n`reason` of `{metrics.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+    page += f"\n`reason` of `{metrics.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.MEASURED]
+    return f"{page}\n{MEASURED_HEAD}{METRICS_TABLE}{''.join(rows)}"
 
 
 def full_name(family: Metric) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from heartcode import errors, observe, paths, rig
-from heartcode.endpoints import health, inference, models, status
+from heartcode.endpoints import fleet, health, inference, models, status
 from heartcode.settings import Settings
 
 
@@ -17,6 +17,6 @@ def create_app(settings: Settings) -> Flask:
     observe.init_app(app)
     errors.init_app(app)
     paths.init_app(app)
-    for endpoints in (inference, models, status, health):
+    for endpoints in (inference, models, status, fleet, health):
         app.register_blueprint(endpoints.bp)
     return app

@@ -334,3 +334,31 @@ READINGS = (
     GPU_READ_ERRORS,
     *LLAMA_COUNTERS.values(),
 )
+
+#: What a gateway measures of itself, and its node exporter tells: `heartcode-shown-certificate`
+#: and scripts/modellib/measure.py write it. A contract test compares.
+MEASURED = (
+    Reading(
+        name="gateway_tls_certificate_not_before_timestamp_seconds",
+        text="From when on the certificate lasts that clients are shown.",
+    ),
+    Reading(
+        name="gateway_tls_certificate_not_after_timestamp_seconds",
+        text="When the certificate ends that clients are shown.",
+    ),
+    Reading(
+        name="model_mirror_file_up",
+        text="1 if the mirror has the file as the rigs need it, by size and SHA-256.",
+        labels=("file",),
+    ),
+    Reading(
+        name="model_mirror_file_size_bytes",
+        text="Size that the file has in the mirror; 0 if it is not there.",
+        labels=("file",),
+    ),
+    Reading(
+        name="model_mirror_file_expected_size_bytes",
+        text="Size that the file must have.",
+        labels=("file",),
+    ),
+)

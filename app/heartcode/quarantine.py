@@ -17,6 +17,11 @@ from prometheus_client.registry import Collector
 from heartcode.metrics import BACKEND_QUARANTINED
 
 
+def is_gone(run_dir: Path, number: int) -> bool:
+    """Whether the card of the backend with this number is gone."""
+    return (run_dir / "llama" / f"{number}.quarantined").exists()
+
+
 class Quarantine(Collector):
     """1 for each backend whose card is gone, 0 for the others, looked up at each scrape.
 
@@ -26,12 +31,12 @@ class Quarantine(Collector):
     """
 
     def __init__(self, run_dir: Path, backends: Sequence[str]) -> None:
-        self._directory = run_dir / "llama"
+        self._run_dir = run_dir
         self._names = [urlsplit(backend).netloc for backend in backends]
 
     def collect(self) -> Iterable[Metric]:
         """Return the one metric."""
         gone = BACKEND_QUARANTINED.family()
         for number, name in enumerate(self._names):
-            gone.add_metric([name], (self._directory / f"{number}.quarantined").exists())
+            gone.add_metric([name], is_gone(self._run_dir, number))
         return [gone]

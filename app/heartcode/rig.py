@@ -112,12 +112,17 @@ class Rig:
     def _sign_of_draining(self) -> str:
         return str(self.settings.run_dir / "draining")
 
-    def refuse_if_draining(self) -> None:
-        """Raise the 503 that answers everything new while the rig is being emptied.
+    @property
+    def is_draining(self) -> bool:
+        """Whether the rig is being emptied.
 
         The sign is a file, so that it can be set twice and outlives a restart of the proxy.
         """
-        if os.path.exists(self._sign_of_draining):  # noqa: PTH110 - a Path costs ten times that
+        return os.path.exists(self._sign_of_draining)  # noqa: PTH110 - a Path costs ten times that
+
+    def refuse_if_draining(self) -> None:
+        """Raise the 503 that answers everything new while the rig is being emptied."""
+        if self.is_draining:
             raise ApiError(503, "this rig is draining", code="draining")
 
     def end_requests(self) -> None:

@@ -16,12 +16,16 @@ _GREEN, _ORANGE, _RED = "green", "orange", "red"
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """A choice at the top of a dashboard: the values of a label."""
+    """A choice at the top of a dashboard: the values of a label.
+
+    `every` is the expression that takes them all; ".+" leaves out what has no such label.
+    """
 
     name: str
     label: str
     metric: str
     multi: bool = True
+    every: str = ".+"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as Grafana wants it, asked for anew when the time range changes."""
@@ -39,7 +43,7 @@ class Variable:
             "includeAll": self.multi,
         }
         if self.multi:
-            made |= {"allValue": ".+", "current": {"text": "All", "value": "$__all"}}
+            made |= {"allValue": self.every, "current": {"text": "All", "value": "$__all"}}
         return made
 
 

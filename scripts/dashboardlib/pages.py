@@ -30,6 +30,18 @@ def _stat(
     )
 
 
+#: The cards that are chosen on the rig's dashboard, as labels of a selector.
+_CARD = 'rig="$rig", gpu=~"$gpu"'
+_CLIENT_REQUESTS = "inference_client_requests_total"
+_CLIENT_TOKENS = "inference_client_tokens_total"
+
+
+def _by_client(counter: str, label: str = "") -> str:
+    """Return the query for a counter's rate by client, of those series alone that have `label`."""
+    labels = ", ".join(filter(None, ('rig=~"$rig", client=~"$client"', label)))
+    return f"sum by (client) (rate({counter}{{{labels}}}[$__rate_interval]))"
+
+
 FLEET = Dashboard(
     uid="heartcode-fleet",
     title="HeartCode / Fleet",
@@ -208,7 +220,7 @@ RIG = Dashboard(
             title="Cards that answer",
             description="Whether the driver answers for the card.",
             kind="state-timeline",
-            queries=[Query('gpu_up{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}")],
+            queries=[Query(f"gpu_up{{{_CARD}}}", "card {{gpu}}")],
         ),
         Panel(
             title="Backends that generate",
@@ -226,9 +238,9 @@ RIG = Dashboard(
             description="Of the chip; the limit is where the first card slows down by itself.",
             unit="celsius",
             queries=[
-                Query('gpu_temperature_celsius{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}"),
+                Query(f"gpu_temperature_celsius{{{_CARD}}}", "card {{gpu}}"),
                 Query(
-                    'min(gpu_temperature_limit_celsius{rig="$rig", gpu=~"$gpu", limit="slowdown"})',
+                    f'min(gpu_temperature_limit_celsius{{{_CARD}, limit="slowdown"}})',
                     "limit",
                 ),
             ],
@@ -238,8 +250,8 @@ RIG = Dashboard(
             description="What the cards draw, and what they may draw.",
             unit="watt",
             queries=[
-                Query('gpu_power_watts{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}"),
-                Query('gpu_power_limit_watts{rig="$rig", gpu=~"$gpu"}', "limit of card {{gpu}}"),
+                Query(f"gpu_power_watts{{{_CARD}}}", "card {{gpu}}"),
+                Query(f"gpu_power_limit_watts{{{_CARD}}}", "limit of card {{gpu}}"),
             ],
         ),
         Panel(
@@ -247,7 +259,7 @@ RIG = Dashboard(
             description="Share of the time in which the card computed.",
             unit="percentunit",
             maximum=1,
-            queries=[Query('gpu_utilization_ratio{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}")],
+            queries=[Query(f"gpu_utilization_ratio{{{_CARD}}}", "card {{gpu}}")],
         ),
         Panel(
             title="Memory",
@@ -256,8 +268,7 @@ RIG = Dashboard(
             maximum=1,
             queries=[
                 Query(
-                    'gpu_memory_used_bytes{rig="$rig", gpu=~"$gpu"}'
-                    ' / gpu_memory_total_bytes{rig="$rig", gpu=~"$gpu"}',
+                    f"gpu_memory_used_bytes{{{_CARD}}} / gpu_memory_total_bytes{{{_CARD}}}",
                     "card {{gpu}}",
                 )
             ],
@@ -267,13 +278,13 @@ RIG = Dashboard(
             description="Speed that the fan is told to have. Many mining cards do not tell.",
             unit="percentunit",
             maximum=1,
-            queries=[Query('gpu_fan_speed_ratio{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}")],
+            queries=[Query(f"gpu_fan_speed_ratio{{{_CARD}}}", "card {{gpu}}")],
         ),
         Panel(
             title="Clock",
             description="Of the multiprocessors.",
             unit="hertz",
-            queries=[Query('gpu_clock_hertz{rig="$rig", gpu=~"$gpu", clock="sm"}', "card {{gpu}}")],
+            queries=[Query(f'gpu_clock_hertz{{{_CARD}, clock="sm"}}', "card {{gpu}}")],
         ),
         Panel(
             title="Held back",
@@ -282,7 +293,7 @@ RIG = Dashboard(
             maximum=1,
             queries=[
                 Query(
-                    'avg_over_time(gpu_throttled{rig="$rig", gpu=~"$gpu"}[$__rate_interval]) > 0',
+                    f"avg_over_time(gpu_throttled{{{_CARD}}}[$__rate_interval]) > 0",
                     "card {{gpu}}: {{reason}}",
                 )
             ],
@@ -291,7 +302,7 @@ RIG = Dashboard(
         Panel(
             title="PCIe lanes",
             description="Of the link now. On a riser it is 1.",
-            queries=[Query('gpu_pcie_link_width{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}")],
+            queries=[Query(f"gpu_pcie_link_width{{{_CARD}}}", "card {{gpu}}")],
         ),
         Panel(
             title="PCIe replays",
@@ -299,7 +310,7 @@ RIG = Dashboard(
             unit="pps",
             queries=[
                 Query(
-                    'rate(gpu_pcie_replays_total{rig="$rig", gpu=~"$gpu"}[$__rate_interval])',
+                    f"rate(gpu_pcie_replays_total{{{_CARD}}}[$__rate_interval])",
                     "card {{gpu}}",
                 )
             ],
@@ -307,16 +318,14 @@ RIG = Dashboard(
         Panel(
             title="Xids",
             description="Errors of the cards since the exporter started; see docs/runbooks.md.",
-            queries=[
-                Query('gpu_xid_errors_total{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}: Xid {{xid}}")
-            ],
+            queries=[Query(f"gpu_xid_errors_total{{{_CARD}}}", "card {{gpu}}: Xid {{xid}}")],
             empty_until="a card reports an Xid",
         ),
         Panel(
             title="Age of the values",
             description="How long ago the driver last told of the card; it grows while it hangs.",
             unit="s",
-            queries=[Query('gpu_reading_age_seconds{rig="$rig", gpu=~"$gpu"}', "card {{gpu}}")],
+            queries=[Query(f"gpu_reading_age_seconds{{{_CARD}}}", "card {{gpu}}")],
         ),
         Panel(
             title="Failed readings",
@@ -324,7 +333,7 @@ RIG = Dashboard(
             unit="cps",
             queries=[
                 Query(
-                    'sum by (gpu, reason) (rate(gpu_read_errors_total{rig="$rig", gpu=~"$gpu"}'
+                    f"sum by (gpu, reason) (rate(gpu_read_errors_total{{{_CARD}}}"
                     "[$__rate_interval]))",
                     "card {{gpu}}: {{reason}}",
                 )
@@ -340,6 +349,8 @@ REQUESTS = Dashboard(
     variables=[
         Variable(name="rig", label="Rig", metric="heartcode_build_info"),
         Variable(name="model", label="Model", metric="inference_tokens_total"),
+        # Where nobody is asked for a key clients have no name.
+        Variable(name="client", label="Client", metric=_CLIENT_REQUESTS, every=".*"),
     ],
     panels=[
         Panel(
@@ -442,6 +453,38 @@ REQUESTS = Dashboard(
                     '{rig=~"$rig", model=~"$model", kind="completion"}[$__rate_interval]))',
                     "{{model}}",
                 )
+            ],
+        ),
+        Panel(
+            title="Requests by client",
+            description="Requests a second that cards worked on, under the names of the gateway's"
+            " API keys. What a rig rejects goes to another one.",
+            unit="reqps",
+            queries=[Query(_by_client(_CLIENT_REQUESTS, 'outcome!="rejected"'), "{{client}}")],
+        ),
+        Panel(
+            title="Not completed, by client",
+            description="Requests a second that the client left, or that failed.",
+            unit="reqps",
+            queries=[
+                Query(
+                    _by_client(_CLIENT_REQUESTS, 'outcome!~"completed|rejected"'),
+                    "{{client}}",
+                )
+            ],
+            empty_until="a client leaves, or a request fails",
+        ),
+        Panel(
+            title="Tokens/s by client",
+            description="Tokens that are generated.",
+            queries=[Query(_by_client(_CLIENT_TOKENS, 'kind="completion"'), "{{client}}")],
+        ),
+        Panel(
+            title="Prompt tokens/s by client",
+            description="Tokens of prompts, and how many of them came from the cache.",
+            queries=[
+                Query(_by_client(_CLIENT_TOKENS, 'kind="prompt"'), "{{client}}"),
+                Query(_by_client(_CLIENT_TOKENS, 'kind="cached"'), "{{client}}, cached"),
             ],
         ),
         Panel(

@@ -1,9 +1,9 @@
 """What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch``, ``check`` and ``kv-bytes`` on a host. Questions and answers are JSON on standard input
-and output: what stands on a command line can be read by every account of the host, and a token may
-be in it.
+``fetch``, ``check``, ``kv-bytes`` and ``measure`` on a host. Questions and answers are JSON on
+standard input and output: what stands on a command line can be read by every account of the host,
+and a token may be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
@@ -16,7 +16,10 @@ from pathlib import Path
 from modellib.errors import ModelError
 from modellib.gguf import check_gguf
 
-_USAGE = "usage: describe | pin | pack | holds | fetch | check FILE | kv-bytes FILE TYPE"
+_USAGE = (
+    "usage: describe | pin | pack | holds | fetch | check FILE | kv-bytes FILE TYPE"
+    " | measure MANIFEST METRICS"
+)
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
 _REFUSED, _USED_WRONGLY = 3, 2
 
@@ -43,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from modellib.gguf import kv_bytes
 
                 print(kv_bytes(Path(path), kv_type))
+            case ["measure", manifest, metrics]:
+                from modellib.measure import measure
+
+                measure(Path(manifest), Path(metrics))
             case ["holds"]:
                 from modellib.host import holds
 

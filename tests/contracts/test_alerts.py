@@ -22,7 +22,9 @@ def rules(file: str) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-ALERTS = {rule["alert"]: rule for rule in rules("heartcode.rules.yml")}
+#: An alert has a rule for each severity.
+RULES = rules("heartcode.rules.yml")
+ALERTS = list(dict.fromkeys(rule["alert"] for rule in RULES))
 RECORDED = [rule["record"] for rule in rules("heartcode.recording.yml")]
 
 
@@ -43,8 +45,8 @@ def names_in(expression: str) -> set[str]:
 
 
 def told() -> set[str]:
-    """Every series that the rigs tell, by name."""
-    names = {reading.name for reading in metrics.READINGS}
+    """Every series that rigs and gateways tell, by name."""
+    names = {reading.name for reading in metrics.READINGS + metrics.MEASURED}
     for metric in vars(metrics).values():
         if isinstance(metric, Counter | Gauge | Histogram):
             for family in metric.describe():
@@ -53,9 +55,9 @@ def told() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_says_how_bad_it_is_and_what_to_do(alert: str) -> None:
-    rule = ALERTS[alert]
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r['alert']}-{r['labels']['severity']}")
+def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
+    alert = rule["alert"]
     assert alert.startswith("HeartCode")
     assert rule["labels"]["severity"] in SEVERITIES
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
@@ -71,7 +73,19 @@ def test_an_alert_is_tested_while_it_fires_and_while_it_just_does_not(alert: str
 
 def test_there_is_no_runbook_without_an_alert() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "docs/runbooks.md").read_text(), re.MULTILINE)
-    assert headings == list(ALERTS)
+    assert headings == ALERTS
+
+
+def test_an_alert_with_several_rules_has_one_for_each_severity() -> None:
+    kinds = [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_what_gateways_measure_is_written_as_it_is_documented() -> None:
+    scripts = ("systemd/libexec/heartcode-shown-certificate", "scripts/modellib/measure.py")
+    written = "".join((ROOT / script).read_text() for script in scripts)
+    for reading in metrics.MEASURED:
+        assert re.search(rf'\b{reading.name}\b\W+"{re.escape(reading.text)}"', written), reading
 
 
 @pytest.mark.parametrize("file", ["heartcode.rules.yml", "heartcode.recording.yml"])

@@ -107,7 +107,7 @@ def test_no_path_of_the_api_is_a_page_s(*, chat_ui: bool) -> None:
     assert re.match(pages, "/")
     paths = [path for endpoint in ENDPOINTS for path in endpoint.paths]
     paths += ["/v1/models", "/v1/models/a.js", "/models/page.json", "/props", "/slots"]
-    paths += ["/health", "/livez"]
+    paths += ["/health", "/livez", "/fleet"]
     assert [path for path in paths if re.match(pages, path)] == []
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 
 from tests.fleet.counting import chat, count_to, events, text_of
-from tests.fleet.harness import ROOT, Fleet, wait_for
+from tests.fleet.harness import Fleet, wait_for
 
 
 def conversation(number: int) -> list[dict[str, str]]:
@@ -170,18 +170,3 @@ def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
             assert answer.status_code == 200, answer.text
     finally:
         fleet.tool("restore", "rig1")
-
-
-def test_the_health_check_script_passes(fleet: Fleet) -> None:
-    done = subprocess.run(
-        [
-            ROOT / "scripts/health_check.sh",
-            "--key-file",
-            fleet.directory / "gateway.key",
-            fleet.url,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

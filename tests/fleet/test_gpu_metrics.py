@@ -165,6 +165,11 @@ def traffic(fleet: Fleet) -> None:
 
 def break_things(fleet: Fleet) -> None:
     """What fills the panels that are empty while all is well."""
+    # A client of this rig, whose name the gateway would send, leaves.
+    name = {"X-HeartCode-Client": "anna"}
+    url = f"http://{fleet.addresses['rig1']}:8080"
+    with chat(url, max_tokens=3500, stream=True, headers=name) as response:
+        next(events(response))
     fleet.ssh("rig1", "simulated-cards xid 0 31")
     fleet.ssh("rig1", "simulated-cards set 0 clock_event_reasons=64")
     ask = (

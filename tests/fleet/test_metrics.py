@@ -59,3 +59,50 @@ def test_counters_survive_a_restart_of_the_proxy(fleet: Fleet) -> None:
     before = total()
     fleet.ssh("rig1", "systemctl restart heartcode")
     assert total() >= before > 0
+
+
+def test_a_model_that_the_mirror_lacks_is_seen(fleet: Fleet) -> None:
+    file = "/var/lib/heartcode/models/counting.gguf"
+    labels = '{host="gateway",file="counting.gguf"}'
+
+    def told(metric: str) -> float | None:
+        found = fleet.metrics(f"model_mirror_file_{metric}{labels}")
+        return float(found[0]["value"][1]) if found else None
+
+    measure = "systemctl start heartcode-mirror.service"
+    assert fleet.ssh("gateway", "systemctl is-active heartcode-mirror.timer") == "active"
+    size = int(fleet.ssh("gateway", f"stat -c %s {file}"))
+    wait_for(lambda: told("up") == 1, "the mirror has the rigs' model")
+    assert told("size_bytes") == told("expected_size_bytes") == size
+    fleet.ssh("gateway", f"mv {file} {file}.away && {measure}")
+    try:
+        wait_for(lambda: told("up") == 0, "the file that is gone is seen in Prometheus")
+        assert told("size_bytes") == 0
+        assert told("expected_size_bytes") == size
+        pending = 'ALERTS{alertname="HeartCodeModelMirrorStale",host="gateway"}'
+        wait_for(lambda: fleet.metrics(pending), "the alert begins to wait")
+    finally:
+        fleet.ssh("gateway", f"mv {file}.away {file} && {measure}")
+    wait_for(lambda: told("up") == 1, "and that it is back")
+
+
+def test_what_is_measured_is_locked_in_and_its_age_is_known(fleet: Fleet) -> None:
+    report = fleet.ssh(
+        "gateway", "systemd-analyze security --no-pager heartcode-mirror.service | tail -n 1"
+    )
+    assert float(report.split(":")[1].split()[0]) <= 1.5, report
+
+    def ages() -> dict[str, float]:
+        # As the alert asks for it.
+        found = fleet.metrics(
+            'time() - node_textfile_mtime_seconds{file=~"(.*/)?heartcode_[a-z]+[.]prom"}'
+        )
+        return {
+            series["metric"]["file"].rpartition("/")[2]: float(series["value"][1])
+            for series in found
+        }
+
+    told = wait_for(ages, "the ages are in Prometheus")
+    assert set(told) == {"heartcode_mirror.prom"}, "without TLS there is no certificate to measure"
+    assert told["heartcode_mirror.prom"] < 3600
+    assert fleet.metrics("node_textfile_scrape_error == 1") == []

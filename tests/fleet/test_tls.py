@@ -16,6 +16,7 @@ from tests.fleet.harness import GATEWAY_PORT, Fleet, refusals, wait_for
 OWN = "/etc/heartcode/tls/self_signed"
 ORIGIN = "https://chat.example.org"
 CHAT = "/v1/chat/completions"
+SHOWN_UNTIL = "gateway_tls_certificate_not_after_timestamp_seconds"
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,9 @@ def certificate(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield file
     fleet.set_up_gateway(directory)
     assert requests.get(f"{fleet.url}/health", timeout=30).status_code == 200
-    timer = "systemctl is-active heartcode-certificate.timer"
-    assert fleet.ssh("gateway", timer, check=False) == "inactive"
+    timers = "systemctl is-active heartcode-certificate.timer heartcode-shown-certificate.timer"
+    assert set(fleet.ssh("gateway", timers, check=False).split()) == {"inactive"}
+    wait_for(lambda: not fleet.metrics(SHOWN_UNTIL), "no certificate is told of any more")
 
 
 def base(fleet: Fleet, port: int = 443) -> str:
@@ -118,6 +120,55 @@ def test_a_certificate_that_ends_soon_is_renewed(fleet: Fleet) -> None:
     fleet.ssh("gateway", f"systemctl start {unit}.service")
     wait_for(lambda: served(fleet) not in (first, second), "it is renewed")
     # Also by the rules of a unit that is locked in.
+    report = fleet.ssh("gateway", f"systemd-analyze security --no-pager {unit}.service | tail -n 1")
+    assert float(report.split(":")[1].split()[0]) <= 1.5, report
+
+
+def end_of(certificate: str) -> float:
+    """When a certificate ends, in seconds since 1970."""
+    done = subprocess.run(
+        ["openssl", "x509", "-noout", "-enddate"],
+        input=certificate,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
+
+
+@pytest.mark.usefixtures("certificate")
+def test_what_is_measured_is_the_certificate_that_is_shown(fleet: Fleet) -> None:
+    def told() -> float | None:
+        found = fleet.metrics(SHOWN_UNTIL)
+        return float(found[0]["value"][1]) if found else None
+
+    unit = "heartcode-shown-certificate"
+    assert fleet.ssh("gateway", f"systemctl is-active {unit}.timer") == "active"
+    # The deployment has measured it; a test before this one may have had it renewed.
+    wait_for(lambda: told() is not None, "a certificate is told of")
+    again = f"openssl req -new -x509 -key {OWN}/key.pem -config {OWN}/request.cnf"
+    fleet.ssh("gateway", f"{again} -days 4 -out {OWN}/certificate.pem")
+    fleet.ssh("gateway", f"systemctl start {unit}")
+    shown = end_of(served(fleet))
+    assert end_of(fleet.ssh("gateway", f"cat {OWN}/certificate.pem")) != shown
+    wait_for(lambda: told() == shown, "the one that is shown is told of, not the one in the file")
+    fleet.ssh("gateway", "systemctl reload nginx")
+    wait_for(lambda: end_of(served(fleet)) != shown, "the other one is shown")
+    fleet.ssh("gateway", f"systemctl start {unit}")
+    wait_for(lambda: told() == end_of(served(fleet)), "the other one is told of")
+    # It lives for 4 days and has them all before it: that is no reason for an alert.
+    assert fleet.metrics('ALERTS{alertname="HeartCodeCertificateExpiring"}') == []
+    # Nobody shows anything: what was measured stays, and the unit says why.
+    fleet.ssh("gateway", "systemctl stop nginx")
+    try:
+        failed = fleet.ssh("gateway", f"systemctl start {unit} || echo failed", check=False)
+        assert "failed" in failed
+        log = fleet.ssh("gateway", f"journalctl --unit={unit} --output=cat --lines=20")
+        assert "127.0.0.1:443 shows no certificate" in log
+        assert told() is not None
+    finally:
+        fleet.ssh("gateway", "systemctl start nginx && systemctl start heartcode-certificate")
+        fleet.ssh("gateway", f"systemctl start {unit}")
     report = fleet.ssh("gateway", f"systemd-analyze security --no-pager {unit}.service | tail -n 1")
     assert float(report.split(":")[1].split()[0]) <= 1.5, report
 

@@ -22,7 +22,7 @@ if ! [[ -d $root ]]; then
         DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends ${packages[*]}" >"$part/log" 2>&1 ||
         { cat "$part/log"; exit 1; }
     # What the units start is installed by the roles; here it only has to exist.
-    for program in systemd/libexec/*; do
+    for program in systemd/libexec/* heartcode-model; do
         install -D -m 0755 /dev/null "$part/root/opt/heartcode/libexec/$(basename "$program")"
     done
     install -D -m 0755 /dev/null "$part/root/opt/heartcode/app/current/venv/bin/python"

@@ -210,6 +210,47 @@ function shown(model) {
     };
 }
 
+/* Every rig and card as it is now, asked of the rigs themselves (ADR 22); as lines for a shell with ?format=text. */
+function state(r) {
+    if (r.method !== 'GET') {
+        return wrongMethod(r, 'GET');
+    }
+    const form = r.args.format || 'json';
+    if (form !== 'json' && form !== 'text') {
+        return answer(r, 400, 'bad_request', 'format must be json or text', 'format');
+    }
+    Promise.all(fleet.rigs.map((name, number) => r.subrequest('/.heartcode/rig/' + number))).then((told) => {
+        const rigs = told.map((each, number) => rigOf(fleet.rigs[number], each.status, each.responseText));
+        if (form === 'json') {
+            return reply(r, 200, json({rigs: rigs}));
+        }
+        r.headersOut['Content-Type'] = 'text/plain; charset=utf-8';
+        r.return(200, rows(rigs));
+    });
+}
+
+/* What a rig has told of itself, under the name that the gateway knows it by. */
+function rigOf(name, status, body) {
+    let told;
+    try {
+        told = status === 200 ? JSON.parse(body).rigs[0] : undefined;
+    } catch (error) {
+        told = undefined;
+    }
+    if (!told || !Array.isArray(told.backends)) { // 404: its proxy is older than this question
+        return {name: name, state: status === 502 || status === 504 ? 'unreachable' : 'unknown', backends: []};
+    }
+    return {name: name, state: told.state, backends: told.backends};
+}
+
+/* As the rigs' proxy writes them (endpoints/fleet.py). */
+function rows(rigs) {
+    const fields = ['number', 'backend', 'model', 'state', 'busy', 'slots'];
+    return rigs.map((rig) => (rig.backends.length ? rig.backends : [{}]).map((backend) =>
+        [rig.name, rig.state].concat(fields.map((field) => field in backend ? backend[field] : '-')).join('\t')
+            + '\n').join('')).join('');
+}
+
 /* The model for a request's `model`, as the rigs' proxy understands it (catalogue.py). */
 function find(name, byDefault) {
     const model = named(name);
@@ -355,5 +396,5 @@ function json(value) {
 }
 
 export default {
-    clientName, refusal, excess, retryAfter, route, ask, next, models, conversation, parse, find,
+    clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, parse, find, rigOf, rows,
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from heartcode.endpoints.fleet import rows
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "health_check.sh"
 JSON = "application/json"
@@ -321,7 +324,7 @@ def test_a_key_with_quotes_arrives_whole_and_is_not_in_curls_arguments(
     done = check(server.url, HEARTCODE_API_KEY=key, PATH=path)
     assert done.returncode == 0
     assert server.keys == {f"Bearer {key}"}
-    assert seen.read_text().count("--config") == 4
+    assert seen.read_text().count("--config") == 5
     assert "sk-" not in seen.read_text() + done.stdout
 
 
@@ -396,10 +399,180 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
 def test_help() -> None:
     done = check("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Usage: health_check.sh [--key-file FILE] [URL]\n")
+    assert done.stdout.startswith("Usage: health_check.sh [--key-file FILE] [--json] [URL]\n")
     assert "HEARTCODE_API_KEY" in done.stdout
 
 
 def test_no_temporary_files_are_left(server: Server, tmp_path: Path) -> None:
     check(server.url, TMPDIR=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+FLEET: dict[str, list[dict[str, Any]]] = {
+    "rigs": [
+        {
+            "name": "rig1",
+            "state": "up",
+            "backends": [
+                {
+                    "number": number,
+                    "backend": f"127.0.0.1:{8081 + number}",
+                    "model": "a model",
+                    "state": "up",
+                    "slots": 2,
+                    "busy": number,
+                }
+                for number in (0, 1)
+            ],
+        },
+        {"name": "a-longer-name", "state": "unreachable", "backends": []},
+    ]
+}
+
+
+def fleet(server: Server, rigs: list[dict[str, Any]]) -> None:
+    """Let the server tell of these rigs, as the proxy and the gateway do."""
+    server.answers["/fleet"] = Answer(body=json.dumps({"rigs": rigs}))
+    text = "".join(rows(rigs))
+    server.answers["/fleet?format=text"] = Answer(content_type="text/plain", body=text)
+
+
+def rigs_with(**changes: Any) -> list[dict[str, Any]]:
+    """Rig1 alone, whose second card is changed; `rig_state` changes the rig."""
+    (rig, _) = copy.deepcopy(FLEET["rigs"])
+    rig["state"] = changes.pop("rig_state", rig["state"])
+    rig["backends"][1] |= changes
+    return [rig]
+
+
+def table(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What stands between the two empty lines."""
+    return done.stdout.split("\n\n")[1].splitlines()
+
+
+def test_all_cards_serve(server: Server) -> None:
+    fleet(server, rigs_with())
+    done = check(server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all 2 cards of 1 rig serve" in line(done, "cards")
+    assert table(done) == [
+        "Rig   Card  Backend         Model    State  In use",
+        "rig1  0     127.0.0.1:8081  a model  up     0 of 2",
+        "rig1  1     127.0.0.1:8082  a model  up     1 of 2",
+    ]
+    assert done.stdout.endswith("All 5 checks passed.\n")
+
+
+def test_a_rig_that_is_gone(server: Server) -> None:
+    fleet(server, FLEET["rigs"])
+    done = check(server.url)
+    assert done.returncode == 3
+    assert line(done, "cards") == (
+        "warn  cards       2 of 2 cards serve: a-longer-name is unreachable"
+        " Has a-longer-name power and network? On it: systemctl status heartcode"
+    )
+    assert [row.split("  ")[0] for row in table(done)] == ["Rig", "rig1", "rig1", "a-longer-name"]
+    assert len({row.index(word) for row, word in zip(table(done), STATES, strict=True)}) == 1
+    assert done.stdout.endswith("It serves, but with less than it has.\n")
+
+
+STATES = ("State", "up", "up", "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "advice"),
+    [
+        ({"state": "down"}, "card 1 of rig1 is down", "systemctl status heartcode-llama@1"),
+        ({"state": "gone"}, "card 1 of rig1 is gone", "cat /run/heartcode/llama/1.quarantined"),
+        ({"state": "starting"}, "card 1 of rig1 is starting", "heartcode-llama@1"),
+    ],
+)
+def test_a_card_that_does_not_serve(
+    server: Server, changes: dict[str, str], said: str, advice: str
+) -> None:
+    fleet(server, rigs_with(rig_state="degraded", **changes))
+    done = check(server.url)
+    assert done.returncode == 3
+    assert f"1 of 2 cards serve: {said}" in line(done, "cards")
+    assert advice in line(done, "cards")
+    assert changes["state"] in table(done)[2]
+
+
+def test_a_rig_that_drains_beside_one_that_serves(server: Server) -> None:
+    draining = rigs_with(rig_state="draining")[0] | {"name": "rig2"}
+    fleet(server, [*rigs_with(), draining])
+    done = check(server.url)
+    assert done.returncode == 3
+    assert "2 of 4 cards serve: rig2 is draining, and 1 more" in line(done, "cards")
+    assert "rm /run/heartcode/draining" in line(done, "cards")
+
+
+def test_a_rig_with_an_older_proxy(server: Server) -> None:
+    fleet(server, [*rigs_with(), {"name": "rig2", "state": "unknown", "backends": []}])
+    done = check(server.url)
+    assert done.returncode == 3
+    assert "rig2 does not tell of its cards" in line(done, "cards")
+
+
+def test_no_card_serves(server: Server) -> None:
+    fleet(server, FLEET["rigs"][1:])
+    server.answers["/health"] = error("no rig is ready", 503)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "none of 0 cards serves: a-longer-name is unreachable" in line(done, "cards")
+    assert "a-longer-name" in table(done)[1]
+    assert "2 of 5 checks failed." in done.stdout
+
+
+def test_what_fails_is_worse_than_what_is_missing(server: Server) -> None:
+    fleet(server, FLEET["rigs"])
+    server.answers["stream"] = error("no", 500)
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "warn  cards" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(content_type="text/plain", body=""),
+        Answer(content_type="text/plain", body="it works\n"),
+        Answer(content_type="text/plain", body="rig1\tup\t0\ta\tb\tup\t0\t2\tmore\n"),
+        Answer(content_type=JSON, body="{}"),
+    ],
+)
+def test_a_list_that_is_none(server: Server, answer: Answer) -> None:
+    server.answers["/fleet?format=text"] = answer
+    done = check(server.url)
+    assert done.returncode == 1
+    assert "the list of rigs and cards cannot be read" in line(done, "cards")
+
+
+def test_a_gateway_that_refuses_the_key(server: Server) -> None:
+    server.answers["/fleet?format=text"] = error("invalid key", 401)
+    done = check(server.url, HEARTCODE_API_KEY="wrong")
+    assert done.returncode == 1
+    assert "The API key was not accepted" in line(done, "cards")
+
+
+def test_rigs_cannot_steer_the_terminal(server: Server) -> None:
+    fleet(server, rigs_with(model="\033[2Jm\007"))
+    done = check(server.url)
+    assert done.returncode == 0
+    assert "[2Jm" in table(done)[2]
+    assert "\033" not in done.stdout
+
+
+@pytest.mark.parametrize(("rigs", "code"), [(rigs_with(), 0), (FLEET["rigs"], 3)])
+def test_json_is_all_that_is_printed(server: Server, rigs: list[dict[str, Any]], code: int) -> None:
+    fleet(server, rigs)
+    done = check("--json", server.url)
+    assert done.returncode == code
+    assert json.loads(done.stdout) == {"rigs": rigs}
+    assert "ok    stream" in done.stderr
+
+
+def test_json_of_what_knows_no_cards(server: Server) -> None:
+    done = check("--json", server.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HTTP 404" in done.stderr

@@ -1,0 +1,86 @@
+"""Every card of this rig and what is believed of it (`/fleet`).
+
+A gateway answers `/fleet` in the same form for all its rigs (ADR 22), so that whoever reads one
+reads the other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from heartcode import survey
+from heartcode.errors import ApiError
+from heartcode.pool import Backend
+from heartcode.quarantine import is_gone
+from heartcode.rig import Rig, current_rig
+
+bp = Blueprint("fleet", __name__)
+
+_FIELDS = ("number", "backend", "model", "state", "busy", "slots")
+
+
+@bp.get("/fleet")
+def fleet() -> Response:
+    """Show the rig and its backends, as JSON or, with `?format=text`, as lines for a shell.
+
+    "up" is a backend that is known to generate and answers now: the proxy alone notices an idle one
+    that has ended only when it probes it.
+    """
+    form = request.args.get("format", "json")
+    if form not in ("json", "text"):
+        raise ApiError(400, "format must be json or text", code="bad_request", param="format")
+    rigs = [_shown(current_rig())]
+    if form == "json":
+        return jsonify(rigs=rigs)
+    return Response("".join(rows(rigs)), mimetype="text/plain")
+
+
+def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each backend, and for each rig that has told of none.
+
+    The fields, with tabs between them: the rig's name and state, the backend's number, address,
+    model, state, requests that it works on and slots. What is not known is "-".
+    """
+    for rig in rigs:
+        for backend in rig["backends"] or [{}]:
+            fields = [rig["name"], rig["state"], *(backend.get(field, "-") for field in _FIELDS)]
+            yield "\t".join(str(field) for field in fields) + "\n"
+
+
+def _shown(rig: Rig) -> dict[str, Any]:
+    there = survey.answers(rig.pool.backends, "/health", timeout_s=rig.settings.status_timeout_s)
+    alive = {backend for backend, _ in there}
+    backends = [
+        _backend(rig, number, b, alive=b in alive) for number, b in enumerate(rig.pool.backends)
+    ]
+    up = sum(backend["state"] == "up" for backend in backends)
+    state = "up" if up == len(backends) else "degraded" if up else "down"
+    return {
+        "name": socket.gethostname(),
+        "state": "draining" if rig.is_draining else state,
+        "backends": backends,
+    }
+
+
+def _backend(rig: Rig, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
+    model = next((m.id for m in rig.catalogue.models if backend in m.backends), "-")
+    return {
+        "number": number,
+        "backend": backend.name,
+        "model": model,
+        "state": _state(rig, number, backend, alive=alive),
+        "slots": backend.slots,
+        "busy": backend.in_flight,
+    }
+
+
+def _state(rig: Rig, number: int, backend: Backend, *, alive: bool) -> str:
+    if is_gone(rig.settings.run_dir, number):
+        return "gone"
+    if not backend.breaker.known:
+        return "starting"
+    return "up" if backend.breaker.is_proven and alive else "down"
