@@ -176,9 +176,7 @@ class WaitingRoom(Generic[GrantT]):
                 wish.granted.release()
             raise
         finally:
-            waited = self._clock() - arrived
-            wish.ticket.queued_s += waited
-            metrics.QUEUE_SECONDS.observe(waited)
+            wish.ticket.queued_s += self._clock() - arrived
             self._leave(wish)
 
     def call_next(self) -> None:

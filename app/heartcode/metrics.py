@@ -139,7 +139,7 @@ QUEUE_DEPTH = Gauge(
 )
 QUEUE_SECONDS = Histogram(
     "inference_queue_seconds",
-    "Time that a request waited in the queue, whether it got a slot or not.",
+    "Time that a request waited in the queue; 0 for one that got a slot at once.",
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600),
 )
 

@@ -121,6 +121,9 @@ def _account_for(record: Record, status: int) -> None:
         metrics.CLIENT_REQUESTS.labels(client=client, outcome=outcome).inc()
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
+        # Who was sent elsewhere, or turned away at the door, has not been in the queue.
+        if record.ticket and (record.answer is not None or record.ticket.queued_s):
+            metrics.QUEUE_SECONDS.observe(record.ticket.queued_s)
     line: dict[str, Any] = {
         "event": "request",
         "id": record.id,
