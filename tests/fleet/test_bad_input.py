@@ -9,9 +9,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import requests
 
 from tests.fleet.counting import chat, count_to
-from tests.fleet.harness import Fleet, refusals
+from tests.fleet.harness import Fleet, refusals, wait_for
 
 CARD = "GPU-10600000-0000-4000-8000-000000000001"  # rig1's first
 
@@ -225,6 +226,24 @@ def test_what_nginx_refuses_leaves_the_old_configuration_serving(fleet: Fleet) -
     fleet.ssh("gateway", "nginx -t -q && systemctl reload nginx")
     assert chat(fleet, max_tokens=5).ok
     fleet.playbook(playbook="tests/fleet/gateway.yml")
+
+
+def allows(fleet: Fleet, origin: str) -> bool:
+    answer = requests.get(f"{fleet.url}/health", headers={"Origin": origin}, timeout=10)
+    return answer.headers.get("Access-Control-Allow-Origin") == origin
+
+
+def test_what_was_written_before_a_play_fails_is_served(fleet: Fleet, tmp_path: Path) -> None:
+    origin = "https://chat.example"
+    file = tmp_path / "variables.yml"
+    file.write_text(json.dumps({"gateway_cors_origins": [origin], "fail_after_gateway": True}))
+    done = fleet.playbook("--extra-vars", f"@{file}", playbook="tests/fleet/gateway.yml")
+    try:
+        assert done.returncode != 0
+        assert "fails after the role" in done.stdout
+        wait_for(lambda: allows(fleet, origin), "nginx has read what the role wrote")
+    finally:
+        fleet.playbook(playbook="tests/fleet/gateway.yml")
 
 
 def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:

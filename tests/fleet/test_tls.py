@@ -262,7 +262,7 @@ def test_a_certificate_of_one_s_own_is_checked_and_served(fleet: Fleet, tmp_path
 
 
 def test_an_acme_server_s_certificate_can_be_planned(fleet: Fleet, tmp_path: Path) -> None:
-    """There is no ACME server here: the dry run shows that everything before it fits together."""
+    """What test_acme.py has done for real, on a host that has none of it yet."""
     file = tmp_path / "acme.yml"
     wanted = {"gateway_tls": "acme", "gateway_acme_email": "a@example.org"}
     file.write_text(json.dumps(wanted | {"gateway_tls_names": ["chat.example.org"]}))
