@@ -58,7 +58,7 @@ def cost_us(relay: Relay, *, streams: int, tokens: int, rate: float) -> float:
 def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each cost is measured")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each cost is measured")
     parser.add_argument("--many", type=int, default=2000, help="streams for the memory figure")
     parser.add_argument(
         "--apart",
@@ -109,12 +109,13 @@ def main() -> None:
             many_mb = heartcode.peak_mb()
         worst_late_s = upstream.end()
 
-    base = statistics.median(costs[Nginx.name])
     rows = [["relay", "CPU µs per token", "÷ nginx", "adds to the first token, ms (median, p95)"]]
     for name, values in costs.items():
-        cost = statistics.median(values)
+        # Round by round: what slows the machine for a while slows both.
+        ratios = [cost / base for cost, base in zip(values, costs[Nginx.name], strict=True)]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         median, late = (mine - bare for mine, bare in zip(added[name], direct, strict=True))
-        rows.append([name, f"{cost:.1f}", f"{cost / base:.2f}", f"{median:.1f}, {late:.1f}"])
+        rows.append([name, f"{statistics.median(values):.1f}", ratio, f"{median:.1f}, {late:.1f}"])
     print(table(rows))
     print(f"\nMemory of HeartCode's worker with {given.many} streams at a time: {many_mb:.0f} MB.")
     print(f"The upstream's worst token was {worst_late_s * 1e3:.0f} ms late.")
