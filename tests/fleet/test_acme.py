@@ -15,7 +15,7 @@ import requests
 
 from tests.fleet.harness import Fleet, wait_for
 
-NAME, OTHER, NOWHERE = "chat.example.org", "api.example.org", "nowhere.example.org"
+NAME, NOWHERE = "chat.example.org", "nowhere.example.org"
 UNIT = "pebble-of-a-test"
 DIRECTORY = "/run/pebble-of-a-test"
 #: Where a host keeps whom it trusts beside the usual authorities; one file, taken away at the end.
@@ -46,7 +46,7 @@ cat > {DIRECTORY}/configuration.json <<'END'
 {json.dumps(CONFIGURATION)}
 END
 cp /etc/hosts {DIRECTORY}/hosts
-echo 127.0.0.1 {NAME} {OTHER} >> /etc/hosts
+echo 127.0.0.1 {NAME} >> /etc/hosts
 systemd-run --quiet --collect --unit={UNIT} --setenv=PEBBLE_VA_NOSLEEP=1 \\
   pebble -config {DIRECTORY}/configuration.json
 """
@@ -126,22 +126,13 @@ def test_a_name_that_does_not_lead_here_leaves_what_serves(
     assert shown(fleet) == before
 
 
-def test_another_name_comes_with_another_certificate(
-    fleet: Fleet, acme: dict[str, Any], tmp_path: Path
-) -> None:
-    fleet.set_up_gateway(tmp_path, **acme | {"gateway_tls_names": [NAME, OTHER]})
-    wait_for(lambda: f"DNS:{OTHER}" in shown(fleet), "the certificate has the other name")
-    assert f"DNS:{NAME}" in shown(fleet)
-
-
 def test_another_server_s_certificate_replaces_one_that_lasts(
     fleet: Fleet, acme: dict[str, Any], tmp_path: Path
 ) -> None:
     first = shown(fleet)
-    names = {"gateway_tls_names": [NAME, OTHER]}
     # The same server under another name: to certbot it is another one.
     other = {"gateway_acme_server": "https://127.0.0.1:14000/dir"}
-    fleet.set_up_gateway(tmp_path, **acme | names | other)
+    fleet.set_up_gateway(tmp_path, **acme | other)
     wait_for(lambda: shown(fleet) != first, "a new one is shown")
 
 
