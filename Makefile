@@ -53,7 +53,7 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 	@BACKENDS='$(BACKENDS)' PORT='$(or $(PORT),8080)' scripts/run_proxy.sh
 
 .PHONY: test
-test: lint unit fleet-test ## Run every check and test
+test: lint unit fleet-test ## Run the checks and tests
 
 .PHONY: lint
 lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus configuration
@@ -81,6 +81,10 @@ fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (mol
 .PHONY: test-cuda-build
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
 	@scripts/cuda_build_test.sh
+
+.PHONY: test-slow
+test-slow: bootstrap ## Run the tests that deploy again and again, on the fleet of `make up` (not in `make test`)
+	@pytest -m slow tests/fleet
 
 .PHONY: test-pages
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)

@@ -15,6 +15,8 @@ import requests
 
 from tests.fleet.harness import Fleet, wait_for
 
+pytestmark = pytest.mark.slow
+
 NAME, NOWHERE = "chat.example.org", "nowhere.example.org"
 UNIT = "pebble-of-a-test"
 DIRECTORY = "/run/pebble-of-a-test"

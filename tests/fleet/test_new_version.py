@@ -4,8 +4,12 @@ import hashlib
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.fleet.counting import chat, count_to
 from tests.fleet.harness import Fleet
+
+pytestmark = pytest.mark.slow
 
 ROOT = "/opt/heartcode/llama.cpp"
 

@@ -15,6 +15,8 @@ from tests.fleet.counting import chat, count_to
 from tests.fleet.harness import Fleet, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
 
+pytestmark = pytest.mark.slow
+
 # Small enough for a test: the demo model is measured in a second.
 TINY = {
     "tuning_grid": {
