@@ -4,7 +4,6 @@ It stands on the gateway itself, where /etc/hosts leads it from the gateway's pu
 """
 
 import json
-import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import requests
 
 from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.test_tls import served
 
 pytestmark = pytest.mark.slow
 
@@ -68,11 +68,10 @@ def serving() -> None:
 
 def shown(fleet: Fleet) -> str:
     """What the certificate that the gateway shows says of itself."""
-    pem = ssl.get_server_certificate((fleet.addresses["gateway"], 443), timeout=30)
     fields = ("-serial", "-issuer", "-ext", "subjectAltName")
     return subprocess.run(
         ["openssl", "x509", "-noout", *fields],
-        input=pem,
+        input=served(fleet),
         capture_output=True,
         text=True,
         check=True,
