@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -22,6 +23,14 @@ UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service
 Starts = dict[tuple[str, str], str]
 
 
+def comes_true(condition: Callable[[], Any], timeout_s: float) -> Any:
+    """Return the condition's value when it is true, or its last one after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()) and time.monotonic() <= deadline:
+        time.sleep(0.2)
+    return value
+
+
 def wait_for(
     condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60
 ) -> Any:
@@ -29,12 +38,9 @@ def wait_for(
 
     `what` is waited for; it may be a function that tells at the end what there is instead.
     """
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            told = what() if callable(what) else what
-            pytest.fail(f"waited {timeout_s:g} s in vain: {told}")
-        time.sleep(0.2)
+    if not (value := comes_true(condition, timeout_s)):
+        told = what() if callable(what) else what
+        pytest.fail(f"waited {timeout_s:g} s in vain: {told}")
     return value
 
 
@@ -85,6 +91,11 @@ class Fleet:
         if check and done.returncode:
             pytest.fail(f"{host}: {command}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
+
+    def journal(self, host: str, *arguments: str) -> str:
+        """Return messages of a host's journal, with all that was written to it before the call."""
+        told = shlex.join(("journalctl", "--output=cat", *arguments))
+        return self.ssh(host, f"journalctl --sync && {told}")
 
     def tool(self, *arguments: str) -> None:
         """Call the fleet's own tool, to pull plugs and cables."""

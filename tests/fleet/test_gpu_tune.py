@@ -36,7 +36,7 @@ def test_a_lost_card_does_not_keep_the_others_from_it(fleet: Fleet) -> None:
     forget(fleet, "rig2")
     try:
         fleet.ssh("rig2", f"systemctl restart {UNIT}")
-        said = fleet.ssh("rig2", f"journalctl --unit={UNIT} --output=cat --lines=10")
+        said = fleet.journal("rig2", f"--unit={UNIT}", "--lines=10")
         assert "GPU is lost; this card is left as it is" in said
     finally:
         fleet.ssh("rig2", "simulated-cards restore 0")

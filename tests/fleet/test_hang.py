@@ -24,7 +24,7 @@ def signs(fleet: Fleet, rig: str) -> str:
 
 
 def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:
-    before = fleet.starts()
+    before, backends = fleet.starts(), fleet.backends()
 
     def count(number: int) -> list[str]:
         # Conversations of their own, so that they are shared out.
@@ -35,7 +35,7 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
     with ThreadPoolExecutor(8) as threads:
         streams = [threads.submit(count, number) for number in range(8)]
         rig, number = wait_for(
-            lambda: next((b for b in fleet.backends() if fleet.is_working(*b)), None),
+            lambda: next((b for b in backends if fleet.is_working(*b)), None),
             "a backend works",
         )
         unit = f"heartcode-llama@{number}.service"

@@ -62,11 +62,15 @@ def nobody_refused(fleet: Fleet) -> Iterator[None]:
 
 
 def wait_for_one_worker(fleet: Fleet) -> None:
+    group = "systemctl show --property=ControlGroup --value heartcode.service"
+    processes = f"cat /sys/fs/cgroup/$({group})/cgroup.procs"
     wait_for(
-        lambda: shown(fleet, PROXY, "StatusText") == ["Serving"], "the former workers have ended"
+        lambda: (
+            shown(fleet, PROXY, "StatusText") == ["Serving"]
+            and len(fleet.ssh("rig1", processes).split()) == 2
+        ),
+        "the former workers have ended",
     )
-    processes = "systemctl show --property=ControlGroup --value heartcode.service"
-    assert len(fleet.ssh("rig1", f"cat /sys/fs/cgroup/$({processes})/cgroup.procs").split()) == 2
 
 
 @pytest.fixture
@@ -82,7 +86,7 @@ def assert_nothing_is_amiss(fleet: Fleet, since: str) -> None:
         "success",
     ]
     assert shown(fleet, SOCKET, "ActiveState", "SubState") == ["active", "running"]
-    log = fleet.ssh("rig1", f"journalctl --unit=heartcode --output=cat --since='{since}'")
+    log = fleet.journal("rig1", "--unit=heartcode", f"--since={since}")
     assert "ing heartcode.service" in log
     assert "left-over" not in log
     assert "SIGKILL" not in log
@@ -140,7 +144,7 @@ def test_a_reload_takes_the_version_that_current_names(fleet: Fleet, began: str)
         # Code that cannot start is found out before anything is done.
         fleet.ssh("rig1", "echo broken! >>/opt/heartcode/app/other/heartcode/wsgi.py")
         assert "failed" in fleet.ssh("rig1", "systemctl reload heartcode || echo failed")
-        assert "SyntaxError" in fleet.ssh("rig1", "journalctl -u heartcode -n 20 -o cat")
+        assert "SyntaxError" in fleet.journal("rig1", "--unit=heartcode", "--lines=20")
         assert status(fleet, "/health") == 200
     finally:
         fleet.ssh("rig1", f"ln -sfn {now} /opt/heartcode/app/current")
@@ -158,7 +162,7 @@ def test_wrong_settings_fail_a_reload_and_close_the_port_after_a_restart(
     fleet.ssh("rig1", "echo HEARTCODE_MAX_TOKENS=many >>/etc/heartcode/heartcode.env")
     try:
         assert "failed" in fleet.ssh("rig1", "systemctl reload heartcode || echo failed")
-        log = fleet.ssh("rig1", "journalctl --unit=heartcode --output=cat --lines=20")
+        log = fleet.journal("rig1", "--unit=heartcode", "--lines=20")
         assert "HEARTCODE_MAX_TOKENS=many is not a whole number" in log
         assert shown(fleet, PROXY, "MainPID", "ActiveState") == [master, "active"]
         assert status(fleet, "/health") == 200

@@ -31,11 +31,14 @@ def certificate(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Itera
     fleet.set_up_gateway(
         directory, gateway_tls="self_signed", gateway_tls_hsts=True, gateway_cors_origins=[ORIGIN]
     )
+    wait_for(lambda: speaks_tls(fleet), "nginx has read its new configuration")
     file = directory / "certificate.pem"
     file.write_text(fleet.ssh("gateway", f"cat {OWN}/certificate.pem"))
     yield file
     fleet.set_up_gateway(directory)
-    assert requests.get(f"{fleet.url}/health", timeout=30).status_code == 200
+    wait_for(
+        lambda: requests.get(f"{fleet.url}/health", timeout=30).ok, "it serves without TLS again"
+    )
     timers = "systemctl is-active heartcode-certificate.timer heartcode-shown-certificate.timer"
     assert set(fleet.ssh("gateway", timers, check=False).split()) == {"inactive"}
     wait_for(lambda: not fleet.metrics(SHOWN_UNTIL), "no certificate is told of any more")
@@ -48,6 +51,13 @@ def base(fleet: Fleet, port: int = 443) -> str:
 def served(fleet: Fleet) -> str:
     """The certificate that the gateway shows."""
     return ssl.get_server_certificate((fleet.addresses["gateway"], 443), timeout=30)
+
+
+def speaks_tls(fleet: Fleet) -> bool:
+    try:
+        return bool(served(fleet))
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("port", [443, GATEWAY_PORT])
@@ -163,7 +173,7 @@ def test_what_is_measured_is_the_certificate_that_is_shown(fleet: Fleet) -> None
     try:
         failed = fleet.ssh("gateway", f"systemctl start {unit} || echo failed", check=False)
         assert "failed" in failed
-        log = fleet.ssh("gateway", f"journalctl --unit={unit} --output=cat --lines=20")
+        log = fleet.journal("gateway", f"--unit={unit}", "--lines=20")
         assert "127.0.0.1:443 shows no certificate" in log
         assert told() is not None
     finally:
@@ -254,7 +264,8 @@ def test_a_certificate_of_one_s_own_is_checked_and_served(fleet: Fleet, tmp_path
     assert f"the key {other['gateway_tls_key']} does not belong to the certificate" in told
     assert served(fleet) == before
     said = fleet.set_up_gateway(tmp_path, gateway_tls="files", **own)
-    assert served(fleet).strip() == Path(own["gateway_tls_certificate"]).read_text().strip()
+    ours = Path(own["gateway_tls_certificate"]).read_text().strip()
+    wait_for(lambda: served(fleet).strip() == ours, "it is shown")
     secret = Path(own["gateway_tls_key"]).read_text().splitlines()[1]
     assert secret not in said
     modes = fleet.ssh("gateway", "stat -c %a /etc/heartcode/tls/files-*/key.pem")
