@@ -42,8 +42,8 @@ from benchlib.measuring import (
 )
 from benchlib.queueing import Queueing, stays
 from benchlib.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
+from cachedir import cache_directory
 from loadlib.asking import Server
-from modellib.control import cache_directory
 
 _BACKENDS = 12  # a full rig
 _STREAMS = 16

@@ -41,7 +41,7 @@ from benchlib.relays import (
     install_heartcode,
     install_litellm,
 )
-from modellib.control import cache_directory
+from cachedir import cache_directory
 
 # A full rig; the streams of the memory figure need more.
 _BACKENDS = 12

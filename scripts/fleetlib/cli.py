@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cachedir import cache_directory
+
 from fleetlib import access, aptcache, cleanup, network, roots, supervisor
 from fleetlib.image import IMAGE_MIB, Image
 from fleetlib.model import (
@@ -18,7 +20,6 @@ from fleetlib.model import (
     SUITES,
     Fleet,
     Machine,
-    default_cache,
     parse_request,
 )
 from fleetlib.system import (
@@ -150,7 +151,7 @@ def _machines(arguments: argparse.Namespace) -> tuple[Fleet, list[Machine]]:
 
 
 def _image(arguments: argparse.Namespace) -> None:
-    image = Image(arguments.suite, default_cache(os.environ), os.environ)
+    image = Image(arguments.suite, cache_directory(), os.environ)
     image.ensure()
     print(image.root)
 
@@ -160,7 +161,7 @@ def _image(arguments: argparse.Namespace) -> None:
 
 def _create(arguments: argparse.Namespace) -> None:
     directory = _directory(arguments)
-    cache = default_cache(os.environ)
+    cache = cache_directory()
     requested = parse_request(arguments.names, arguments.suite)
     with locked_directory(directory):
         fleet = _open_fleet(directory, cache, arguments.suite or DEFAULT_SUITE)
@@ -352,7 +353,7 @@ def _stop(arguments: argparse.Namespace) -> None:
 def _start(arguments: argparse.Namespace) -> None:
     _machines(arguments)  # a wrong name changes nothing
     with locked_directory(_fleet(arguments).directory):
-        fleet = _open_fleet(_directory(arguments), default_cache(os.environ), DEFAULT_SUITE)
+        fleet = _open_fleet(_directory(arguments), cache_directory(), DEFAULT_SUITE)
         access.write(fleet)
         _launch(fleet, arguments.names)
     _wait_for(fleet, arguments.names)

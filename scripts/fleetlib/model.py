@@ -250,12 +250,3 @@ def parse_request(words: list[str], default_suite: str | None) -> dict[str, str 
             raise FleetError(f"machine {name!r} is named twice")
         wanted[name] = suite if colon else default_suite
     return wanted
-
-
-def default_cache(environment: Mapping[str, str]) -> Path:
-    """Where images and packages are kept between fleets."""
-    own = environment.get("HEARTCODE_CACHE_DIR")
-    if own:
-        return Path(own).absolute()
-    base = environment.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base).absolute() / "heartcode"

@@ -1,7 +1,8 @@
 """What a person's machine does for both the command and the roles."""
 
-import os
 from pathlib import Path
+
+from cachedir import cache_directory
 
 from modellib.catalogue import HubFile
 from modellib.errors import ModelError, SourceError
@@ -24,12 +25,6 @@ def pinned(hub: Hub, lock: LockFile, file: HubFile, *, update: bool = False) -> 
         return hub.ask(file), False
     except SourceError as error:
         raise ModelError(f"{file.repository}: {error}") from None
-
-
-def cache_directory() -> Path:
-    """Where this machine keeps what it may lose."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HEARTCODE_CACHE_DIR") or Path(cache) / "heartcode")
 
 
 def verified_files() -> Verified:

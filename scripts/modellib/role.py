@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 print(json.dumps(holds(json.load(sys.stdin))))
             case ["pack"]:
-                from modellib.control import cache_directory
+                from cachedir import cache_directory
+
                 from modellib.pack import pack
 
                 print(pack(cache_directory() / "model"))

@@ -95,6 +95,18 @@ def test_a_model_crosses_the_line_once(
     assert len(hub.asked) == before, "what is pinned and there needs no hub"
 
 
+def test_a_play_for_the_gateway_alone_knows_what_the_rigs_serve(
+    fleet: Fleet, variables: dict[str, object]
+) -> None:
+    """As for a new API key; the file's name is the catalogue's, and no rig was asked for it."""
+    done = fleet.playbook(
+        *("--check", "--diff", "--extra-vars", json.dumps(variables | {"model_file": ""})),
+        playbook="tests/fleet/gateway.yml",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"id": "{NAME.removesuffix(".gguf")}"' in done.stdout
+
+
 def test_a_mirror_with_a_damaged_file_does_no_harm(
     fleet: Fleet, hub: ModelHub, model: bytes, variables: dict[str, object]
 ) -> None:

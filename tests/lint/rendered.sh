@@ -31,7 +31,7 @@ fi
 
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
-ANSIBLE_FILTER_PLUGINS=roles/gateway/filter_plugins \
+ANSIBLE_FILTER_PLUGINS=plugins/filter:roles/gateway/filter_plugins \
     .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" \
     -e '{"_gateway_njs_dir": "/mnt/{{ variant.name | default() }}"}' >"$output/log" ||
     { cat "$output/log"; exit 1; }

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cachedir import cache_directory
 from fleetlib import access, aptcache, cgroups, cleanup, image, network, roots, supervisor, system
-from fleetlib.model import Fleet, default_cache, parse_request
+from fleetlib.model import Fleet, parse_request
 from fleetlib.system import FleetError
 
 
@@ -107,9 +108,9 @@ def test_unknown_machine_error_names_the_known_ones(fleet: Fleet) -> None:
 
 
 def test_cache_directory() -> None:
-    assert default_cache({"HEARTCODE_CACHE_DIR": "/a"}) == Path("/a")
-    assert default_cache({"XDG_CACHE_HOME": "/b"}) == Path("/b/heartcode")
-    assert default_cache({}).name == "heartcode"
+    assert cache_directory({"HEARTCODE_CACHE_DIR": "/a"}) == Path("/a")
+    assert cache_directory({"XDG_CACHE_HOME": "/b"}) == Path("/b/heartcode")
+    assert cache_directory({}).name == "heartcode"
 
 
 # --- network -----------------------------------------------------------------------------------
