@@ -85,6 +85,7 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 .PHONY: test-slow
 test-slow: bootstrap ## Run the tests that deploy again and again, on the fleet of `make up` (not in `make test`)
 	@pytest -m slow tests/fleet
+	@pytest tests/one_host
 
 .PHONY: test-pages
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)

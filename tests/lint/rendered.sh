@@ -27,7 +27,11 @@ if ! [[ -d $root ]]; then
     done
     install -D -m 0755 /dev/null "$part/root/opt/heartcode/app/current/venv/bin/python"
     mv "$part/root" "$root"
+    rm -r "$part"
 fi
+# Those of other versions of this script go when nothing has asked for them in a month.
+touch "$root"
+find "$cache" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf --one-file-system {} +
 
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
