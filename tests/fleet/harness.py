@@ -82,7 +82,9 @@ class Fleet:
     def ssh(self, host: str, command: str, *, check: bool = True) -> str:
         """Run a shell command on a host as root and return what it prints."""
         done = subprocess.run(
-            ["ssh", "-F", self.directory / "ssh_config", host, command],
+            # With -n: ssh would make the tests' own input non-blocking for as long as it runs, and
+            # a playbook that starts meanwhile refuses that.
+            ["ssh", "-n", "-F", self.directory / "ssh_config", host, command],
             capture_output=True,
             text=True,
             check=False,
@@ -122,6 +124,7 @@ class Fleet:
             cwd=ROOT,
             env=os.environ
             | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
