@@ -256,6 +256,17 @@ def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
     assert "playbooks/plan.yml says what it can" in message
 
 
+def test_a_rig_without_power_stops_the_play_before_anything_is_changed(fleet: Fleet) -> None:
+    fleet.tool("stop", "rig2")
+    try:
+        # Something that would be changed on the gateway.
+        message = refusals(fleet.playbook("--extra-vars", "gateway_client_max_body_size=11m"))
+    finally:
+        fleet.tool("start", "rig2")
+    assert "rig2 cannot be reached, and nothing was changed anywhere" in message
+    assert "Bring it back, or deploy to the others alone: --limit 'all:!rig2'" in message
+
+
 def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yml"
     inventory.write_text(
