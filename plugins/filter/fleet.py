@@ -1,6 +1,7 @@
 """Filters for what one host of the inventory has to know of another.
 
 host | fleet_address(hostvars)            the address or name under which the other hosts reach it
+host | fleet_peers(groups, hostvars)      those of all other rigs and gateways
 variables | fleet_models                  what a host serves, as scripts/model.py is asked for it
 variables | fleet_model_file(catalogue)   the name of the file that a card of it serves by default
 
@@ -11,7 +12,7 @@ does not say is taken for empty here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def address(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> str:
         if name in variables:
             return str(variables[name])
     return host
+
+
+def peers(
+    host: str, groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return the addresses of the fleet's other hosts, sorted."""
+    hosts = {*groups.get("rigs", ()), *groups.get("gateways", ())} - {host}
+    return sorted(address(other, hostvars) for other in hosts)
 
 
 def models(variables: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -63,6 +72,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "fleet_address": address,
+            "fleet_peers": peers,
             "fleet_models": models,
             "fleet_model_file": model_file,
         }

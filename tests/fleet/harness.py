@@ -211,3 +211,15 @@ def log_line(fleet: Fleet, identity: str) -> dict[str, Any]:
     )
     line: dict[str, Any] = json.loads(found)
     return line
+
+
+def proxy_lines(fleet: Fleet, identity: str) -> list[dict[str, Any]]:
+    """What the rigs' proxies have logged of a request, which they do after its last byte."""
+    read = f"journalctl --sync && journalctl --unit=heartcode --output=cat | grep {identity}"
+
+    def told() -> list[dict[str, Any]]:
+        logs = "\n".join(fleet.ssh(rig, read, check=False) for rig in fleet.rigs)
+        return [json.loads(line) for line in logs.splitlines() if line]
+
+    lines: list[dict[str, Any]] = wait_for(told, f"a proxy logs {identity}")
+    return lines

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 
 from tests.fleet.counting import chat, count_to, events, text_of
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import Fleet, proxy_lines, wait_for
 
 
 def conversation(number: int) -> list[dict[str, str]]:
@@ -125,14 +125,7 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
         timeout=60,
     )
     assert answer.headers["X-Request-Id"] == request_id
-
-    def lines() -> list[str]:
-        logs = "".join(fleet.journal(rig, "--unit=heartcode") + "\n" for rig in fleet.rigs)
-        return [line for line in logs.splitlines() if request_id in line]
-
-    # It is logged when it is over, and that is after its last byte.
-    wait_for(lines, "a rig has logged it")
-    assert len(lines()) == 1
+    assert len(proxy_lines(fleet, request_id)) == 1, "one rig has logged it, once"
 
 
 def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:

@@ -1,6 +1,5 @@
 """Who may ask the gateway, how much at a time, and what everybody else is told."""
 
-import json
 import socket
 import stat
 import uuid
@@ -13,7 +12,7 @@ import pytest
 import requests
 
 from tests.fleet.counting import chat, count_to, events, text_of
-from tests.fleet.harness import GATEWAY_PORT, Fleet, log_line, wait_for
+from tests.fleet.harness import GATEWAY_PORT, Fleet, log_line, proxy_lines, wait_for
 
 MODELS, CHAT = "/v1/models", "/v1/chat/completions"
 #: A key for each client, new with each run.
@@ -259,13 +258,7 @@ def test_the_client_s_name_reaches_logs_and_metrics(fleet: Fleet) -> None:
     line = log_line(fleet, identity)
     assert line["client"] == "emil"
     assert line["address"] not in ("", "emil")
-
-    def told() -> list[dict[str, Any]]:
-        logs = "".join(fleet.journal(rig, "--unit=heartcode") + "\n" for rig in fleet.rigs)
-        return [json.loads(line) for line in logs.splitlines() if identity in line]
-
-    wait_for(told, "a rig has logged it")
-    assert {one["client"] for one in told()} == {"emil"}
+    assert {one["client"] for one in proxy_lines(fleet, identity)} == {"emil"}
     metrics = "".join(
         requests.get(f"http://{fleet.addresses[rig]}:9091/metrics", timeout=10).text
         for rig in fleet.rigs

@@ -1,7 +1,6 @@
 """One host that is gateway and rig at once, as inventory/example.yml has it: `make test-slow`."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from make_demo_model import write_model
 
 from tests.fleet.counting import chat, count_to, events, text_of
 from tests.fleet.harness import ROOT, Fleet, wait_for
+from tests.fleet.test_health_check import check
 
 HOSTS = """
 all:
@@ -37,7 +37,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             address = known["machines"]["rig1"]["address"]
             yield Fleet(directory, {"gateway": address, "rig1": address})
         finally:
-            subprocess.run([tool, "destroy"], check=True, env=os.environ)
+            subprocess.run([tool, "destroy"], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,8 @@ def test_a_second_run_changes_nothing(deployed: Fleet, inventory: Path) -> None:
     assert re.findall(r"changed=(\d+)", done.stdout) == ["0", "0"], "the host and localhost"
 
 
-def healthy(fleet: Fleet) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [ROOT / "scripts/health_check.sh", fleet.url],
-        env=os.environ | {"HEARTCODE_API_KEY": fleet.key},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_it_serves_with_all_its_cards(deployed: Fleet) -> None:
-    done = healthy(deployed)
+    done = check(deployed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2 cards of 1 rig serve" in done.stdout
     with chat(deployed, max_tokens=50, stream=True) as stream:
@@ -96,7 +86,7 @@ def test_after_a_power_cut_it_serves_by_itself(deployed: Fleet) -> None:
     deployed.tool("stop", "rig1")
     deployed.tool("start", "rig1")
     wait_for(
-        lambda: healthy(deployed).returncode == 0,
-        lambda: healthy(deployed).stdout,
+        lambda: check(deployed).returncode == 0,
+        lambda: check(deployed).stdout,
         timeout_s=120,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from modellib.errors import ModelError
 
-from plugins.filter.fleet import address, model_file, models
+from plugins.filter.fleet import address, model_file, models, peers
 
 NOTHING = {"name": "", "quantisation": "", "file": "", "src": ""}
 CATALOGUE = """
@@ -37,6 +37,13 @@ def catalogue(tmp_path: Path) -> str:
 )
 def test_a_host_is_reached_under(variables: dict[str, str], expected: str) -> None:
     assert address("rig1", {"rig1": variables, "rig2": {"heartcode_address": "no"}}) == expected
+
+
+def test_the_peers_of_a_host_are_all_others_once() -> None:
+    hostvars: dict[str, dict[str, str]] = {"a": {}, "b": {"ansible_host": "192.0.2.1"}, "c": {}}
+    groups = {"rigs": ["c", "b", "a"], "gateways": ["a"], "all": ["d"]}
+    assert peers("c", groups, hostvars) == ["192.0.2.1", "a"]
+    assert peers("a", {"gateways": ["a"]}, hostvars) == []
 
 
 @pytest.mark.parametrize("nothing", [{}, {"model_name": "", "model_more": []}, {"model_src": None}])
