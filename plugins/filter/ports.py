@@ -1,0 +1,67 @@
+"""Filters for the ports that services of a host open.
+
+wanted | taken_ports(host, listeners, sockets)   what to say of those that somebody else has
+
+The role common's preflight lists listeners and sockets (__common_listeners, __common_sockets).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+#: In a line of ss, who has a socket: `users:(("sshd",pid=7,fd=3))`, `cgroup:/system.slice/ssh.service`.
+_HOLDER = re.compile(r"users:\S+|cgroup:\S+")
+
+
+def _holders(
+    port: int, unit: str, listeners: Sequence[str], sockets: Sequence[str]
+) -> Iterator[str]:
+    """Yield the lines of the listeners on a port that do not belong to the unit."""
+    socket = re.escape(re.sub(r"[.]service$", ".socket", unit))
+    # Where a socket unit of ours listens, systemd itself is the holder.
+    is_socket_unit_s = any(re.search(rf":{port}\s+{socket}\s", line) for line in sockets)
+    for line in listeners:
+        if not re.search(rf":{port}\s", line):
+            continue
+        if re.search(rf"cgroup:\S*/{re.escape(unit)}(/|\s|$)", line):
+            continue
+        if is_socket_unit_s and '"systemd",pid=1,' in line:
+            continue
+        yield line
+
+
+def taken_ports(
+    wanted: Iterable[Mapping[str, Any]],
+    host: str,
+    listeners: Sequence[str],
+    sockets: Sequence[str],
+) -> list[str]:
+    """Return a sentence for each port that another program than its unit listens on.
+
+    `wanted` are mappings with a port, the unit that shall have it and the variable that sets it.
+    `listeners` are lines of `ss --no-header --listening --tcp --numeric --processes --cgroup`,
+    `sockets` of `systemctl list-sockets --no-legend --plain --full`.
+    """
+    said = []
+    for one in wanted:
+        port, variable = int(one["port"]), one["variable"]
+        found = list(_holders(port, one["unit"], listeners, sockets))
+        if not found:
+            continue
+        names = [match.group() for line in found if (match := _HOLDER.search(line))]
+        said.append(
+            f"{host}: port {port} ({variable}) is in use by"
+            f" {', '.join(dict.fromkeys(names)) or 'another program'}."
+            f" Stop that program or set {variable} to a free port."
+        )
+    return said
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {"taken_ports": taken_ports}
