@@ -34,6 +34,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         if not isinstance(entries, list) or set(self._task.args) != {"files"}:
             raise AnsibleActionFail("host_files takes files, a list of what there shall be")
         files = [one for entry in entries for one in self._resolved(entry, task_vars or {})]
+        if not files:
+            return {"changed": False, "paths": []}
         result: dict[str, Any] = self._execute_module(
             module_args={"files": files}, task_vars=task_vars
         )

@@ -1,8 +1,8 @@
 """Filters for the ports that services of a host open.
 
-wanted | taken_ports(host, listeners, sockets)   what to say of those that somebody else has
+wanted | taken_ports(host, answers)   what to say of those that somebody else has
 
-The role common's preflight lists listeners and sockets (__common_listeners, __common_sockets).
+The answers are those that the role common's preflight has of the host (__common_host.answers).
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ def _holders(
 def taken_ports(
     wanted: Iterable[Mapping[str, Any]],
     host: str,
-    listeners: Sequence[str],
-    sockets: Sequence[str],
+    answers: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     """Return a sentence for each port that another program than its unit listens on.
 
     `wanted` are mappings with a port, the unit that shall have it and the variable that sets it.
-    `listeners` are lines of `ss --no-header --listening --tcp --numeric --processes --cgroup`,
-    `sockets` of `systemctl list-sockets --no-legend --plain --full`.
+    The answers are `listeners`, of `ss --no-header --listening --tcp --numeric --processes
+    --cgroup`, and `sockets`, of `systemctl list-sockets --no-legend --plain --full`; each with its
+    stdout_lines.
     """
+    listeners, sockets = (answers[name]["stdout_lines"] for name in ("listeners", "sockets"))
     said = []
     for one in wanted:
         port, variable = int(one["port"]), one["variable"]
