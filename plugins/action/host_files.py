@@ -46,7 +46,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     def _resolved(
         self, entry: Mapping[str, Any], task_vars: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Yield what the module is told of an entry; of a directory with all that is in it, each."""
+        """Yield what the module is told of an entry, and of all that is in its directory."""
         kinds = [kind for kind in _KINDS if kind in entry]
         if "path" not in entry or len(kinds) != 1 or not _KNOWN.issuperset(entry):
             raise AnsibleActionFail(
@@ -70,9 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         elif kind == "state":
             yield told
         else:
-            text = (
-                self._render(entry, task_vars) if kind == "template" else str(entry["content"])
-            )
+            text = self._render(entry, task_vars) if kind == "template" else str(entry["content"])
             yield told | {"content": _encoded(text.encode())}
 
     def _read(self, source: str, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,7 +86,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 yield one | {"content": _encoded(path.read_bytes())}
 
     def _render(self, entry: Mapping[str, Any], task_vars: dict[str, Any]) -> str:
-        """Render a template as the action template does: blocks on lines of their own leave none."""
+        """Render a template as the action template does."""
         source = self._find_needle("templates", entry["template"])
         places = [*task_vars.get("ansible_search_path", []), str(Path(source).parent)]
         templar = self._templar.copy_with_new_env(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-#: In a line of ss, who has a socket: `users:(("sshd",pid=7,fd=3))`, `cgroup:/system.slice/ssh.service`.
+#: In a line of ss, who has a socket, as in `users:(("sshd",pid=7,fd=3)) cgroup:/system.slice/x`.
 _HOLDER = re.compile(r"users:\S+|cgroup:\S+")
 
 

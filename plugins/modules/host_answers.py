@@ -12,8 +12,8 @@ DOCUMENTATION = """
 module: host_answers
 short_description: Ask programs of a host, and change nothing
 description:
-  - Runs programs side by side that only tell something, in check mode as well. A program that fails or is
-    not there is an answer, too; who asks says what that means.
+  - Runs programs side by side that only tell something, in check mode as well. A program that
+    fails or is not there is an answer, too; who asks says what that means.
 options:
   ask:
     description: The commands by the names of their answers.
@@ -23,7 +23,7 @@ options:
 
 RETURN = """
 answers:
-  description: By name, C(rc) (127 where there is no such program), C(stdout), C(stdout_lines), C(stderr).
+  description: By name, C(rc) (127 without such a program), C(stdout), C(stdout_lines), C(stderr).
   type: dict
   returned: always
 """
