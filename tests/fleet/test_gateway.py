@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from tests.fleet.counting import chat, count_to, events, text_of
+from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import Fleet, proxy_lines, wait_for
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fleet.counting import chat, events
+from tests.counting import chat, events
 from tests.fleet.harness import ROOT, Fleet, wait_for
 
 PROXY_PORT = 8080

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fleet.counting import chat, count_to, events, text_of
+from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import GATEWAY_PORT, Fleet, log_line, proxy_lines, wait_for
 
 MODELS, CHAT = "/v1/models", "/v1/chat/completions"

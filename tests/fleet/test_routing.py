@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet, log_line, wait_for
 
 CHAT = "/v1/chat/completions"

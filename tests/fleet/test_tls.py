@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fleet.counting import count_to, text_of
+from tests.counting import count_to, text_of
 from tests.fleet.harness import GATEWAY_PORT, Fleet, refusals, wait_for
 
 OWN = "/etc/heartcode/tls/self_signed"
