@@ -71,7 +71,7 @@ def render_variants(directory: Path, variants: Mapping[str, Mapping[str, Any]]) 
 
 
 def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
-    """Write the role's configuration for one model on rigs with ports and slots; return the site."""
+    """Write the configuration for one model on rigs with ports and slots; return the site."""
     variables = {
         "gateway_port": port,
         "gateway_auth": "none",
