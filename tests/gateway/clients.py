@@ -8,7 +8,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.gateway.nginx import Gateway
+from tests.gateway.nginx import HOST, Gateway
 
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
 
@@ -39,7 +39,7 @@ def get_as_it_stands(gateway: Gateway, path: str, **headers: str) -> requests.Re
 
 
 def connect(gateway: Gateway, timeout_s: float = 30) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", gateway.port), timeout=timeout_s)
+    return socket.create_connection((HOST, gateway.port), timeout=timeout_s)
 
 
 def error_of(answer: requests.Response) -> dict[str, Any]:

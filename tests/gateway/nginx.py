@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -17,7 +18,7 @@ import yaml
 from benchlib.gateway import LOGS, render_variants
 from benchlib.relays import nginx_temp_paths
 
-from tests.integration.processes import Program, free_port, wait_until
+from tests.integration.processes import Program, wait_until
 
 ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
@@ -25,7 +26,9 @@ _FILES = ROOT / "roles/gateway/files"
 PORT, TLS_PORT, PROMETHEUS, RIGS = 4000, 443, 9090, (8081, 8082, 8083)
 #: Nobody listens there.
 NOWHERE = 1
-_ADDRESS = re.compile(r"\b127[.]0[.]0[.]1:([0-9]+)\b")
+#: An address of this process alone: no other can take a port between its choice and its use.
+HOST = f"127.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}.1"
+_ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
 
 
 @cache
@@ -45,8 +48,10 @@ class Variants:
         pages = {
             "_gateway_page_dir": str(_FILES / "page"),
             "_gateway_status_dir": str(_status_page(directory / "status")),
+            "gateway_listen_address": HOST,
             "gateway_port": PORT,
             "gateway_tls_port": TLS_PORT,
+            "gateway_tls_names": [HOST],
             "gateway_status_prometheus": f"127.0.0.1:{PROMETHEUS}",
         }
         render_variants(directory, {name: pages | dict(own) for name, own in variants.items()})
@@ -80,9 +85,9 @@ class Gateway(Program):
     def __init__(
         self, directory: Path, site: str, *, behind: Mapping[int, int], key: str = ""
     ) -> None:
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = _free_ports()
         self._ports = {PORT: self.port, TLS_PORT: self.tls_port, **behind}
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{HOST}:{self.port}"
         self.key = key
         self._directory = directory
         directory.mkdir()
@@ -115,7 +120,7 @@ class Gateway(Program):
 
     def write(self, site: str) -> None:
         """Put a site into place; it is read at the start and by `reload`."""
-        here = _ADDRESS.sub(lambda match: f"127.0.0.1:{self._ports[int(match[1])]}", site)
+        here = _ADDRESS.sub(lambda match: f"{match[1]}:{self._ports[int(match[2])]}", site)
         (self._directory / "site.conf").write_text(here.replace(LOGS, str(self._directory)))
 
     def reload(self, site: str) -> None:
@@ -153,6 +158,13 @@ class Gateway(Program):
         told = self._errors.read_text() if self._errors.exists() else ""
         assert self.process.poll() is None, told + self.stderr.read_text()
         return False
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind((HOST, 0))
+        other.bind((HOST, 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _debian_s_configuration(directory: Path) -> str:

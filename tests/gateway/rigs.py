@@ -57,6 +57,7 @@ def proxy_of(directory: Path, llama: Llama, *, queue: int = 64) -> Proxy:
         HEARTCODE_QUEUE_LENGTH=str(queue),
         HEARTCODE_SUSPECT_S="600",
         HEARTCODE_TOKEN_SILENCE_TIMEOUT_S="600",  # noqa: S106
+        HEARTCODE_PROBE_TIMEOUT_S="600",
     )
 
 

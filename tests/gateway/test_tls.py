@@ -14,7 +14,7 @@ import requests
 from tests.counting import count_to, text_of
 from tests.gateway.clients import CHAT, MODELS, error_of, get
 from tests.gateway.conftest import StartGateway
-from tests.gateway.nginx import Gateway
+from tests.gateway.nginx import HOST, Gateway
 from tests.gateway.rigs import Rig, ports
 from tests.gateway.variants import ORIGIN
 from tests.integration.misbehaving import Upstream
@@ -29,7 +29,7 @@ def gateway(start_gateway: StartGateway, stand_ins: list[Upstream]) -> Gateway:
 
 @pytest.mark.parametrize("door", ["port", "tls_port"])
 def test_both_ports_speak_tls(gateway: Gateway, certificate: Path, door: str) -> None:
-    url = f"https://127.0.0.1:{getattr(gateway, door)}/health"
+    url = f"https://{HOST}:{getattr(gateway, door)}/health"
     answer = requests.get(url, verify=str(certificate), timeout=30)
     assert answer.status_code == 200
     assert answer.headers["Strict-Transport-Security"] == "max-age=63072000"
@@ -51,7 +51,7 @@ def test_a_stream_over_http_2_counts(
         "max_tokens": 300,
         "stream": True,
     }
-    url = f"https://127.0.0.1:{gateway.tls_port}{CHAT}"
+    url = f"https://{HOST}:{gateway.tls_port}{CHAT}"
     done = subprocess.run(
         [
             *("curl", "-sS", "-N", "--http2", "--cacert", certificate, "-H", f"@{headers}"),
@@ -75,7 +75,7 @@ def test_a_stream_over_http_2_counts(
 )
 def test_old_versions_are_not_spoken(gateway: Gateway, version: str, *, is_spoken: bool) -> None:
     done = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{gateway.tls_port}", version],
+        ["openssl", "s_client", "-connect", f"{HOST}:{gateway.tls_port}", version],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -89,7 +89,7 @@ def test_old_versions_are_not_spoken(gateway: Gateway, version: str, *, is_spoke
 def answers_to(gateway: Gateway, certificate: Path) -> Ask:
     def ask(method: str, path: str, origin: str, **fields: Any) -> requests.Response:
         headers = {"Origin": origin} | fields.pop("headers", {})
-        url = f"https://127.0.0.1:{gateway.tls_port}{path}"
+        url = f"https://{HOST}:{gateway.tls_port}{path}"
         return requests.request(
             method, url, headers=headers, verify=str(certificate), timeout=30, **fields
         )
