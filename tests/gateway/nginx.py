@@ -18,7 +18,7 @@ import yaml
 from benchlib.gateway import LOGS, render_variants
 from benchlib.relays import nginx_temp_paths
 
-from tests.integration.processes import Program, wait_until
+from tests.integration.processes import Program, wait_until, whole_lines
 
 ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
@@ -136,8 +136,8 @@ class Gateway(Program):
 
     def log_lines(self, begin: str) -> list[dict[str, Any]]:
         """What it has logged of the requests whose ids begin so."""
-        lines = (self._directory / "heartcode.log").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["id"].startswith(begin)]
+        lines = map(json.loads, whole_lines(self._directory / "heartcode.log"))
+        return [line for line in lines if line["id"].startswith(begin)]
 
     def log_line(self, identity: str) -> dict[str, Any]:
         """What it has logged of a request, which it does when it is over."""
