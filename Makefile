@@ -53,7 +53,7 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 	@BACKENDS='$(BACKENDS)' PORT='$(or $(PORT),8080)' scripts/run_proxy.sh
 
 .PHONY: test
-test: lint unit fleet-test ## Run the checks and tests
+test: lint unit gateway-test fleet-test ## Run the checks and tests
 
 .PHONY: lint
 lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus configuration
@@ -72,6 +72,12 @@ unit: bootstrap ## Run the unit and integration tests, with a real llama-server
 	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
 	  && python scripts/make_demo_model.py "$$model" \
 	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration
+
+.PHONY: gateway-test
+gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answers, with real rigs behind it
+	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
+	  && python scripts/make_demo_model.py "$$model" \
+	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/gateway
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)

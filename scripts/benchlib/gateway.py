@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchlib.relays import HeartCode, Relay, free_ports, nginx_temp_paths
 
 _HERE = Path(__file__).parent
 _ROLE = _HERE.parents[1] / "roles/gateway"
 _MODULES = Path("/usr/share/nginx/modules-available/mod-http-js.conf")
-_LOGS = "/var/log/nginx"
+LOGS = "/var/log/nginx"
 # How the role's template lets nginx choose among the rigs of a model.
 _BALANCING = re.compile(r"^    (hash \$heartcode_key consistent;|least_conn;)\n", re.MULTILINE)
 
@@ -29,15 +30,49 @@ def missing() -> str:
     return "nginx with njs is missing: apt-get install nginx-light libnginx-mod-http-js"
 
 
-def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
-    """Write the role's configuration for one model on rigs with ports and slots; return the site.
+def render_variants(directory: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the role's configuration in each variant into a directory of its name.
+
+    A variant is given by the variables in which it differs from the role's defaults; it listens on
+    the loopback interface.
 
     Raises:
-        SystemExit: when the role cannot be rendered.
+        RuntimeError: when the role cannot be rendered.
     """
+    whole = {
+        name: {
+            "_gateway_njs_dir": str(directory / name),
+            "gateway_listen_address": "127.0.0.1",
+            "gateway_tls_names": ["127.0.0.1"],
+            **variables,
+        }
+        for name, variables in variants.items()
+    }
+    given, output = directory / "variants.json", directory / "rendered.json"
+    given.write_text(json.dumps({"variants": whole, "output": str(output)}))
+    playbook = Path(sys.executable).with_name("ansible-playbook")
+    done = subprocess.run(
+        [playbook, "-i", "localhost,", _HERE / "gateway.yml", "-e", f"@{given}"],
+        env={**os.environ, "ANSIBLE_FILTER_PLUGINS": str(_ROLE / "filter_plugins")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the role gateway cannot be rendered:\n{done.stdout}")
+    for name, files in json.loads(output.read_text()).items():
+        own = directory / name
+        own.mkdir()
+        for file, content in files.items():
+            (own / file).write_text(content)
+        shutil.copy(_ROLE / "files/gateway.js", own)
+
+
+def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
+    """Write the configuration for one model on rigs with ports and slots; return the site."""
     variables = {
-        "_gateway_njs_dir": str(directory),
-        "gateway_listen_address": "127.0.0.1",
         "gateway_port": port,
         "gateway_auth": "none",
         "gateway_upstreams": [
@@ -45,18 +80,9 @@ def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
             for rig, slots in rigs.items()
         ],
     }
-    playbook = Path(sys.executable).with_name("ansible-playbook")
-    done = subprocess.run(
-        [playbook, "-i", "localhost,", _HERE / "gateway.yml", "-e", json.dumps(variables)],
-        env={**os.environ, "ANSIBLE_FILTER_PLUGINS": str(_ROLE / "filter_plugins")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"The role gateway cannot be rendered:\n{done.stdout}")
-    return (directory / "heartcode.conf").read_text().replace(_LOGS, str(directory))
+    render_variants(directory, {"bench": variables})
+    site = (directory / "bench/heartcode.conf").read_text()
+    return site.replace(LOGS, str(directory))
 
 
 def balanced(site: str, directive: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.counting import chat
+from tests.counting import chat
 from tests.fleet.harness import ROOT, Fleet, wait_for
 
 

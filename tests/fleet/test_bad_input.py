@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 import requests
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet, refusals, wait_for
 
 CARD = "GPU-10600000-0000-4000-8000-000000000001"  # rig1's first

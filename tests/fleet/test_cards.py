@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from make_demo_model import write_model
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import ROOT, Fleet, wait_for
 
 # How a service of ours is locked in, as far as it matters to the driver's library.

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from tests.fleet.counting import chat, count_to, events, text_of
-from tests.fleet.harness import Fleet, proxy_lines, wait_for
+from tests.counting import chat, count_to, events, text_of
+from tests.fleet.harness import Fleet, log_line, proxy_lines, wait_for
 
 
 def conversation(number: int) -> list[dict[str, str]]:
@@ -38,19 +38,6 @@ def test_a_stream_counts_to_2000_without_gap(fleet: Fleet) -> None:
     with chat(fleet, max_tokens=2000, stream=True) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert "".join(map(text_of, events(response))).split() == count_to(2000)
-
-
-def test_text_completions_stream_too(fleet: Fleet) -> None:
-    body = {"prompt": " 1 2 3", "max_tokens": 10, "stream": True}
-    with requests.post(
-        f"{fleet.url}/v1/completions",
-        json=body,
-        headers=fleet.authorization,
-        stream=True,
-        timeout=60,
-    ) as response:
-        text = "".join(event["choices"][0]["text"] for event in events(response))
-    assert text.split() == [str(n) for n in range(4, 14)]
 
 
 def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
@@ -126,6 +113,7 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
     )
     assert answer.headers["X-Request-Id"] == request_id
     assert len(proxy_lines(fleet, request_id)) == 1, "one rig has logged it, once"
+    assert log_line(fleet, request_id)["status"] == 200
 
 
 def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:
@@ -135,6 +123,8 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
             answer = chat(fleet, max_tokens=5, messages=conversation(n))
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"].split() == count_to(5)
+        told = requests.get(f"{fleet.url}/fleet", headers=fleet.authorization, timeout=30).json()
+        assert told["rigs"][1] == {"name": "rig2", "state": "unreachable", "backends": []}
     finally:
         fleet.tool("start", "rig2")
     wait_for(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dashboardlib.pages import DASHBOARDS
 
-from tests.fleet.counting import chat, events
+from tests.counting import chat, events
 from tests.fleet.harness import Fleet, comes_true, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
 

@@ -5,7 +5,7 @@ With the limits that a rig has: a stream moves on after 30 s, and the backend is
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.fleet.counting import chat, count_to, events, text_of
+from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import Fleet, wait_for
 
 HUNG = "/run/heartcode/hung"

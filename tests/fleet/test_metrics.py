@@ -1,6 +1,6 @@
 """What Prometheus on the gateway knows of the fleet."""
 
-from tests.fleet.counting import chat
+from tests.counting import chat
 from tests.fleet.harness import Fleet, wait_for
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from tests.fleet.counting import chat, count_to, events, text_of
+from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import Fleet, wait_for
 from tests.hammer import Hammer
 

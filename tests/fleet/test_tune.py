@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.fleet.counting import chat, count_to
+from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet, wait_for
 
 

@@ -78,16 +78,19 @@ class Upstream:
     """Serves each connection in a thread of its own with `behave`, which may be replaced.
 
     The proxy's own probes are answered with `behave_when_probed` and kept apart. The exporter's
-    questions are answered as by a llama-server without --metrics.
+    questions are answered as by a llama-server without --metrics. A `listener` is a socket that has
+    an address already.
     """
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, listener: socket.socket | None = None) -> None:
         self.behave = behave
         self.behave_when_probed: Behaviour = generate_a_token
         self.requests: list[Request] = []
         self.probes: list[Request] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
+        self._listener.listen()
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 

@@ -55,6 +55,11 @@ def wait_until(condition: Callable[[], bool], what: str, *, every_s: float = 0.0
         time.sleep(every_s)
 
 
+def whole_lines(log: Path) -> list[str]:
+    """Return the lines that are there to their end: who reads may see a part of the last one."""
+    return log.read_text().rpartition("\n")[0].splitlines()
+
+
 def plain(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return path and body of a request for which the path does not matter."""
     return (COMPLETION, {**AS_IT_IS, **fields}) if "prompt" in fields else (CHAT, dict(fields))
@@ -141,7 +146,7 @@ class Proxy(Program):
 
     def start(self) -> None:
         log = self.run_dir / "proxy.stdout"
-        self._told_before = log.stat().st_size if log.exists() else 0
+        self._told_before = len(whole_lines(log)) if log.exists() else 0
         command = [sys.executable, "-m", "heartcode.master"]
         pass_fds: tuple[int, ...] = ()
         if self._listener:
@@ -162,7 +167,7 @@ class Proxy(Program):
 
     def _has_probed_all(self) -> bool:
         """Return whether something is known of each backend: from then on probes are rare."""
-        told = self.stdout.read_bytes()[self._told_before :].splitlines()
+        told = whole_lines(self.stdout)[self._told_before :]
         backends = {line["backend"] for line in map(json.loads, told) if line["event"] == "backend"}
         return len(backends) == len(self.env["HEARTCODE_BACKENDS"].split(","))
 
@@ -202,7 +207,7 @@ class Proxy(Program):
         return requests.post(self.url + path, json=body, stream=True, timeout=PATIENCE_S)
 
     def log_lines(self, event: str = "request") -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        lines = [json.loads(line) for line in whole_lines(self.stdout)]
         return [line for line in lines if line["event"] == event]
 
     def log_line(self, request_id: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from make_demo_model import write_model
 
-from tests.fleet.counting import chat, count_to, events, text_of
+from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import ROOT, Fleet, wait_for
 from tests.fleet.test_health_check import check
 

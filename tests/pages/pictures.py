@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 from playwright.sync_api import Browser, ViewportSize, expect
 
-from tests.fleet.counting import chat
+from tests.counting import chat
 from tests.fleet.harness import ROOT, Fleet, wait_for
 from tests.pages.states import put_to_work, without_a_card, without_a_rig
 from tests.pages.test_status import ALL_WORK, give_key

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.fleet.counting import chat
+from tests.counting import chat
 from tests.fleet.harness import Fleet
 from tests.pages.conftest import deploy
 from tests.pages.states import put_to_work, without_a_card, without_a_rig

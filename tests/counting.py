@@ -2,20 +2,28 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
-from tests.fleet.harness import Fleet
+
+class Door(Protocol):
+    """A gateway, with the header that opens it."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def authorization(self) -> dict[str, str]: ...
 
 
 def chat(
-    where: Fleet | str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
+    where: Door | str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
 ) -> requests.Response:
     """Ask for `max_tokens` numbers; streamed if `stream=True` is among the fields.
 
-    A fleet is asked at its gateway, with its own key unless `headers` name another; a rig's proxy
-    is given by its URL.
+    A gateway is asked with its own key unless `headers` name another; a rig's proxy is given by its
+    URL.
     """
     url, key = (where, {}) if isinstance(where, str) else (where.url, where.authorization)
     body = {
