@@ -13,6 +13,10 @@ SUITE ?= trixie
 FLEET := scripts/fleet.py
 fleet_json = python3 -c 'import json; print(json.load(open("$(HEARTCODE_FLEET_DIR)/fleet.json"))$(1))'
 GATEWAY_PORT := 4000
+# As many tests at a time. Those of one file stay together, as they share what its fixtures make.
+JOBS ?= $(shell nproc)
+pytest_parallel = pytest -n $(JOBS) --dist loadfile
+RUNS ?= 50
 
 .PHONY: help
 help: ## Say what there is
@@ -68,10 +72,14 @@ lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus conf
 
 .PHONY: unit
 unit: bootstrap ## Run the unit and integration tests, with a real llama-server
-	@pytest tests/unit tests/contracts tests/nvml
+	@$(pytest_parallel) tests/unit tests/contracts tests/nvml
 	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
 	  && python scripts/make_demo_model.py "$$model" \
 	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration
+
+.PHONY: test-seeds
+test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds RUNS=50 (not in `make test`)
+	@scripts/seeds_test.sh $(RUNS) $(JOBS)
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
