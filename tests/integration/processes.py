@@ -270,7 +270,7 @@ class Llama(Program):
         if not command or not path:
             raise AssertionError(
                 "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
-                "run these tests with `make unit`"
+                "run these tests with `make integration`"
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
