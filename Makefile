@@ -86,7 +86,7 @@ lint-yaml:
 	yamllint --strict .
 
 lint-shell:
-	git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' -- | xargs shellcheck
+	shellcheck $$(git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' --)
 
 lint-nvml:
 	$(MAKE) -C tests/nvml
