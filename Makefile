@@ -13,6 +13,10 @@ SUITE ?= trixie
 FLEET := scripts/fleet.py
 fleet_json = python3 -c 'import json; print(json.load(open("$(HEARTCODE_FLEET_DIR)/fleet.json"))$(1))'
 GATEWAY_PORT := 4000
+# As many tests at a time. Those of one file stay together, as they share what its fixtures make.
+JOBS ?= $(shell nproc)
+pytest_parallel = pytest -n $(JOBS) --dist loadfile
+RUNS ?= 50
 
 .PHONY: help
 help: ## Say what there is
@@ -53,35 +57,65 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 	@BACKENDS='$(BACKENDS)' PORT='$(or $(PORT),8080)' scripts/run_proxy.sh
 
 .PHONY: test
-test: lint unit gateway-test fleet-test ## Run the checks and tests
+test: bootstrap ## Run the checks and tests
+	@scripts/test_llama_server.sh >/dev/null
+	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
+	@$(MAKE) -j2 --output-sync=line test-code fleet-test
+
+.PHONY: test-code
+test-code: lint unit integration gateway-test
+
+# The longest first, as they run side by side; each says what it found in one piece.
+LINTS := lint-ansible lint-types lint-rendered lint-python lint-yaml lint-shell lint-nvml
 
 .PHONY: lint
 lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus configuration
-	ruff check .
-	ruff format --check .
-	mypy
-	yamllint --strict .
+	@$(MAKE) -j$(JOBS) --output-sync=target $(LINTS)
+
+.PHONY: $(LINTS)
+$(LINTS): bootstrap
+
+lint-ansible:
 	ansible-lint -q
-	shellcheck $$(git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' --)
-	$(MAKE) -C tests/nvml
+
+lint-types:
+	mypy
+
+lint-rendered:
 	tests/lint/rendered.sh
 
+lint-python:
+	ruff check .
+	ruff format --check .
+
+lint-yaml:
+	yamllint --strict .
+
+lint-shell:
+	shellcheck $$(git ls-files -co --exclude-standard | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)' --)
+
+lint-nvml:
+	$(MAKE) -C tests/nvml
+
 .PHONY: unit
-unit: bootstrap ## Run the unit and integration tests, with a real llama-server
-	@pytest tests/unit tests/contracts tests/nvml
-	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
-	  && python scripts/make_demo_model.py "$$model" \
-	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/integration
+unit: bootstrap ## Run the unit tests
+	@$(pytest_parallel) -m "not long" tests/unit tests/contracts tests/nvml
+
+.PHONY: integration
+integration: bootstrap ## Run the integration tests, with a real llama-server
+	@scripts/with_llama_server.sh $(pytest_parallel) -m "not long" tests/integration
+
+.PHONY: test-seeds
+test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds RUNS=50 (not in `make test`)
+	@scripts/seeds_test.sh $(RUNS) $(JOBS)
 
 .PHONY: gateway-test
 gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answers, with real rigs behind it
-	@server=$$(scripts/test_llama_server.sh) && model=$$(mktemp --suffix=.gguf) && trap 'rm -f "$$model"' EXIT \
-	  && python scripts/make_demo_model.py "$$model" \
-	  && HEARTCODE_TEST_LLAMA_SERVER="$$server" HEARTCODE_TEST_MODEL="$$model" pytest tests/gateway
+	@scripts/with_llama_server.sh $(pytest_parallel) tests/gateway
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
-	@pytest tests/fleet_tool
+	@pytest -m "not long" tests/fleet_tool
 	@scripts/molecule_test.sh
 
 .PHONY: test-cuda-build
@@ -91,6 +125,7 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 .PHONY: test-slow
 test-slow: bootstrap ## Run the tests that deploy again and again, on the fleet of `make up` (not in `make test`)
 	@pytest -m slow tests/fleet
+	@pytest -m long tests/fleet_tool
 	@pytest tests/one_host
 
 .PHONY: test-pages

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.fleet
+# Accidents of the tool alone, and a second release: a deployment needs what the other tests ask.
+accident = pytest.mark.long
 
 _TOOL = Path(__file__).resolve().parents[2] / "scripts" / "fleet.py"
 
@@ -193,6 +195,7 @@ def test_network_cut_survives_reboot_and_power_cut(tool: Tool) -> None:
     assert tool.fleet["machines"]["rig1"]["address"] in tool.ssh("rig1", "ip -br address")
 
 
+@accident
 def test_killed_supervisor_is_a_power_cut_and_create_mends_it(tool: Tool) -> None:
     status = tool.status("rig1")
     os.kill(status["pid"], signal.SIGKILL)
@@ -202,6 +205,7 @@ def test_killed_supervisor_is_a_power_cut_and_create_mends_it(tool: Tool) -> Non
     assert tool.ssh("rig1", "echo back") == "back"
 
 
+@accident
 def test_stale_pid_file_of_a_living_process_is_not_believed(tool: Tool) -> None:
     tool("stop", "rig1")
     path = Path("/run/heartcode-fleet", tool.fleet["id"], "rig1.json")
@@ -212,6 +216,7 @@ def test_stale_pid_file_of_a_living_process_is_not_believed(tool: Tool) -> None:
     assert tool.status("rig1")["pid"] != 1
 
 
+@accident
 def test_lost_bridge_and_rules_come_back(tool: Tool) -> None:
     subprocess.run(["ip", "link", "delete", tool.fleet["bridge"]], check=True)
     tool("stop", "rig1")
@@ -219,6 +224,7 @@ def test_lost_bridge_and_rules_come_back(tool: Tool) -> None:
     assert tool.ssh("rig1", "echo back") == "back"
 
 
+@accident
 def test_second_machine_of_another_release_joins(tool: Tool) -> None:
     tool("create", "rig2:bookworm")
     assert "bookworm" in tool.ssh("rig2", "cat /etc/os-release")
@@ -262,6 +268,7 @@ def test_two_fleets_and_destroy_leaves_nothing(tool: Tool, own: Tool) -> None:
     assert tool.ssh("rig1", "echo untouched") == "untouched"
 
 
+@accident
 def test_killed_create_is_finished_by_the_next_one(own: Tool) -> None:
     command = [sys.executable, str(_TOOL), "create", "--dir", str(own.directory), "rig1", "rig2"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -276,6 +283,7 @@ def test_killed_create_is_finished_by_the_next_one(own: Tool) -> None:
     assert not (own.directory / "machines" / "rig2" / "root.new").exists()
 
 
+@accident
 def test_machine_that_does_not_boot_shows_its_console(own: Tool) -> None:
     own("create", "rig1")
     own("stop", "rig1")
@@ -286,6 +294,7 @@ def test_machine_that_does_not_boot_shows_its_console(own: Tool) -> None:
     assert "the init is broken" in output
 
 
+@accident
 def test_damaged_records_do_not_hinder_destroy(own: Tool) -> None:
     own("create", "rig1")
     fleet_id = own.fleet["id"]
@@ -297,6 +306,7 @@ def test_damaged_records_do_not_hinder_destroy(own: Tool) -> None:
     assert not own.directory.exists()
 
 
+@accident
 def test_lost_state_directory_is_an_orphan(tool: Tool, own: Tool) -> None:
     own("create", "rig1")
     fleet_id = own.fleet["id"]
@@ -316,6 +326,7 @@ def test_copied_state_directory_cannot_harm_its_owner(tool: Tool, own: Tool) -> 
     assert tool.ssh("rig1", "echo untouched") == "untouched"
 
 
+@accident
 def test_subnet_taken_after_a_reboot_of_the_host_is_left_to_others(own: Tool) -> None:
     own("create", "rig1")
     own("stop", "rig1")
@@ -332,6 +343,7 @@ def test_subnet_taken_after_a_reboot_of_the_host_is_left_to_others(own: Tool) ->
     assert own.ssh("rig1", "getent hosts rig1").startswith(own.fleet["machines"]["rig1"]["address"])
 
 
+@accident
 def test_foreign_files_in_the_state_directory_are_kept(own: Tool) -> None:
     own.directory.mkdir()
     (own.directory / "notes").write_text("mine")

@@ -44,9 +44,12 @@ def start_proxy(cleanup: ExitStack, tmp_path: Path) -> StartProxy:
 
     It has probed its backends, unless `awaited` is false.
     """
+    return _proxies(cleanup, tmp_path)
 
+
+def _proxies(cleanup: ExitStack, directory: Path) -> StartProxy:
     def start(*backends: str, **options: Any) -> Proxy:
-        proxy = Proxy(tmp_path / "run", list(backends), **options)
+        proxy = Proxy(directory / "run", list(backends), **options)
         cleanup.callback(proxy.kill)
         return proxy
 
@@ -74,13 +77,48 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def llama_servers(cleanup: ExitStack, tmp_path: Path) -> StartLlamas:
     """Start real llama-servers: `llama_servers(2, model=path, slots=20)`."""
+    return _llamas(cleanup, tmp_path)
 
+
+def _llamas(cleanup: ExitStack, directory: Path) -> StartLlamas:
     def start(how_many: int, **options: Any) -> list[Llama]:
         started = []
         for _ in range(how_many):
-            llama = Llama(tmp_path, **options)
+            llama = Llama(directory, **options)
             cleanup.callback(llama.kill)
             started.append(llama)
         return started
 
     return start
+
+
+# What no test of a module stops, kills or fills up is started once for all of them: a proxy takes
+# a second of a core. Such a test looks at what has come since it began, and at nothing before.
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def lasting_proxy(lasting: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> StartProxy:
+    """As `start_proxy`; each has a directory of its own."""
+
+    def start(*backends: str, **options: Any) -> Proxy:
+        return _proxies(lasting, tmp_path_factory.mktemp("proxy"))(*backends, **options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def lasting_llamas(lasting: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> StartLlamas:
+    """As `llama_servers`."""
+    return _llamas(lasting, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def lasting_upstream(lasting: ExitStack) -> StartUpstream:
+    """As `start_upstream`."""
+    return lambda behave: lasting.enter_context(Upstream(behave))

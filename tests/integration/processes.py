@@ -23,7 +23,8 @@ CHAT = "/v1/chat/completions"
 COMPLETION = "/completion"
 # With this an answer is relayed as it is: neither continued nor made of a stream.
 AS_IT_IS = {"return_tokens": True}
-PATIENCE_S = 30.0
+# How long something may take that is sure to come: a busy machine is no fault.
+PATIENCE_S = 100.0
 # What design and role give every llama-server, with a small context and no GPU.
 LLAMA_FLAGS = (
     "--host 127.0.0.1 -ngl 0 -c 65536 -t 1 -fit off -fa on -ctk q8_0 -ctv q8_0"
@@ -39,10 +40,22 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a port that nobody else gets, be it a client or a test in another process.
+
+    It stays bound as long as this process lives, without listening: who connects is refused, and a
+    program under test can bind it as well, as both sockets may share it.
+    """
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    # Only now: with them, the kernel would have given a port that is held already.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _held.append(held)
+    port: int = held.getsockname()[1]
     return port
 
 
@@ -93,7 +106,7 @@ class Program:
                 raise AssertionError(f"ended by itself: {self.stderr.read_text()}")
             try:
                 return requests.get(url, timeout=5).ok
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 return False
 
         wait_until(answers, f"{url} answers")
@@ -236,7 +249,7 @@ class Exporter(Program):
 
     def samples(self, name: str, /, **labels: str) -> list[Sample]:
         """Return the samples of `name` that have these labels."""
-        families = text_string_to_metric_families(requests.get(self.url, timeout=5).text)
+        families = text_string_to_metric_families(requests.get(self.url, timeout=PATIENCE_S).text)
         return [
             sample
             for family in families
@@ -262,7 +275,7 @@ class Llama(Program):
         if not command or not path:
             raise AssertionError(
                 "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
-                "run these tests with `make unit`"
+                "run these tests with `make integration`"
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -292,7 +305,7 @@ class Llama(Program):
             yield from events(response)
 
     def slots(self) -> list[dict[str, Any]]:
-        slots: list[dict[str, Any]] = requests.get(f"{self.url}/slots", timeout=5).json()
+        slots: list[dict[str, Any]] = requests.get(f"{self.url}/slots", timeout=PATIENCE_S).json()
         return slots
 
     def is_generating(self) -> bool:

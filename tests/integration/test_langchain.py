@@ -39,10 +39,10 @@ def chat(proxy: Proxy, **options: Any) -> ChatOpenAI:
     return ChatOpenAI(base_url=f"{proxy.url}/v1", api_key=SecretStr("none"), **fields)
 
 
-@pytest.fixture
-def proxy(llama_servers: StartLlamas, start_proxy: StartProxy) -> Proxy:
-    backends = [llama.url for llama in llama_servers(2)]
-    return start_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
+@pytest.fixture(scope="module")
+def proxy(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
+    backends = [llama.url for llama in lasting_llamas(2)]
+    return lasting_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
 
 
 def test_an_answer_with_its_usage(proxy: Proxy) -> None:
@@ -68,8 +68,10 @@ def test_many_at_once(proxy: Proxy) -> None:
         stream = [chunk.text async for chunk in chat(proxy).astream("x")]
         return [*(answer.text for answer in batch), "".join(stream)]
 
+    before = len(proxy.log_lines())
     assert asyncio.run(gather()) == [counted_to(8)] * 21
-    assert {line["backend"] for line in proxy.log_lines() if line["endpoint"] == CHAT} == set(
+    lines = proxy.log_lines()[before:]
+    assert {line["backend"] for line in lines if line["endpoint"] == CHAT} == set(
         proxy.env["HEARTCODE_BACKENDS"].replace("http://", "").split(",")
     )
 
@@ -115,10 +117,12 @@ def test_errors(proxy: Proxy) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         chat(proxy, model="gpt-4").invoke("x")
     assert unknown.value.code == "model_not_found"
+    before = len(proxy.log_lines())
     with pytest.raises(openai.APITimeoutError):
         chat(proxy, timeout=0.2, max_tokens=4000).invoke("x")
     wait_until(
-        lambda: any(line["outcome"] == "disconnected" for line in proxy.log_lines()), "it is told"
+        lambda: any(line["outcome"] == "disconnected" for line in proxy.log_lines()[before:]),
+        "it is told",
     )
 
 

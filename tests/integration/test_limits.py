@@ -11,7 +11,7 @@ import requests
 
 from tests.integration.conftest import StartProxy, StartUpstream
 from tests.integration.misbehaving import be_silent, one_event_then_silence, serve_two_tokens
-from tests.integration.processes import free_port, wait_until
+from tests.integration.processes import Proxy, free_port, wait_until
 
 
 def last_error(answer: requests.Response) -> dict[str, Any]:
@@ -19,6 +19,12 @@ def last_error(answer: requests.Response) -> dict[str, Any]:
     last = answer.content.strip().split(b"\n\n")[-1]
     error: dict[str, Any] = json.loads(last.removeprefix(b"data: "))["error"]
     return error
+
+
+@pytest.fixture(scope="module")
+def alone(lasting_proxy: StartProxy) -> Proxy:
+    """A proxy without a backend: what it refuses needs none."""
+    return lasting_proxy(f"http://127.0.0.1:{free_port()}")
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -65,10 +71,9 @@ def test_a_stream_that_outlasts_a_stop_ends_with_an_error_event(
     ids=["line", "header", "headers", "syntax"],
 )
 def test_what_gunicorn_refuses_has_openai_s_shape(
-    start_proxy: StartProxy, path: str, headers: dict[str, str], status: int, code: str
+    alone: Proxy, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
-    proxy = start_proxy(f"http://127.0.0.1:{free_port()}")
-    answer = requests.get(proxy.url + path, headers=headers, timeout=30)
+    answer = requests.get(alone.url + path, headers=headers, timeout=30)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
@@ -79,17 +84,18 @@ def test_what_gunicorn_refuses_has_openai_s_shape(
     [b"zz\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n"],
     ids=["size", "negative", "end"],
 )
-def test_improper_chunks_are_the_client_s_fault(start_proxy: StartProxy, chunks: bytes) -> None:
-    proxy = start_proxy(f"http://127.0.0.1:{free_port()}")
+def test_improper_chunks_are_the_client_s_fault(alone: Proxy, chunks: bytes) -> None:
+    before = len(alone.log_lines())
     head = b"POST /completion HTTP/1.1\r\nHost: rig\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", alone.port), timeout=30) as sock:
         sock.sendall(head + chunks)
         with sock.makefile("rb") as stream:
             answer = stream.read()  # to the end: what follows such a body is no request
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"code":"bad_request"' in answer
     wait_until(
-        lambda: any(line["outcome"] == "rejected" for line in proxy.log_lines()), "it is told"
+        lambda: any(line["outcome"] == "rejected" for line in alone.log_lines()[before:]),
+        "it is told",
     )
 
 

@@ -21,14 +21,14 @@ def sdk(proxy: Proxy, **options: float) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0, timeout=timeout)
 
 
-@pytest.fixture
-def llama(llama_servers: StartLlamas) -> Llama:
-    return llama_servers(1)[0]
+@pytest.fixture(scope="module")
+def llama(lasting_llamas: StartLlamas) -> Llama:
+    return lasting_llamas(1)[0]
 
 
-@pytest.fixture
-def proxy(llama: Llama, start_proxy: StartProxy) -> Proxy:
-    return start_proxy(llama.url, HEARTCODE_MODEL=MODEL, HEARTCODE_MAX_TOKENS="30000")
+@pytest.fixture(scope="module")
+def proxy(llama: Llama, lasting_proxy: StartProxy) -> Proxy:
+    return lasting_proxy(llama.url, HEARTCODE_MODEL=MODEL, HEARTCODE_MAX_TOKENS="30000")
 
 
 @pytest.fixture
@@ -114,6 +114,7 @@ def test_a_timeout_of_the_client(start_proxy: StartProxy, start_upstream: StartU
 def test_a_stream_that_is_closed_frees_the_slot(
     client: openai.OpenAI, proxy: Proxy, llama: Llama
 ) -> None:
+    before = len(proxy.log_lines())
     with client.chat.completions.create(
         model=MODEL,
         messages=COUNT,
@@ -124,4 +125,7 @@ def test_a_stream_that_is_closed_frees_the_slot(
         next(iter(stream))
         assert llama.is_generating()
     wait_until(lambda: not llama.is_generating(), "the slot is free again", every_s=0.2)
-    wait_until(lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()), "it is told")
+    wait_until(
+        lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()[before:]),
+        "it is told",
+    )

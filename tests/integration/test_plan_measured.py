@@ -16,7 +16,7 @@ def server(tmp_path: Path) -> Path:
     """llama-server as one program, as on a rig."""
     command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
     if not command:
-        pytest.fail("HEARTCODE_TEST_LLAMA_SERVER is not set: make unit sets it")
+        pytest.fail("HEARTCODE_TEST_LLAMA_SERVER is not set: make integration sets it")
     program = tmp_path / "llama-server"
     program.write_text(f'#!/bin/sh\nexec {shlex.join(shlex.split(command))} "$@"\n')
     program.chmod(0o755)

@@ -90,10 +90,10 @@ CHAT: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def proxy(llama_servers: StartLlamas, start_proxy: StartProxy) -> Proxy:
-    backends = [llama.url for llama in llama_servers(2)]
-    return start_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
+@pytest.fixture(scope="module")
+def proxy(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
+    backends = [llama.url for llama in lasting_llamas(2)]
+    return lasting_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
 
 
 def get(proxy: Proxy, path: str, headers: dict[str, str] | None = None) -> Any:

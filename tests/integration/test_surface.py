@@ -11,7 +11,7 @@ import requests
 from heartcode.surface import ENDPOINTS, Endpoint
 
 from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
-from tests.integration.misbehaving import Connection, Request, be_loading
+from tests.integration.misbehaving import Connection, Request, Upstream, be_loading
 from tests.integration.processes import Proxy, counted_to, free_port
 
 PROMPTS: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "prompt": "x"}
@@ -25,19 +25,41 @@ def echo_path(connection: Connection, request: Request) -> None:
     connection.answer("200 OK", json.dumps({"path": request.path}).encode())
 
 
+@pytest.fixture(scope="module")
+def echo(lasting_upstream: StartUpstream) -> Upstream:
+    return lasting_upstream(echo_path)
+
+
+@pytest.fixture(scope="module")
+def echoing(lasting_proxy: StartProxy, echo: Upstream) -> Proxy:
+    """A proxy before `echo`."""
+    return lasting_proxy(echo.url)
+
+
+@pytest.fixture(scope="module")
+def alone(lasting_proxy: StartProxy) -> Proxy:
+    """A proxy whose backend is away."""
+    return lasting_proxy(f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.fixture(scope="module")
+def counting(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
+    """A proxy before a real llama-server."""
+    return lasting_proxy(lasting_llamas(1)[0].url)
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: e.path)
 def test_every_endpoint_is_relayed_under_all_its_paths(
-    start_proxy: StartProxy, start_upstream: StartUpstream, endpoint: Endpoint
+    echoing: Proxy, echo: Upstream, endpoint: Endpoint
 ) -> None:
-    upstream = start_upstream(echo_path)
-    proxy = start_proxy(upstream.url)
+    before = len(echo.requests)
     # Two choices: for one alone, the proxy would ask for a stream of its own.
     fields = {endpoint.prompt or "content": PROMPTS.get(endpoint.prompt, "x"), "n": 2}
     body = json.dumps(fields).encode()
     for path in endpoint.paths:
-        answer = requests.post(proxy.url + path, data=body, timeout=30)
+        answer = requests.post(echoing.url + path, data=body, timeout=30)
         assert answer.json() == {"path": endpoint.path}
-    assert {request.body for request in upstream.requests} == {body}
+    assert [request.body for request in echo.requests[before:]] == [body] * len(endpoint.paths)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +74,13 @@ def test_every_endpoint_is_relayed_under_all_its_paths(
     ],
 )
 def test_what_changes_a_backend_for_everybody_is_refused(
-    start_proxy: StartProxy, start_upstream: StartUpstream, method: str, path: str, status: int
+    echoing: Proxy, echo: Upstream, method: str, path: str, status: int
 ) -> None:
-    upstream = start_upstream(echo_path)
-    answer = requests.request(method, start_proxy(upstream.url).url + path, json={}, timeout=30)
+    before = len(echo.requests)
+    answer = requests.request(method, echoing.url + path, json={}, timeout=30)
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert upstream.requests == []
+    assert echo.requests[before:] == []
 
 
 def test_the_model_chooses_among_the_backends(
@@ -135,11 +157,8 @@ STREAMED = b'{"prompt": " 6 7", "n_predict": 3, "stream": true}'
     ],
     ids=["HTTP/1.0", "HTTP/1.0 stream", "expect", "chunked"],
 )
-def test_other_ways_of_asking(
-    llama_servers: StartLlamas, start_proxy: StartProxy, head: bytes, body: bytes
-) -> None:
-    proxy = start_proxy(llama_servers(1)[0].url)
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
+def test_other_ways_of_asking(counting: Proxy, head: bytes, body: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", counting.port), timeout=30) as sock:
         sock.sendall(head)
         with sock.makefile("rb") as stream:
             if b"Expect" in head:
@@ -177,24 +196,20 @@ def test_a_slot_of_a_talkative_llama_server(
 
 
 @pytest.mark.parametrize("path", ["/props", "/slots", "/v1/models"])
-def test_no_backend_can_tell(start_proxy: StartProxy, path: str) -> None:
-    answer = get(start_proxy(f"http://127.0.0.1:{free_port()}"), path)
+def test_no_backend_can_tell(alone: Proxy, path: str) -> None:
+    answer = get(alone, path)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "backend_unavailable"
 
 
-def test_real_answers_of_the_other_endpoints(
-    llama_servers: StartLlamas, start_proxy: StartProxy
-) -> None:
-    (llama,) = llama_servers(1)
-    proxy = start_proxy(llama.url)
-    tokens = proxy.post("/tokenize", content=" 1 2").json()["tokens"]
-    assert proxy.post("/detokenize", tokens=tokens).json() == {"content": " 1 2"}
+def test_real_answers_of_the_other_endpoints(counting: Proxy) -> None:
+    tokens = counting.post("/tokenize", content=" 1 2").json()["tokens"]
+    assert counting.post("/detokenize", tokens=tokens).json() == {"content": " 1 2"}
     user = [{"role": "user", "content": "Count!"}]
-    assert "Count!" in proxy.post("/apply-template", messages=user).json()["prompt"]
-    message = proxy.post("/v1/messages", messages=user, max_tokens=5).json()
+    assert "Count!" in counting.post("/apply-template", messages=user).json()["prompt"]
+    message = counting.post("/v1/messages", messages=user, max_tokens=5).json()
     assert message["content"][0]["text"] == counted_to(5)
-    response = proxy.post("/v1/responses", input="Count!", max_output_tokens=5).json()
+    response = counting.post("/v1/responses", input="Count!", max_output_tokens=5).json()
     assert response["output"][0]["content"][0]["text"] == counted_to(5)
     # A llama-server without that ability says so itself.
-    assert proxy.post("/v1/embeddings", input="x").status_code == 501
+    assert counting.post("/v1/embeddings", input="x").status_code == 501

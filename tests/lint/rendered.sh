@@ -11,6 +11,14 @@ ANSIBLE_FILTER_PLUGINS=plugins/filter:roles/gateway/filter_plugins \
     .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" \
     -e '{"_gateway_njs_dir": "/mnt/{{ variant.name | default() }}"}' >"$output/log" ||
     { cat "$output/log"; exit 1; }
+.venv/bin/python - "$output" <<'EOF'
+import json, pathlib, sys
+
+output = pathlib.Path(sys.argv[1])
+for name, text in json.loads((output / "rendered.json").read_text()).items():
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text(text)
+EOF
 cp -r systemd "$output/systemd"
 cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"

@@ -19,7 +19,7 @@ import pynvml
 import pytest
 
 from tests.nvml.cards import MODELS, Rig, p106
-from tests.nvml.simulated import build, environment
+from tests.nvml.simulated import DIRECTORY, build, environment
 
 MIB = 2**20
 PATIENCE_S = 20.0
@@ -572,9 +572,10 @@ def test_it_runs_on_debian_12_and_needs_the_c_library_alone() -> None:
 
 
 @pytest.mark.skipif("SIMULATED_NVML" in os.environ, reason="this is the sanitized run")
-def test_the_same_with_sanitizers(tmp_path: Path) -> None:
+def test_the_same_with_sanitizers() -> None:
     """Runs the tests of this file again, with a library that ends at the first wrong access."""
-    library = build(tmp_path, flags="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all")
+    flags = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+    library = build(DIRECTORY / "build/sanitized", flags=flags)
     preload = [
         subprocess.run(
             ["gcc", f"-print-file-name={name}"], check=True, capture_output=True, text=True

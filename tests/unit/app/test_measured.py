@@ -13,6 +13,7 @@ EXPECTED = Measured(evaluated=1, cached=24, generated=4, prompt_s=0.0125, decode
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*TIMINGS, "usage"]), inner),
+    max_leaves=20,
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
 )
 FIELDS = st.sampled_from(["messages", "prompt", "input", "system", "tools", "instructions"])
 MESSAGES = st.lists(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from heartcode import resume
 from heartcode.resume import CHAT, COMPLETIONS, SeamError, Transcript
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 ASKED: dict[str, dict[str, Any]] = {
@@ -64,13 +64,25 @@ def text_in(path: str, events: bytes) -> str:
     return transcript.text
 
 
+def payloads(events: bytes) -> list[dict[str, Any]]:
+    """Return the JSON of events that `rewrite` has made."""
+    lines = [line.removeprefix(b"data: ") for line in events.split(b"\n\n") if line]
+    return [json.loads(line) for line in lines if line != b"[DONE]"]
+
+
 def body(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields).encode()
 
 
+# Low surrogates are left out: JSON makes one character of a high one and a low one behind it, which
+# no UTF-8 has.
+CHARACTERS = st.characters(exclude_categories=()).filter(lambda c: not "\udc00" <= c <= "\udfff")
+
+
 @PATHS
+@example(["second", "role", "first"], 1, 4)
 @given(
-    st.lists(st.text(st.characters(exclude_categories=()), min_size=1), max_size=8),
+    st.lists(st.text(CHARACTERS, min_size=1), max_size=8),
     st.integers(0, 8),
     st.integers(1, 30),
 )
@@ -93,8 +105,10 @@ def test_the_parts_make_the_whole(path: str, tokens: list[str], cut: int, step: 
     events = [begin(path, answer="second"), *(token(path, t, answer="second") for t in said)]
     for piece in [*events, end(path, answer="second")]:
         rewritten = continuation.seam.rewrite(piece)
-        assert b"second" not in rewritten
-        assert b"role" not in rewritten
+        # Not looked for in the bytes: a text may hold every word that stands around it.
+        for payload in payloads(rewritten):
+            assert payload["id"] == "first"
+            assert all("role" not in choice.get("delta", {}) for choice in payload["choices"])
         transcript.note(rewritten)
     assert transcript.text == "".join(tokens)
     assert not transcript.is_cut

@@ -1,5 +1,6 @@
 """What the roles llama_server and app write for a rig whose cards differ, rendered by Ansible."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,34 +34,42 @@ Files = dict[str, dict[str, str]]
 
 
 def write_role(role: Path) -> None:
-    """Write a role with llama_server's variables that does nothing but render."""
+    """Write a role with llama_server's variables that does nothing but render.
+
+    It renders with lookups, which work in Ansible's own process: the module would start programs
+    for each file. All files of all hosts are written as one.
+    """
     role.mkdir(parents=True)
     for part in ("defaults", "vars"):
         (role / part).symlink_to(ROOT / "roles/llama_server" / part)
-    roles = f"{ROOT}/roles"
-    out = "{{ playbook_dir }}/{{ inventory_hostname }}"
+
+    def noted(name: str, template: str) -> dict[str, Any]:
+        rendered = f"lookup('ansible.builtin.template', '{ROOT}/roles/{template}.j2')"
+        added = "{%s: %s}" % (name, rendered)  # noqa: UP031
+        return {"files": f"{{{{ files | default({{}}) | combine({added}) }}}}"}
+
+    facts = {"memtotal_mb": "{{ ram_mib | int }}", "processor_vcpus": 2, "cacheable": True}
     per_card = {"loop": "{{ llama_server_gpus }}", "loop_control": {"index_var": "index"}}
     tasks: list[dict[str, Any]] = [
-        {"ansible.builtin.file": {"path": out, "state": "directory", "mode": "0755"}},
+        {"ansible.builtin.set_fact": facts},
+        {"ansible.builtin.set_fact": noted("index ~ '.env'", "llama_server/templates/backend.env")}
+        | per_card,
+        {"ansible.builtin.set_fact": noted("index ~ '.conf'", "llama_server/templates/limits.conf")}
+        | per_card,
         {
-            "ansible.builtin.set_fact": {
-                "memtotal_mb": "{{ ram_mib | int }}",
-                "processor_vcpus": 2,
-                "cacheable": True,
-            }
+            "ansible.builtin.set_fact": noted("'heartcode.env'", "app/templates/heartcode.env"),
+            "vars": {"llama_server_model_names": "{{ _llama_server_names }}"},
+        },
+        {
+            "ansible.builtin.copy": {
+                "content": "{{ dict(ansible_play_hosts | zip(ansible_play_hosts"
+                " | map('extract', hostvars, 'files'))) | to_json }}",
+                "dest": "{{ playbook_dir }}/rendered.json",
+                "mode": "0644",
+            },
+            "run_once": True,
         },
     ]
-    for template, name in (("backend.env", "{{ index }}.env"), ("limits.conf", "{{ index }}.conf")):
-        source = f"{roles}/llama_server/templates/{template}.j2"
-        tasks.append({"ansible.builtin.template": {"src": source, "dest": f"{out}/{name}"}})
-        tasks[-1] |= per_card
-    source = f"{roles}/app/templates/heartcode.env.j2"
-    tasks.append(
-        {
-            "ansible.builtin.template": {"src": source, "dest": f"{out}/heartcode.env"},
-            "vars": {"llama_server_model_names": "{{ _llama_server_names }}"},
-        }
-    )
     (role / "tasks").mkdir()
     (role / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
 
@@ -97,14 +106,13 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    files: dict[str, dict[str, str]] = json.loads((directory / "rendered.json").read_text())
     return {
         host: {
-            file.name: dict(
-                line.split("=", 1) for line in file.read_text().splitlines() if "=" in line
-            )
-            for file in (directory / host).iterdir()
+            name: dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+            for name, text in of_host.items()
         }
-        for host in HOSTS
+        for host, of_host in files.items()
     }
 
 
