@@ -121,7 +121,8 @@ def reached(tasks: list[Task], role: str) -> Iterator[tuple[str, Task]]:
             file = given if isinstance(given, str) else given["file"]
             yield from reached(load(f"roles/{role}/tasks/{file}"), role)
         elif module(task) in ROLE:
-            yield from entered(**task[module(task)])
+            given = task[module(task)]
+            yield from entered(given["name"], given.get("tasks_from", "main"))
         else:
             yield role, task
 
@@ -212,32 +213,46 @@ LOOKING = list(takewhile(looks_only, SITE))
 CHANGING = SITE[len(LOOKING) :]
 
 
-def asked(group: str) -> set[str]:
-    """The roles whose preflights are asked of all hosts of a group before any change."""
-    given = [
-        task[module(task)]
-        for play in LOOKING
-        if play["hosts"] == group and play["any_errors_fatal"] is True
-        for task in play["tasks"]
-        if module(task) in ROLE and "when" not in task
-    ]
-    return {role["name"] for role in given if role.get("tasks_from") == "preflight"}
+def entries(play: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The roles that a play enters for all its hosts, and where."""
+    for role in play.get("roles", []):
+        yield role, "main"
+    for task in play.get("tasks", []):
+        if task.keys() & ROLE and "when" not in task:
+            given = task[module(task)]
+            yield given["name"], given.get("tasks_from", "main")
 
 
 @pytest.mark.parametrize("group", ["rigs", "gateways"])
 def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
     group: str,
 ) -> None:
-    roles = {
-        role for play in CHANGING if group in play["hosts"].split(":") for role in play["roles"]
+    asked = {
+        role
+        for play in LOOKING
+        if play["hosts"] == group and play["any_errors_fatal"] is True
+        for role, entry in entries(play)
+        if entry == "preflight"
     }
-    assert len(roles) > 5
-    assert roles - ASKED_LATER == asked(group)
+    used = {
+        role
+        for play in CHANGING
+        if group in play["hosts"].split(":")
+        for role, entry in entries(play)
+        if entry == "main"
+    }
+    assert len(used) > 5
+    assert used - ASKED_LATER == asked
+    # Nor are variables of a wrong type found later.
+    assert "rolespec_validate" not in str(LOOKING)
+    for role in asked:
+        specs = load(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
+        assert specs["preflight"] == specs["main"], role
 
 
 def test_a_host_that_did_not_pass_stops_the_deployment_before_it_changes_anything() -> None:
     last = LOOKING[-1]
     assert (last["hosts"], last["any_errors_fatal"]) == ("rigs:gateways", True)
-    (task,) = last["tasks"]
+    task = last["tasks"][0]
     assert task["ansible.builtin.assert"]["that"] == "_missing | length == 0"
     assert "when" not in task
