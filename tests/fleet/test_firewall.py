@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet.harness import GATEWAY_PORT, Fleet, refusals, wait_for
+from tests.fleet.harness import GATEWAY_PORT, Fleet, wait_for
 
 RIG_PORTS = (8080, 9091, 9100)
 MIRROR_PORT = 4001
@@ -170,19 +170,3 @@ def test_rules_that_were_flushed_come_back_and_those_that_are_not_wanted_go(flee
     finally:
         deployed(fleet)
     assert seen_from(fleet, "rig1", "rig2", *RIG_PORTS) == dict.fromkeys(RIG_PORTS, REFUSED)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("192.168.1.5:9090", "without a port"),
-        ("nobody.invalid", "knows no address of nobody.invalid"),
-    ],
-)
-def test_a_wrong_address_is_told_before_anything_is_changed(
-    fleet: Fleet, given: str, expected: str
-) -> None:
-    wrong = json.dumps({"firewall_monitoring_addresses": [given]})
-    told = refusals(fleet.playbook("-e", wrong, playbook="tests/fleet/firewall.yml"))
-    assert given in told
-    assert expected in told

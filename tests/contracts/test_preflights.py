@@ -1,0 +1,258 @@
+"""Whatever looks at hosts before a deployment only reads, and all of it comes before any change.
+
+So a refusal changes nothing, whatever is refused: the tests of refusals need not look for it.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
+
+#: Modules that only read. One of the project's own (plugins/action, plugins/modules) that a
+#: preflight uses is added here by its name.
+READS = {
+    "ansible.builtin.assert",
+    "ansible.builtin.debug",
+    "ansible.builtin.fail",
+    "ansible.builtin.find",
+    "ansible.builtin.gather_facts",
+    "ansible.builtin.getent",
+    "ansible.builtin.include_vars",
+    "ansible.builtin.package_facts",
+    "ansible.builtin.service_facts",
+    "ansible.builtin.set_fact",
+    "ansible.builtin.setup",
+    "ansible.builtin.slurp",
+    "ansible.builtin.stat",
+    "ansible.builtin.validate_argument_spec",
+}
+
+#: Beginnings of command lines that only read.
+COMMANDS = (
+    "cat ",
+    "df ",
+    "dpkg-query --show ",
+    "getent ",
+    "grep ",
+    "nvcc --version",
+    "nvidia-smi --query-gpu=",
+    "openssl pkey -pubout -passin pass: -in ",
+    "openssl x509 -noout -checkend 0 -in ",
+    "openssl x509 -noout -pubkey -in ",
+    "ss ",
+    "systemctl list-sockets ",
+    # On the control node.
+    "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py describe",
+    "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py pack",
+    "{{ role_path }}/files/build_web_ui.sh check",
+    # What model.py pack has made.
+    "{{ __model_pack.stdout }} check ",
+)
+
+#: Whole scripts of shells that only read: anything may stand behind their beginnings.
+SCRIPTS = (
+    "od --address-radix=n --format=u1 --skip-bytes=4 /sys/firmware/efi/efivars/SecureBoot-*",
+    """
+    for device in /sys/bus/pci/devices/*; do
+      case "$(cat "$device/vendor" 2>/dev/null) $(cat "$device/class" 2>/dev/null)" in
+      "0x10de 0x03"*) echo "${device##*/}" ;;
+      esac
+    done
+    """,
+)
+
+#: Tasks that write on the control node all the same, by role and name.
+WRITE_ON_THE_CONTROL_NODE = {
+    # Into its cache: a wrong hash has to be known before any host is touched.
+    ("llama_cpp", "Fetch and verify the source on the control node"),
+}
+
+#: Roles whose preflight asks whether another role ran before in the same play.
+ASKED_LATER = {"exporter", "proxy"}
+
+TASKS = {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}
+ROLE = {"ansible.builtin.import_role", "ansible.builtin.include_role"}
+# Notify is none of them: who changes nothing has nothing to tell.
+KEYWORDS = {
+    "any_errors_fatal",
+    "become",
+    "changed_when",
+    "check_mode",
+    "delegate_to",
+    "failed_when",
+    "loop",
+    "loop_control",
+    "name",
+    "no_log",
+    "register",
+    "run_once",
+    "vars",
+    "when",
+}
+BLOCKS = ("block", "rescue", "always")
+
+Task = Mapping[str, Any]
+
+
+def load(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def module(task: Task) -> str:
+    (name,) = task.keys() - KEYWORDS
+    return str(name)
+
+
+def reached(tasks: list[Task], role: str) -> Iterator[tuple[str, Task]]:
+    """Each task that a list of tasks leads to, with its role."""
+    for task in tasks:
+        if "block" in task:
+            assert task.keys() <= KEYWORDS.union(BLOCKS), task
+            for part in BLOCKS:
+                yield from reached(task.get(part, []), role)
+        elif module(task) in TASKS:
+            given = task[module(task)]
+            file = given if isinstance(given, str) else given["file"]
+            yield from reached(load(f"roles/{role}/tasks/{file}"), role)
+        elif module(task) in ROLE:
+            given = task[module(task)]
+            yield from entered(given["name"], given.get("tasks_from", "main"))
+        else:
+            yield role, task
+
+
+def entered(name: str, tasks_from: str = "main") -> Iterator[tuple[str, Task]]:
+    """Each task that a role leads to from one of its files."""
+    # They would run before it, whole.
+    assert load(f"roles/{name}/meta/main.yml")["dependencies"] == [], name
+    yield from reached(load(f"roles/{name}/tasks/{tasks_from}.yml"), name)
+
+
+def command_line(given: Any) -> str:
+    if isinstance(given, dict):
+        given = given.get("argv") or given.get("cmd")
+    words = given.split() if isinstance(given, str) else given
+    if words[:2] == ["timeout", "--kill-after=5"]:
+        words = words[3:]
+    return " ".join(words)
+
+
+def only_reads(role: str, task: Task) -> bool:
+    if (role, task["name"]) in WRITE_ON_THE_CONTROL_NODE:
+        return bool(task["delegate_to"] == "localhost")
+    used = module(task)
+    given = task[used]
+    # A dry run needs to know what it reads as well.
+    told = task.get("changed_when") is False and task.get("check_mode") is False
+    match used.removeprefix("ansible.builtin."):
+        case "command" | "script":
+            return told and command_line(given).startswith(COMMANDS)
+        case "shell":
+            return told and given.split() in [script.split() for script in SCRIPTS]
+        case "uri":
+            return (
+                given.get("method", "GET") in ("GET", "HEAD")
+                and "dest" not in given
+                and task.get("check_mode") is False
+            )
+    return used in READS
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_preflight_only_reads(role: str) -> None:
+    tasks = list(entered(role, "preflight"))
+    assert tasks
+    assert [task["name"] for owner, task in tasks if not only_reads(owner, task)] == []
+
+
+READING = {"changed_when": False, "check_mode": False}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"ansible.builtin.copy": {"content": "", "dest": "/etc/motd"}},
+        {"ansible.builtin.command": "df /"},
+        {"ansible.builtin.command": "df /", "changed_when": False},
+        {"ansible.builtin.command": "df /", "check_mode": False},
+        {"ansible.builtin.command": "rm /etc/motd", **READING},
+        {"ansible.builtin.command": {"argv": ["nvidia-smi", "-pl", "100"]}, **READING},
+        {"ansible.builtin.command": {"cmd": "systemctl stop nginx"}, **READING},
+        {"ansible.builtin.script": "tidy.sh", **READING},
+        {"ansible.builtin.shell": "cat /etc/motd >/etc/issue", **READING},
+        {"ansible.builtin.shell": SCRIPTS[0]},
+        {"ansible.builtin.uri": {"url": "http://a", "method": "POST"}, **READING},
+        {"ansible.builtin.uri": {"url": "http://a", "dest": "/etc/motd"}, **READING},
+        {"unheard_of": {}},
+    ],
+)
+def test_what_may_change_something_is_told_from_what_reads(task: Task) -> None:
+    assert not only_reads("common", {"name": "It", **task})
+
+
+@pytest.mark.parametrize("key", ["notify", "action", "local_action"])
+def test_a_task_with_something_unheard_of_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="too many values"):
+        list(reached([{"ansible.builtin.stat": {}, key: "It"}], "common"))
+
+
+def looks_only(play: Mapping[str, Any]) -> bool:
+    if play.keys() - {"name", "hosts", "become", "any_errors_fatal", "gather_facts", "tasks"}:
+        return False
+    return all(only_reads(role, task) for role, task in reached(play["tasks"], ""))
+
+
+SITE = load("playbooks/site.yml")
+LOOKING = list(takewhile(looks_only, SITE))
+CHANGING = SITE[len(LOOKING) :]
+
+
+def entries(play: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The roles that a play enters for all its hosts, and where."""
+    for role in play.get("roles", []):
+        yield role, "main"
+    for task in play.get("tasks", []):
+        if task.keys() & ROLE and "when" not in task:
+            given = task[module(task)]
+            yield given["name"], given.get("tasks_from", "main")
+
+
+@pytest.mark.parametrize("group", ["rigs", "gateways"])
+def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
+    group: str,
+) -> None:
+    asked = {
+        role
+        for play in LOOKING
+        if play["hosts"] == group and play["any_errors_fatal"] is True
+        for role, entry in entries(play)
+        if entry == "preflight"
+    }
+    used = {
+        role
+        for play in CHANGING
+        if group in play["hosts"].split(":")
+        for role, entry in entries(play)
+        if entry == "main"
+    }
+    assert len(used) > 5
+    assert used - ASKED_LATER == asked
+    # Nor are variables of a wrong type found later.
+    assert "rolespec_validate" not in str(LOOKING)
+    for role in asked:
+        specs = load(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
+        assert specs["preflight"] == specs["main"], role
+
+
+def test_a_host_that_did_not_pass_stops_the_deployment_before_it_changes_anything() -> None:
+    last = LOOKING[-1]
+    assert (last["hosts"], last["any_errors_fatal"]) == ("rigs:gateways", True)
+    task = last["tasks"][0]
+    assert task["ansible.builtin.assert"]["that"] == "_missing | length == 0"
+    assert "when" not in task
