@@ -84,9 +84,13 @@ def test_every_file_of_the_page_can_be_fetched() -> None:
     """And no data: what is open and what needs a key are told apart by these two."""
     paths = VARIABLES["_gateway_status_paths"]
     files = [path.name for path in FILES.glob("status/status/*") if path.suffix != ".LICENSE"]
-    shared: list[str] = next(
-        task["loop"] for task in load("roles/gateway/tasks/page.yml") if "{{ item }}" in str(task)
-    )
+    installed = [
+        entry["src"]
+        for task in load("roles/gateway/tasks/page.yml")
+        for entry in task.get("host_files", {}).get("files", [])
+    ]
+    shared = [src.removeprefix("page/page/") for src in installed if src.startswith("page/page/")]
+    assert len(shared) > 1
     assert set(shared).isdisjoint(files)
     wanted = ["/status", "/status/", *(f"/status/{name}" for name in [*files, *shared])]
     assert [path for path in wanted if not re.search(paths, path)] == []
