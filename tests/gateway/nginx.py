@@ -65,11 +65,14 @@ class Variants:
 
 def _status_page(directory: Path) -> Path:
     """Put the page together as the role does, which shares some files between its two pages."""
-    shutil.copytree(_FILES / "status", directory)
     tasks = yaml.safe_load((ROOT / "roles/gateway/tasks/page.yml").read_text())
-    (shared,) = (task["loop"] for task in tasks if "page/page/{{ item }}" in str(task))
-    for name in shared:
-        shutil.copy(_FILES / "page/page" / name, directory / "status")
+    for task in tasks:
+        for entry in task.get("host_files", {}).get("files", []):
+            path = entry["path"].replace("{{ _gateway_status_dir }}", str(directory))
+            if path == str(directory):
+                shutil.copytree(_FILES / entry["src"], directory)
+            elif path.startswith(f"{directory}/"):
+                shutil.copy(_FILES / entry["src"], path)
     return directory
 
 
