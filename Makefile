@@ -82,9 +82,9 @@ fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (mol
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
 	@scripts/cuda_build_test.sh
 
-.PHONY: test-slow
-test-slow: bootstrap ## Run the tests that deploy again and again, on the fleet of `make up` (not in `make test`)
-	@pytest -m slow tests/fleet
+.PHONY: test-long
+test-long: bootstrap ## Run the long tests of a deployment, on the fleet of `make up` (not in `make test`)
+	@pytest -m long tests/fleet
 	@pytest tests/one_host
 
 .PHONY: test-pages

@@ -256,6 +256,7 @@ def test_a_card_below_the_minimum_is_refused(fleet: Fleet) -> None:
     assert "playbooks/plan.yml says what it can" in message
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_power_stops_the_play_before_anything_is_changed(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
     try:

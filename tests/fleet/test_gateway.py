@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import requests
 
 from tests.fleet.counting import chat, count_to, events, text_of
@@ -72,6 +73,7 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
     assert len(rest) > 1000, "the tokens came in lumps"
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
     backends = fleet.backends()
     with chat(fleet, max_tokens=3500, stream=True) as response:
@@ -128,6 +130,7 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
     assert len(proxy_lines(fleet, request_id)) == 1, "one rig has logged it, once"
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
     try:
@@ -157,6 +160,7 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
     assert firewall <= network
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
     fleet.tool("cut", "rig1")
     try:

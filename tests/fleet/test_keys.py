@@ -295,6 +295,7 @@ def test_who_dawdles_is_hung_up_on_and_hinders_nobody(fleet: Fleet) -> None:
         assert chat(fleet, max_tokens=5).status_code == 200
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_revoked_key_ends_nothing_that_runs(fleet: Fleet, tmp_path: Path, said: str) -> None:
     assert said
     with ExitStack() as running:

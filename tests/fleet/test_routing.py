@@ -181,6 +181,7 @@ def test_a_rig_that_is_added_takes_its_share_and_no_more(
     wait_for(lambda: addresses_of(fleet, 30) == before, "each is where it was")
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_no_request_waits_while_another_rig_has_a_free_slot(fleet: Fleet) -> None:
     """All of one session want the same rig: what it has no slot for goes to the other."""
     whole = slots(fleet)
@@ -190,6 +191,7 @@ def test_no_request_waits_while_another_rig_has_a_free_slot(fleet: Fleet) -> Non
         wait_for(lambda: queued(fleet) == 0, "every request has a slot")
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_when_all_slots_are_busy_a_request_waits_and_is_served(fleet: Fleet) -> None:
     number = sum(slots(fleet).values())
     with ThreadPoolExecutor(1) as pool:
@@ -212,7 +214,7 @@ def no_queues(fleet: Fleet) -> Iterator[None]:
         fleet.ssh(rig, f"mv {env}.kept {env} && systemctl reload {unit}")
 
 
-@pytest.mark.usefixtures("no_queues")
+@pytest.mark.usefixtures("disturbs", "no_queues")
 def test_when_all_queues_are_full_the_client_is_told_when_to_come_again(fleet: Fleet) -> None:
     identity = request_id()
     with requests_that_stay(fleet, sum(slots(fleet).values())):
@@ -290,6 +292,7 @@ def test_what_is_no_http_gets_json_too(fleet: Fleet) -> None:
     assert json.loads(body)["error"]["code"] == "bad_request"
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> None:
     try:
         with requests_that_stay(fleet, sum(slots(fleet).values())):
@@ -300,6 +303,7 @@ def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> N
     assert rigs == {"rig2"}
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_request_moves_off_a_rig_whose_cable_is_pulled(fleet: Fleet) -> None:
     """Its connection stays open and silent: the kernel's keepalive finds out."""
     with requests_that_stay(fleet, 1) as (sent,):
@@ -313,6 +317,7 @@ def test_a_request_moves_off_a_rig_whose_cable_is_pulled(fleet: Fleet) -> None:
             fleet.tool("restore", rig)
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_without_a_rig_the_gateway_says_so(fleet: Fleet) -> None:
     for rig in fleet.rigs:
         fleet.ssh(rig, f"touch {DRAINING}")

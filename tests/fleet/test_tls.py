@@ -19,11 +19,6 @@ CHAT = "/v1/chat/completions"
 SHOWN_UNTIL = "gateway_tls_certificate_not_after_timestamp_seconds"
 
 
-@pytest.fixture(autouse=True)
-def serving() -> None:
-    """In the place of conftest.py's, which comes without TLS; no rig is touched here."""
-
-
 @pytest.fixture(scope="module")
 def certificate(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The certificate that a gateway with its own has made; without TLS again at the end."""
