@@ -148,6 +148,7 @@ def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]], **variables: o
     return " ".join(said.split())
 
 
+@pytest.mark.ci
 @pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(

@@ -194,6 +194,7 @@ def break_things(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_every_query_of_the_dashboards_has_data_or_says_when(fleet: Fleet) -> None:

@@ -37,6 +37,7 @@ def signs(fleet: Fleet, rig: str) -> str:
     return fleet.ssh(rig, f"ls -A {HUNG}")
 
 
+@pytest.mark.ci
 @pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:

@@ -75,6 +75,7 @@ def sums(fleet: Fleet, name: str = NAME) -> set[str]:
     return {fleet.ssh(host, f"sha256sum {DIRECTORY}/{name}").split()[0] for host in fleet.addresses}
 
 
+@pytest.mark.ci
 @pytest.mark.long
 def test_a_model_crosses_the_line_once(
     fleet: Fleet, hub: ModelHub, model: bytes, variables: dict[str, object]

@@ -83,6 +83,7 @@ def test_a_package_that_has_changed_is_not_installed(fleet: Fleet, tmp_path: Pat
     assert_nothing_is_switched(fleet, before, archive)
 
 
+@pytest.mark.ci
 def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
     here = {rig: current(fleet, rig) for rig in fleet.rigs}
     before = "000000000-cpu-000000000000"
