@@ -41,12 +41,17 @@ def wait_until_every_rig_answers(fleet: Fleet) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def whole(fleet: Fleet) -> Iterator[None]:
     """A module leaves the fleet as it has found it, or fails by its own name."""
-    before = {host: fleet.units(host) for host in fleet.addresses}
+
+    def found() -> dict[str, set[str]]:
+        units = {host: fleet.units(host) for host in fleet.addresses}
+        return units | {rig: units[rig] | fleet.settings(rig) for rig in fleet.rigs}
+
+    before = found()
     yield
 
     def changed() -> dict[str, list[str]]:
-        now = {host: fleet.units(host) ^ units for host, units in before.items()}
-        return {host: sorted(units) for host, units in now.items() if units}
+        now = {host: there ^ before[host] for host, there in found().items()}
+        return {host: sorted(what) for host, what in now.items() if what}
 
     wait_for(lambda: not changed(), lambda: f"these are as before: {changed()}", timeout_s=120)
     wait_until_every_rig_answers(fleet)

@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 GATEWAY_PORT = 4000
 UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service'"
 
+#: The roles that write a rig's settings: each needs what those before it have found out.
+RIG = ("gpu_driver", "llama_cpp", "model", "llama_server", "app", "proxy", "exporter")
+
 #: For each unit of the rigs which start of it this is.
 Starts = dict[tuple[str, str], str]
 
@@ -231,6 +234,10 @@ class Fleet:
             for line in told.splitlines()
             for unit in line.split()[:1]
         }
+
+    def settings(self, host: str) -> set[str]:
+        """What the deployment has set on a host, file by file."""
+        return set(self.ssh(host, "find /etc/heartcode -type f -exec sha256sum {} +").splitlines())
 
     def signal_working(self, signal: str, *rigs: str) -> tuple[str, int] | None:
         """Send a signal to one backend that generates just now, if there is one.

@@ -12,7 +12,7 @@ import yaml
 from make_demo_model import write_model
 
 from tests.fleet.counting import chat, count_to
-from tests.fleet.harness import ROOT, Fleet, wait_for
+from tests.fleet.harness import RIG, ROOT, Fleet, wait_for
 
 # How a service of ours is locked in, as far as it matters to the driver's library.
 SANDBOX = (
@@ -143,8 +143,7 @@ def test_a_backend_that_was_disabled_is_left_alone(fleet: Fleet) -> None:
 
 def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]], **variables: object) -> str:
     """Give one rig other cards; return what Ansible says, on one line."""
-    roles = ("gpu_driver", "llama_cpp", "model", "llama_server", "app", "proxy", "exporter")
-    said = fleet.deploy(*roles, limit=rig, llama_server_gpus=gpus, **variables)
+    said = fleet.deploy(*RIG, limit=rig, llama_server_gpus=gpus, **variables)
     return " ".join(said.split())
 
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.fleet.counting import chat, count_to, events, text_of
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import RIG, Fleet, wait_for
 from tests.hammer import Hammer
 
 PROXY = "heartcode.service"
@@ -213,7 +213,7 @@ def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(
     fleet: Fleet, began: str
 ) -> None:
     def play(**variables: object) -> None:
-        fleet.deploy("firewall", "app", "proxy", "exporter", limit="rig1", **variables)
+        fleet.deploy("firewall", *RIG, limit="rig1", **variables)
 
     before = shown(fleet, PROXY, "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
     try:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.fleet.counting import chat, count_to
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import RIG, Fleet, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("disturbs")]
@@ -54,8 +54,7 @@ def as_env(tuned: dict[str, Any]) -> dict[str, str]:
 
 
 def deploy(fleet: Fleet) -> str:
-    roles = ("gpu_driver", "llama_cpp", "model", "llama_server", "app", "proxy", "exporter")
-    return fleet.deploy(*roles, limit="rig1")
+    return fleet.deploy(*RIG, limit="rig1")
 
 
 def starts(fleet: Fleet) -> list[int]:
