@@ -67,7 +67,8 @@ def timer(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
         yield unit
         return
     drop_in = f"/run/systemd/system/{unit}.d/often.conf"
-    again = "OnActiveSec=\\nOnActiveSec=1\\nOnUnitInactiveSec=\\nOnUnitInactiveSec=1"
+    # An empty value takes away what the unit has of all kinds.
+    again = "OnActiveSec=\\nOnActiveSec=1\\nOnUnitInactiveSec=1"
     fleet.ssh(
         rig,
         f"mkdir -p $(dirname {drop_in}) && printf '[Timer]\\n{again}\\nAccuracySec=100ms\\n'"
