@@ -17,6 +17,8 @@ GATEWAY_PORT := 4000
 JOBS ?= $(shell nproc)
 pytest_parallel = pytest -n $(JOBS) --dist loadfile
 RUNS ?= 50
+# Those that a deployment must pass each time; `.ci/run` asks for some of the long ones as well.
+FLEET_TESTS ?= not long
 
 .PHONY: help
 help: ## Say what there is
@@ -116,16 +118,15 @@ gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answer
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
 	@pytest -m "not long" tests/fleet_tool
-	@scripts/molecule_test.sh
+	@scripts/molecule_test.sh test -m '$(FLEET_TESTS)'
 
 .PHONY: test-cuda-build
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
 	@scripts/cuda_build_test.sh
 
-.PHONY: test-slow
-test-slow: bootstrap ## Run the tests that deploy again and again, on the fleet of `make up` (not in `make test`)
-	@pytest -m slow tests/fleet
-	@pytest -m long tests/fleet_tool
+.PHONY: test-long
+test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
+	@pytest -m long tests/fleet_tool tests/fleet
 	@pytest tests/one_host
 
 .PHONY: test-pages

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fleetlib.model import Fleet
+from fleetlib.model import Fleet, Machine
 from fleetlib.system import run, write_file
 
 _HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -40,7 +40,10 @@ def quote(path: Path) -> str:
 def ssh_config(fleet: Fleet) -> str:
     """The content of ``ssh_config``: every machine by name, as root, from any directory."""
     blocks = [
-        f"Host {machine.name}\n  HostName {machine.address}\n  HostKeyAlias {machine.name}\n"
+        f"Host {machine.name}\n"
+        f"  HostName {machine.address}\n"
+        f"  HostKeyAlias {machine.name}\n"
+        f"  ControlPath {fleet.run_dir / str(machine.number)}.ssh\n"
         for machine in fleet.machines.values()
     ]
     if blocks:
@@ -57,10 +60,24 @@ def ssh_config(fleet: Fleet) -> str:
             # A cut network or a power cut is noticed after 20 seconds.
             "  ServerAliveInterval 5\n"
             "  ServerAliveCountMax 4\n"
-            "  ControlMaster no\n"
+            # One connection for all commands, kept for the next ones; see `hang_up`.
+            "  ControlMaster auto\n"
+            "  ControlPersist 60\n"
             "  LogLevel ERROR\n"
         )
     return f"# Written by scripts/fleet.py for fleet {fleet.id}.\n" + "\n".join(blocks)
+
+
+def hang_up(run_dir: Path, machine: Machine | None = None) -> None:
+    """Close the connections kept to a machine or to all: ours and those of Ansible.
+
+    What is kept to a machine that has lost its power would swallow commands until it is found dead.
+    """
+    for kept in ("ssh", "ansible"):
+        for control in run_dir.glob(f"{machine.number if machine else '*'}.{kept}"):
+            path = f"ControlPath={control}"
+            run("ssh", "-F", "none", "-o", path, "-O", "exit", "any", check=False, timeout_s=5)
+            control.unlink(missing_ok=True)
 
 
 def known_hosts(keys: Iterable[tuple[str, str, str]]) -> str:

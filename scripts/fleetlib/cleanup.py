@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleetlib import aptcache, cgroups, network, supervisor
+from fleetlib import access, aptcache, cgroups, network, supervisor
 from fleetlib.model import Fleet
 from fleetlib.system import (
     RUN_DIR,
@@ -170,6 +170,7 @@ def end_fleet(fleet_id: str) -> None:
     if not _ID.fullmatch(fleet_id):
         raise FleetError(f"{fleet_id!r} is not the id of a fleet")
     _end_processes(fleet_id)
+    access.hang_up(RUN_DIR / fleet_id)
     top = cgroups.hierarchy()
     if top:
         group = cgroups.fleet_group(top, fleet_id)

@@ -372,6 +372,7 @@ def _cut(arguments: argparse.Namespace) -> None:
         for machine in machines:
             fleet.cut_mark(machine.name).touch()
             network.set_cable(machine, up=False)
+            access.hang_up(fleet.run_dir, machine)
             say(f"{machine.name}: network cut")
 
 

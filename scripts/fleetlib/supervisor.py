@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from fleetlib import aptcache, cgroups, network
+from fleetlib import access, aptcache, cgroups, network
 from fleetlib.model import Fleet, Machine
 from fleetlib.system import (
     FleetError,
@@ -313,6 +313,7 @@ def _end_remains(fleet: Fleet, machine: Machine, top: Path | None) -> None:
         group = cgroups.fleet_group(top, fleet.id) / machine.machine
         cgroups.kill_all(group)
         cgroups.remove(group)
+    access.hang_up(fleet.run_dir, machine)
     # Its cable goes with its network namespace, a moment after its last process.
     if not wait_until(lambda: not network.link_exists(machine.host_link), deadline_s=5):
         run("ip", "link", "delete", machine.host_link, check=False)
@@ -414,7 +415,8 @@ def failure(fleet: Fleet, name: str, what: str) -> str:
 
 def answers_ssh(fleet: Fleet, name: str) -> bool:
     """Whether one gets into a machine by ssh."""
-    command = ("ssh", "-F", fleet.ssh_config, "-o", "ConnectTimeout=2", name, "true")
+    own = ("-o", "ControlPath=none", "-o", "ConnectTimeout=2")
+    command = ("ssh", "-F", fleet.ssh_config, *own, name, "true")
     return run(*command, check=False, timeout_s=10).returncode == 0
 
 
@@ -457,6 +459,7 @@ def reboot(fleet: Fleet, name: str) -> float:
         raise FleetError(f"{name} is off: start it")
     began = time.monotonic()
     in_guest(status, "systemctl", "reboot")
+    access.hang_up(fleet.run_dir, fleet.machines[name])
     wait_ready(fleet, name, boots=status.boots + 1)
     return time.monotonic() - began
 

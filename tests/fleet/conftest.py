@@ -21,13 +21,8 @@ def fleet() -> Fleet:
     return Fleet(directory, {name: machine["address"] for name, machine in machines.items()})
 
 
-@pytest.fixture(autouse=True)
-def serving(fleet: Fleet) -> Iterator[None]:
-    """Every test leaves a whole fleet behind: each rig gets requests from the gateway again."""
-    for rig in fleet.rigs:
-        # The tests before have used up some of the starts that systemd allows in a while.
-        fleet.ssh(rig, "systemctl reset-failed 'heartcode-llama@*'")
-    yield
+def wait_until_every_rig_answers(fleet: Fleet) -> None:
+    """Wait until the gateway sends requests to each rig."""
     before = {rig: fleet.answered(rig) for rig in fleet.rigs}
     conversations = count()
 
@@ -40,4 +35,33 @@ def serving(fleet: Fleet) -> Iterator[None]:
         )
         return all(fleet.answered(rig) > before[rig] for rig in fleet.rigs)
 
-    wait_for(all_answer, "the gateway sends requests to every rig again")
+    wait_for(all_answer, "the gateway sends requests to every rig again", timeout_s=120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole(fleet: Fleet) -> Iterator[None]:
+    """A module leaves the fleet as it has found it, or fails by its own name."""
+
+    def found() -> dict[str, set[str]]:
+        units = {host: fleet.units(host) for host in fleet.addresses}
+        return units | {rig: units[rig] | fleet.settings(rig) for rig in fleet.rigs}
+
+    before = found()
+    yield
+
+    def changed() -> dict[str, list[str]]:
+        now = {host: there ^ before[host] for host, there in found().items()}
+        return {host: sorted(what) for host, what in now.items() if what}
+
+    wait_for(lambda: not changed(), lambda: f"these are as before: {changed()}", timeout_s=120)
+    wait_until_every_rig_answers(fleet)
+
+
+@pytest.fixture
+def disturbs(fleet: Fleet) -> Iterator[None]:
+    """What a test that stops, kills or cuts off asks for: after it every rig serves again."""
+    for rig in fleet.rigs:
+        # The tests before have used up some of the starts that systemd allows in a while.
+        fleet.ssh(rig, "systemctl reset-failed 'heartcode-llama@*'")
+    yield
+    wait_until_every_rig_answers(fleet)

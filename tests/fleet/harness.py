@@ -6,18 +6,23 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 
 ROOT = Path(__file__).parents[2]
 GATEWAY_PORT = 4000
 UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service'"
+
+#: The roles that write a rig's settings: each needs what those before it have found out.
+RIG = ("gpu_driver", "llama_cpp", "model", "llama_server", "app", "proxy", "exporter")
 
 #: For each unit of the rigs which start of it this is.
 Starts = dict[tuple[str, str], str]
@@ -27,7 +32,7 @@ def comes_true(condition: Callable[[], Any], timeout_s: float) -> Any:
     """Return the condition's value when it is true, or its last one after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()) and time.monotonic() <= deadline:
-        time.sleep(0.2)
+        time.sleep(0.1)
     return value
 
 
@@ -52,6 +57,29 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
     assert not any(changed), f"something was changed:\n{done.stdout}"
     # The standard error has them as they are, the standard output as YAML, with quotes doubled.
     return " ".join((done.stderr + done.stdout).split())
+
+
+def site_with(*roles: str) -> list[dict[str, Any]]:
+    """The plays of playbooks/site.yml with these roles alone: their checks, then themselves."""
+    plays: list[dict[str, Any]] = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    unknown = set(roles) - {role for play in plays for role in play.get("roles", [])}
+    assert not unknown, f"site.yml has no {unknown}"
+
+    def role_of(task: dict[str, Any]) -> str | None:
+        for module in ("import_role", "include_role"):
+            if told := task.get(f"ansible.builtin.{module}"):
+                return str(told["name"])
+        return None
+
+    for play in plays:
+        for part in ("tasks", "post_tasks"):
+            if part in play:
+                # The role common has looked at a host before any other one does.
+                wanted = {None, "common", *roles}
+                play[part] = [task for task in play[part] if role_of(task) in wanted]
+        if "roles" in play:
+            play["roles"] = [role for role in play["roles"] if role in roles]
+    return [play for play in plays if any(map(play.get, ("tasks", "roles", "post_tasks")))]
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,11 @@ class Fleet:
         told = shlex.join(("journalctl", "--output=cat", *arguments))
         return self.ssh(host, f"journalctl --sync && {told}")
 
+    def cursor(self, host: str) -> str:
+        """Where a host's journal ends now, for `journal`."""
+        shown = self.ssh(host, "journalctl --lines=0 --show-cursor")
+        return "--after-cursor=" + shown.split("-- cursor: ")[1].strip()
+
     def tool(self, *arguments: str) -> None:
         """Call the fleet's own tool, to pull plugs and cables."""
         done = subprocess.run(
@@ -129,6 +162,23 @@ class Fleet:
             text=True,
             check=False,
         )
+
+    def play_roles(
+        self, *roles: str, limit: str = "all", arguments: Sequence[str] = (), **variables: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run playbooks/site.yml with these roles alone."""
+        with tempfile.TemporaryDirectory() as directory:
+            playbook, given = Path(directory, "roles.yml"), Path(directory, "variables.yml")
+            playbook.write_text(yaml.safe_dump(site_with(*roles), sort_keys=False))
+            given.write_text(json.dumps(variables))
+            told = ("--limit", limit, "--extra-vars", f"@{given}", *arguments)
+            return self.playbook(*told, playbook=str(playbook))
+
+    def deploy(self, *roles: str, limit: str = "all", **variables: Any) -> str:
+        """Run them and return what Ansible has said."""
+        done = self.play_roles(*roles, limit=limit, **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def set_up_gateway(self, directory: Path, **variables: Any) -> str:
         """Run the role gateway alone, as verbosely as people do, and return what Ansible said.
@@ -171,6 +221,40 @@ class Fleet:
     def state(self, rig: str, unit: str) -> str:
         """Return what systemd says of a unit: active, failed ..."""
         return self.ssh(rig, f"systemctl is-active {unit}", check=False)
+
+    def units(self, host: str) -> set[str]:
+        """What runs on a host and belongs to the deployment, and what has failed there."""
+        ours = "'heartcode*' 'prometheus*' nginx.service"
+        list_units = "systemctl list-units --plain --no-legend"
+        told = self.ssh(
+            host, f"{list_units} --state=active {ours}; {list_units} --state=failed | sed 's/$/ !/'"
+        )
+        return {
+            unit + " has failed" * line.endswith("!")
+            for line in told.splitlines()
+            for unit in line.split()[:1]
+        }
+
+    def settings(self, host: str) -> set[str]:
+        """What the deployment has set on a host, file by file."""
+        return set(self.ssh(host, "find /etc/heartcode -type f -exec sha256sum {} +").splitlines())
+
+    def signal_working(self, signal: str, *rigs: str) -> tuple[str, int] | None:
+        """Send a signal to one backend that generates just now, if there is one.
+
+        The rig itself finds it: what is told here of it may be over when the signal is sent.
+        """
+        for rig in rigs or self.rigs:
+            told = self.ssh(
+                rig,
+                "for n in $(ls /etc/heartcode/llama | sed -n 's/[.]env$//p'); do"
+                " curl -s http://127.0.0.1:$((8081 + n))/slots | grep -q 'is_processing\":true'"
+                f" && systemctl kill --signal={signal} heartcode-llama@$n && echo $n && break;"
+                " done; true",
+            )
+            if told:
+                return rig, int(told)
+        return None
 
     def is_working(self, rig: str, number: int) -> bool:
         """Whether a backend generates just now."""

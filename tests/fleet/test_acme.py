@@ -15,7 +15,7 @@ import requests
 from tests.fleet.harness import Fleet, wait_for
 from tests.fleet.test_tls import served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NAME, NOWHERE = "chat.example.org", "nowhere.example.org"
 UNIT = "pebble-of-a-test"
@@ -59,11 +59,6 @@ rm -rf {TRUSTED} {DIRECTORY} /etc/letsencrypt
 update-ca-certificates --fresh >/dev/null 2>&1
 apt-get -qq purge pebble certbot >/dev/null
 """
-
-
-@pytest.fixture(autouse=True)
-def serving() -> None:
-    """In the place of conftest.py's, which comes without TLS; no rig is touched here."""
 
 
 def shown(fleet: Fleet) -> str:

@@ -7,6 +7,7 @@ import json
 import uuid
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.counting import chat, count_to
@@ -63,6 +64,7 @@ def test_what_was_written_before_a_play_fails_is_served(fleet: Fleet, tmp_path: 
         fleet.playbook(playbook="tests/fleet/gateway.yml")
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_power_stops_the_play_before_anything_is_changed(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
     try:

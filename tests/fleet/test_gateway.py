@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import requests
 
 from tests.counting import chat, count_to, events, text_of
@@ -59,6 +60,7 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
     assert len(rest) > 1000, "the tokens came in lumps"
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
     backends = fleet.backends()
     with chat(fleet, max_tokens=3500, stream=True) as response:
@@ -116,6 +118,7 @@ def test_the_request_id_goes_all_the_way(fleet: Fleet) -> None:
     assert log_line(fleet, request_id)["status"] == 200
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
     try:
@@ -147,6 +150,7 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
     assert firewall <= network
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_network_is_skipped(fleet: Fleet) -> None:
     fleet.tool("cut", "rig1")
     try:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.fleet.harness import Fleet, refusals
 
+pytestmark = pytest.mark.long
+
 UUID = "GPU-10600000-0000-4000-8000-000000000003"
 SOURCES = "/etc/apt/sources.list.d/heartcode-non-free.sources"
 NO_DRIVER = "mv /usr/bin/nvidia-smi /root/"

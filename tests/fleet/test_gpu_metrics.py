@@ -89,6 +89,7 @@ def webhook(fleet: Fleet) -> Iterator[str]:
     code = base64.b64encode(LISTEN.encode()).decode()
     run = f"import base64;exec(base64.b64decode('{code}'))"
     fleet.ssh("gateway", f'systemd-run --quiet --collect --unit={unit} python3 -u -c "{run}"')
+    wait_for(lambda: fleet.ssh("gateway", "ss -Hlnt 'sport = :4099'"), "it listens")
     yield unit
     fleet.ssh("gateway", f"systemctl stop {unit}")
 
@@ -193,6 +194,9 @@ def break_things(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.usefixtures("disturbs")
 def test_every_query_of_the_dashboards_has_data_or_says_when(fleet: Fleet) -> None:
     usual, unusual = queries(that_need_a_fault=False), queries(that_need_a_fault=True)
     wrong = [where for where, n in without_data(fleet, usual | unusual).items() if n < 0]

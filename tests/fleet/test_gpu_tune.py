@@ -1,5 +1,7 @@
 """heartcode-gpu-tune.service on the rigs: the modes of the simulated cards."""
 
+import pytest
+
 from tests.fleet.harness import Fleet
 
 UNIT = "heartcode-gpu-tune.service"
@@ -32,11 +34,12 @@ def test_it_comes_before_the_backends(fleet: Fleet) -> None:
 
 
 def test_a_lost_card_does_not_keep_the_others_from_it(fleet: Fleet) -> None:
+    since = fleet.cursor("rig2")
     fleet.ssh("rig2", "simulated-cards lose 0")
     forget(fleet, "rig2")
     try:
         fleet.ssh("rig2", f"systemctl restart {UNIT}")
-        said = fleet.journal("rig2", f"--unit={UNIT}", "--lines=10")
+        said = fleet.journal("rig2", f"--unit={UNIT}", since)
         assert "GPU is lost; this card is left as it is" in said
     finally:
         fleet.ssh("rig2", "simulated-cards restore 0")
@@ -45,14 +48,13 @@ def test_a_lost_card_does_not_keep_the_others_from_it(fleet: Fleet) -> None:
     assert modes(fleet, "rig2") == ["130.00 W, Enabled", "90.00 W, Enabled"]
 
 
+@pytest.mark.long
 def test_the_inventory_decides_and_only_what_differs_is_set(fleet: Fleet) -> None:
     try:
-        done = fleet.playbook("--limit", "rig1", "--extra-vars", "gpu_tune_power_limit_w=100")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "power limit: 90 W -> 100 W" in done.stdout
-        assert "persistence mode:" not in done.stdout
+        said = fleet.deploy("gpu_tune", limit="rig1", gpu_tune_power_limit_w=100)
+        assert "power limit: 90 W -> 100 W" in said
+        assert "persistence mode:" not in said
         assert modes(fleet, "rig1") == ["100.00 W, Enabled"] * 2
     finally:
-        back = fleet.playbook("--limit", "rig1")
-    assert back.returncode == 0, back.stdout + back.stderr
+        fleet.deploy("gpu_tune", limit="rig1")
     assert modes(fleet, "rig1") == ["90.00 W, Enabled"] * 2

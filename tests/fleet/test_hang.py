@@ -5,17 +5,31 @@ With the limits that a rig has: a stream moves on after 30 s, and the backend is
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import Fleet, wait_for
 
 HUNG = "/run/heartcode/hung"
 
 
-def resumes(fleet: Fleet, rig: str) -> float:
-    """Return how many streams have gone on because their backend was silent."""
-    told = fleet.ssh(rig, "curl -fsS http://127.0.0.1:9091/metrics").splitlines()
+def resumes(fleet: Fleet) -> dict[str, float]:
+    """Return how many streams of each rig have gone on because their backend was silent."""
     name = 'inference_resumes_total{reason="silent"}'
-    return sum(float(line.split()[-1]) for line in told if line.startswith(name))
+    return {
+        rig: sum(
+            float(line.split()[-1])
+            for line in fleet.ssh(rig, "curl -fsS http://127.0.0.1:9091/metrics").splitlines()
+            if line.startswith(name)
+        )
+        for rig in fleet.rigs
+    }
+
+
+def pids(fleet: Fleet) -> dict[tuple[str, int], str]:
+    """Return the process of each backend."""
+    show = "systemctl show --value --property=MainPID heartcode-llama@"
+    return {(rig, n): fleet.ssh(rig, f"{show}{n}") for rig, n in fleet.backends()}
 
 
 def signs(fleet: Fleet, rig: str) -> str:
@@ -23,8 +37,11 @@ def signs(fleet: Fleet, rig: str) -> str:
     return fleet.ssh(rig, f"ls -A {HUNG}")
 
 
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.usefixtures("disturbs")
 def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:
-    before, backends = fleet.starts(), fleet.backends()
+    before, were, resumed = fleet.starts(), pids(fleet), resumes(fleet)
 
     def count(number: int) -> list[str]:
         # Conversations of their own, so that they are shared out.
@@ -34,20 +51,14 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
 
     with ThreadPoolExecutor(8) as threads:
         streams = [threads.submit(count, number) for number in range(8)]
-        rig, number = wait_for(
-            lambda: next((b for b in backends if fleet.is_working(*b)), None),
-            "a backend works",
-        )
+        rig, number = wait_for(lambda: fleet.signal_working("STOP"), "a backend works")
         unit = f"heartcode-llama@{number}.service"
-        pid = fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}")
-        resumed = resumes(fleet, rig)
-        fleet.ssh(rig, f"kill -STOP {pid}")
         assert [stream.result() for stream in streams] == [count_to(3500)] * 8
-    assert resumes(fleet, rig) > resumed
+    assert resumes(fleet)[rig] > resumed[rig]
     wait_for(lambda: fleet.started_again(before), "systemd has been asked", timeout_s=90)
     wait_for(lambda: fleet.state(rig, unit) == "active", "it has generated a token")
     assert fleet.started_again(before) == {(rig, unit)}
-    assert fleet.ssh(rig, f"systemctl show --value --property=MainPID {unit}") != pid
+    assert pids(fleet)[rig, number] != were[rig, number]
     assert signs(fleet, rig) == ""
     wait_for(
         lambda: '"backends_up":2' in fleet.ssh(rig, "curl -s http://127.0.0.1:8080/health"),
@@ -55,6 +66,7 @@ def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet
     )
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
     rig, unit = "rig1", "heartcode-llama@1.service"
     before = fleet.starts()
@@ -73,6 +85,7 @@ def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
         fleet.ssh(rig, f"rm -rf {HUNG}")
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_backend_that_does_not_run_is_not_started_by_a_sign(fleet: Fleet) -> None:
     rig, unit = "rig2", "heartcode-llama@1.service"
     fleet.ssh(rig, f"systemctl stop {unit} && mkdir -p {HUNG} && chown heartcode: {HUNG}")

@@ -70,6 +70,7 @@ def test_a_whole_fleet(fleet: Fleet) -> None:
     assert [rig["name"] for rig in told["rigs"]] == fleet.rigs
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_backend_that_is_stopped(fleet: Fleet) -> None:
     fleet.ssh("rig1", "systemctl stop heartcode-llama@1")
     try:
@@ -84,6 +85,7 @@ def test_a_backend_that_is_stopped(fleet: Fleet) -> None:
         fleet.ssh("rig1", "systemctl start heartcode-llama@1")
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_card_that_is_gone(fleet: Fleet) -> None:
     fleet.ssh("rig1", "simulated-cards lose 1 && systemctl restart heartcode-llama@1", check=False)
     try:
@@ -92,4 +94,5 @@ def test_a_card_that_is_gone(fleet: Fleet) -> None:
         assert done.returncode == 3, done.stdout + done.stderr
         assert "card 1 of rig1 is gone" in done.stdout
     finally:
-        fleet.ssh("rig1", "simulated-cards restore 1")
+        # What its timer does within a minute.
+        fleet.ssh("rig1", "simulated-cards restore 1 && systemctl start heartcode-card@1.service")

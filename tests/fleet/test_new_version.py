@@ -3,14 +3,16 @@
 import hashlib
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.counting import chat, count_to
 from tests.fleet.harness import Fleet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("disturbs")]
 
+ROLES = ("gpu_driver", "llama_cpp", "model", "llama_server")
 ROOT = "/opt/heartcode/llama.cpp"
 
 
@@ -24,7 +26,7 @@ def running(fleet: Fleet, rig: str) -> str:
     return fleet.ssh(rig, f"readlink /proc/{pid}/exe").split("/")[-3]
 
 
-def described(cache: Path) -> dict[str, object]:
+def described(cache: Path) -> dict[str, Any]:
     """Variables for a version that no rig has, whose package lies in `cache`."""
     return {
         "llama_cpp_cmake_extra_options": ["-DHEARTCODE_TEST=1"],
@@ -62,7 +64,7 @@ def assert_nothing_is_switched(fleet: Fleet, before: dict[str, str], archive: Pa
 def test_a_binary_that_does_not_count_is_not_installed(fleet: Fleet, tmp_path: Path) -> None:
     before = {rig: current(fleet, rig) for rig in fleet.rigs}
     archive = package(fleet, tmp_path, "#!/bin/sh\necho no such library\nexit 3\n")
-    done = fleet.playbook("--limit", "rigs", "-e", str(described(tmp_path)))
+    done = fleet.play_roles(*ROLES, limit="rigs", **described(tmp_path))
     assert done.returncode != 0
     output = " ".join(done.stdout.split())
     assert "The new llama-server does not work on rig1" in output
@@ -75,12 +77,13 @@ def test_a_package_that_has_changed_is_not_installed(fleet: Fleet, tmp_path: Pat
     archive = package(fleet, tmp_path, "#!/bin/sh\n")
     with archive.open("ab") as file:
         file.write(b"0")
-    done = fleet.playbook("--limit", "rigs", "-e", str(described(tmp_path)))
+    done = fleet.play_roles(*ROLES, limit="rigs", **described(tmp_path))
     assert done.returncode != 0
     assert "has changed since it was built" in " ".join(done.stdout.split())
     assert_nothing_is_switched(fleet, before, archive)
 
 
+@pytest.mark.ci
 def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
     here = {rig: current(fleet, rig) for rig in fleet.rigs}
     before = "000000000-cpu-000000000000"
@@ -88,18 +91,16 @@ def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
         fleet.ssh(rig, f"cp -a {ROOT}/{here[rig]} {ROOT}/{before}")
     try:
         for _ in range(2):  # the second time it is there already
-            done = fleet.playbook("--extra-vars", "llama_cpp_rollback=true")
-            assert done.returncode == 0, done.stdout + done.stderr
+            fleet.deploy(*ROLES, limit="rigs", llama_cpp_rollback=True)
             for rig in fleet.rigs:
                 assert current(fleet, rig) == before
                 assert running(fleet, rig) == before
         answer = chat(fleet, max_tokens=5).json()
         assert answer["choices"][0]["message"]["content"].split() == count_to(5)
     finally:
-        done = fleet.playbook()
+        fleet.deploy(*ROLES, limit="rigs")
         for rig in fleet.rigs:
             fleet.ssh(rig, f"rm -r {ROOT}/{before}")
-    assert done.returncode == 0, done.stdout + done.stderr
     for rig in fleet.rigs:
         assert current(fleet, rig) == here[rig]
         assert running(fleet, rig) == here[rig]
@@ -107,7 +108,7 @@ def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
 
 def test_without_a_version_before_nothing_is_changed(fleet: Fleet) -> None:
     before = {rig: current(fleet, rig) for rig in fleet.rigs}
-    done = fleet.playbook("--extra-vars", "llama_cpp_rollback=true")
+    done = fleet.play_roles(*ROLES, limit="rigs", llama_cpp_rollback=True)
     assert done.returncode != 0
     assert "has no other version of llama.cpp than" in " ".join(done.stdout.split())
     assert {rig: current(fleet, rig) for rig in fleet.rigs} == before

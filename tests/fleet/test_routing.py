@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import requests
 
 from tests.counting import chat, count_to
@@ -68,6 +69,7 @@ def requests_that_stay(fleet: Fleet, number: int) -> Iterator[list[Future[reques
         assert content.split() == count_to(20)
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> None:
     try:
         with requests_that_stay(fleet, sum(slots(fleet).values())):
@@ -78,6 +80,7 @@ def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> N
     assert rigs == {"rig2"}
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_request_moves_off_a_rig_whose_cable_is_pulled(fleet: Fleet) -> None:
     """Its connection stays open and silent: the kernel's keepalive finds out."""
     with requests_that_stay(fleet, 1) as (sent,):

@@ -15,11 +15,6 @@ OWN = "/etc/heartcode/tls/self_signed"
 SHOWN_UNTIL = "gateway_tls_certificate_not_after_timestamp_seconds"
 
 
-@pytest.fixture(autouse=True)
-def serving() -> None:
-    """In the place of conftest.py's, which comes without TLS; no rig is touched here."""
-
-
 @pytest.fixture(scope="module")
 def certificate(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A gateway that has made its own and shows it; without TLS again at the end."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +11,10 @@ import pytest
 import yaml
 
 from tests.counting import chat, count_to
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import RIG, Fleet, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("disturbs")]
 
 # Small enough for a test: the demo model is measured in a second.
 TINY = {
@@ -54,10 +53,8 @@ def as_env(tuned: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in tuned.items()} | {"flash_attention": attention}
 
 
-def deploy(fleet: Fleet) -> subprocess.CompletedProcess[str]:
-    done = fleet.playbook("--limit", "rig1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+def deploy(fleet: Fleet) -> str:
+    return fleet.deploy(*RIG, limit="rig1")
 
 
 def starts(fleet: Fleet) -> list[int]:
@@ -102,7 +99,7 @@ def test_cards_are_measured_and_the_next_deployment_uses_it(fleet: Fleet, file: 
     for kind in ("prompt", "decode"):
         told = [float(speed) for speed in proxy[f"HEARTCODE_{kind.upper()}_SPEEDS"].split(",")]
         assert told == [card["speeds"][kind] for card in cards]
-    assert re.search(r"rig1 .*changed=0 ", deploy(fleet).stdout)
+    assert re.search(r"rig1 .*changed=0 ", deploy(fleet))
 
     # What was measured holds only where a card is set as it was then.
     slow = {"n_batch": 128, "n_ubatch": 16, "kv_type": "f16", "flash_attention": False}
@@ -111,9 +108,8 @@ def test_cards_are_measured_and_the_next_deployment_uses_it(fleet: Fleet, file: 
     first["settings"] = slow
     second["measured_with"]["n_ctx"] += 1
     file.write_text(yaml.safe_dump(tuned))
-    assert "was measured with other settings and is left aside" in " ".join(
-        deploy(fleet).stdout.split()
-    )
+    said = " ".join(deploy(fleet).split())
+    assert "was measured with other settings and is left aside" in said
     assert [settings(fleet, number) for number in (0, 1)] == [as_env(slow), DEFAULTS]
     assert env(fleet, "heartcode")["HEARTCODE_PROMPT_SPEEDS"].endswith(",0")
 

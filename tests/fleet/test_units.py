@@ -19,6 +19,7 @@ def test_restarting_the_proxy_leaves_the_backends_warm(fleet: Fleet) -> None:
     assert "0" not in before
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_starting_a_backend_returns_when_it_answers(fleet: Fleet) -> None:
     answer = fleet.ssh(
         "rig1",
@@ -28,6 +29,7 @@ def test_starting_a_backend_returns_when_it_answers(fleet: Fleet) -> None:
     assert json.loads(answer)["content"].split() == ["8"]
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_killed_backend_is_started_again_and_the_rig_serves_on(fleet: Fleet) -> None:
     before = main_pid(fleet, "rig1", "heartcode-llama@0")
     fleet.ssh("rig1", "systemctl kill --signal=KILL heartcode-llama@0")
@@ -53,12 +55,14 @@ def test_the_proxy_knows_what_the_prompt_caches_hold(fleet: Fleet) -> None:
     assert int(fleet.ssh("rig1", told)) == min(mib) * 2**20 // 136
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_setting_that_cannot_work_is_named_and_not_retried(fleet: Fleet) -> None:
+    since = fleet.cursor("rig1")
     fleet.ssh("rig1", "sed -i 's/^N_CTX=.*/N_CTX=many/' /etc/heartcode/llama/1.env")
     try:
         fleet.ssh("rig1", "systemctl restart heartcode-llama@1", check=False)
         assert fleet.ssh("rig1", "systemctl is-failed heartcode-llama@1", check=False) == "failed"
-        log = fleet.journal("rig1", "--unit=heartcode-llama@1", "--lines=20")
+        log = fleet.journal("rig1", "--unit=heartcode-llama@1", since)
         assert "N_CTX must be a whole number, but is 'many'" in log
     finally:
         fleet.ssh("rig1", "sed -i 's/^N_CTX=.*/N_CTX=4096/' /etc/heartcode/llama/1.env")
@@ -102,7 +106,7 @@ def turns(fleet: Fleet, rig: str, since: str) -> list[tuple[float, float]]:
     told = fleet.ssh(
         rig,
         "journalctl --sync &&"
-        f" journalctl --unit='heartcode-llama@*' --after-cursor='{since}' --output=json"
+        f" journalctl --unit='heartcode-llama@*' '{since}' --output=json"
         " --output-fields=MESSAGE,_SYSTEMD_UNIT,__MONOTONIC_TIMESTAMP"
         " | grep 'heartcode-llama-ready: '",
     )
@@ -118,15 +122,11 @@ def turns(fleet: Fleet, rig: str, since: str) -> list[tuple[float, float]]:
     return sorted(found)
 
 
-def cursor(fleet: Fleet, rig: str) -> str:
-    shown = fleet.ssh(rig, "journalctl --lines=0 --show-cursor")
-    return shown.split("-- cursor: ")[1].strip()
-
-
+@pytest.mark.usefixtures("disturbs")
 def test_backends_load_one_after_the_other(fleet: Fleet) -> None:
     units = ["heartcode-llama@0.service", "heartcode-llama@1.service"]
     fleet.ssh("rig1", f"systemctl stop {' '.join(units)}")
-    since = cursor(fleet, "rig1")
+    since = fleet.cursor("rig1")
     # Another one loads, and takes its time.
     lock = "systemd-run --quiet --collect --unit=slow-load -p Type=exec flock"
     fleet.ssh("rig1", f"{lock} /run/heartcode/llama/loading.0 sleep infinity")
@@ -156,6 +156,7 @@ def test_backends_load_one_after_the_other(fleet: Fleet) -> None:
     assert first[1] <= second[0]
 
 
+@pytest.mark.usefixtures("disturbs")
 def test_a_backend_that_dies_again_and_again_is_left_alone(fleet: Fleet) -> None:
     rig, unit = "rig1", "heartcode-llama@1.service"
     before = fleet.starts()
@@ -167,18 +168,18 @@ def test_a_backend_that_dies_again_and_again_is_left_alone(fleet: Fleet) -> None
         f" > {drop_in} && if systemctl show {unit} | grep -q ^RestartSteps;"
         f" then echo RestartSteps=0 >> {drop_in}; fi && systemctl daemon-reload",
     )
-    killed = 0
+    killed = set()
 
     def died_for_good() -> bool:
-        nonlocal killed
         if fleet.state(rig, unit) == "active":
+            # systemd may still call one active that is dead already.
+            killed.add(main_pid(fleet, rig, unit))
             fleet.ssh(rig, f"systemctl kill --signal=KILL {unit}", check=False)
-            killed += 1
         return fleet.state(rig, unit) == "failed"
 
     try:
         wait_for(died_for_good, "systemd gives up", timeout_s=120)
-        assert killed <= 8  # the one that ran, and six starts
+        assert len(killed - {"0"}) <= 7  # the one that ran, and six starts
         result = fleet.ssh(rig, f"systemctl show --value --property=Result {unit}")
         assert result in ("start-limit-hit", "signal")
         assert fleet.started_again(before) == {(rig, unit)}

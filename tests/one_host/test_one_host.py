@@ -1,4 +1,4 @@
-"""One host that is gateway and rig at once, as inventory/example.yml has it: `make test-slow`."""
+"""One host that is gateway and rig at once, as inventory/example.yml has it: `make test-long`."""
 
 import json
 import re

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -229,6 +230,20 @@ def test_ssh_config_is_understood_by_ssh_also_with_blanks_in_paths(fleet: Fleet)
     assert "user root" in lines
     assert "stricthostkeychecking true" in lines
     assert f"identityfile {fleet.directory}/id_ed25519" in shown.replace('"', "")
+
+
+def test_kept_connections_of_one_machine_or_of_all_are_closed(fleet: Fleet, tmp_path: Path) -> None:
+    """Also those whose other end is dead already, of which only the socket is left."""
+    kept = [tmp_path / name for name in ("0.ssh", "0.ansible", "1.ssh", "10.ssh")]
+    for path in kept:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    status = tmp_path / "rig1.json"
+    status.touch()
+    access.hang_up(tmp_path, fleet.machines["gateway"])
+    assert [path for path in kept if path.exists()] == kept[2:]
+    access.hang_up(tmp_path)
+    assert [path for path in (*kept, status) if path.exists()] == [status]
 
 
 def test_known_hosts_have_name_and_address() -> None:

@@ -1,0 +1,47 @@
+"""A part of playbooks/site.yml, as tests of a deployment run it."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.fleet.harness import ROOT, site_with
+
+
+def roles(plays: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Hosts and names of the roles that are checked or run, in their order."""
+    found = []
+    for play in plays:
+        tasks = [*play.get("tasks", []), *play.get("post_tasks", [])]
+        for task in tasks:
+            told = task.get("ansible.builtin.import_role", task.get("ansible.builtin.include_role"))
+            if told:
+                found.append((play["hosts"], f"{told['name']}:{told['tasks_from']}"))
+        found += [(play["hosts"], role) for role in play.get("roles", [])]
+    return found
+
+
+def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
+    assert roles(site_with("app", "proxy")) == [
+        ("rigs", "common:preflight"),
+        ("rigs", "app:preflight"),
+        ("gateways", "common:preflight"),
+        ("rigs", "app"),
+        ("rigs", "proxy"),
+    ]
+
+
+def test_what_site_yml_does_after_a_role_stays_with_it() -> None:
+    assert ("gateways", "gateway:tell") in roles(site_with("gateway"))
+    assert ("gateways", "gateway:tell") not in roles(site_with("prometheus"))
+
+
+def test_all_roles_are_site_yml_itself() -> None:
+    site = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    every = {role for play in site for role in play.get("roles", [])}
+    assert site_with(*every) == site
+
+
+def test_a_role_that_site_yml_does_not_have_is_told() -> None:
+    with pytest.raises(AssertionError, match="nobodys"):
+        site_with("nobodys")
