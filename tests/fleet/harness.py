@@ -62,24 +62,26 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
 def site_with(*roles: str) -> list[dict[str, Any]]:
     """The plays of playbooks/site.yml with these roles alone: their checks, then themselves."""
     plays: list[dict[str, Any]] = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    unknown = set(roles) - {role for play in plays for role in play.get("roles", [])}
-    assert not unknown, f"site.yml has no {unknown}"
 
-    def role_of(task: dict[str, Any]) -> str | None:
+    def entered(task: dict[str, Any]) -> tuple[str, str] | None:
+        """The role that a task enters, and where."""
         for module in ("import_role", "include_role"):
             if told := task.get(f"ansible.builtin.{module}"):
-                return str(told["name"])
+                return told["name"], told.get("tasks_from", "main")
         return None
 
+    # The role common has looked at a host before any other one does.
+    wanted = {None, ("common", "preflight")}
+    wanted |= {(role, part) for role in roles for part in ("preflight", "main", "tell")}
+    found = set()
     for play in plays:
         for part in ("tasks", "post_tasks"):
             if part in play:
-                # The role common has looked at a host before any other one does.
-                wanted = {None, "common", *roles}
-                play[part] = [task for task in play[part] if role_of(task) in wanted]
-        if "roles" in play:
-            play["roles"] = [role for role in play["roles"] if role in roles]
-    return [play for play in plays if any(map(play.get, ("tasks", "roles", "post_tasks")))]
+                found |= {entered(task) for task in play[part]}
+                play[part] = [task for task in play[part] if entered(task) in wanted]
+    unknown = {role for role in roles if (role, "main") not in found}
+    assert not unknown, f"site.yml has no {unknown}"
+    return [play for play in plays if play.get("tasks") or play.get("post_tasks")]
 
 
 @dataclass(frozen=True)
