@@ -16,18 +16,16 @@ def roles(plays: list[dict[str, Any]]) -> list[tuple[str, str]]:
         for task in tasks:
             told = task.get("ansible.builtin.import_role", task.get("ansible.builtin.include_role"))
             if told:
-                found.append((play["hosts"], f"{told['name']}:{told['tasks_from']}"))
-        found += [(play["hosts"], role) for role in play.get("roles", [])]
+                found.append((play["hosts"], f"{told['name']}:{told.get('tasks_from', 'main')}"))
     return found
 
 
 def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
     assert roles(site_with("app", "proxy")) == [
-        ("rigs", "common:preflight"),
+        ("rigs:gateways", "common:preflight"),
         ("rigs", "app:preflight"),
-        ("gateways", "common:preflight"),
-        ("rigs", "app"),
-        ("rigs", "proxy"),
+        ("rigs", "app:main"),
+        ("rigs", "proxy:main"),
     ]
 
 
@@ -38,7 +36,7 @@ def test_what_site_yml_does_after_a_role_stays_with_it() -> None:
 
 def test_all_roles_are_site_yml_itself() -> None:
     site = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    every = {role for play in site for role in play.get("roles", [])}
+    every = {name.removesuffix(":main") for _, name in roles(site) if name.endswith(":main")}
     assert site_with(*every) == site
 
 
