@@ -62,19 +62,17 @@ def test_tokens_arrive_while_the_rest_is_still_computed(fleet: Fleet) -> None:
 
 @pytest.mark.usefixtures("disturbs")
 def test_a_stream_outlives_its_llama_server(fleet: Fleet) -> None:
-    backends = fleet.backends()
     with chat(fleet, max_tokens=3500, stream=True) as response:
         arriving = events(response)
         told = [next(arriving) for _ in range(10)]
-        (rig, number), *others = (b for b in backends if fleet.is_working(*b))
-        assert not others
-        fleet.ssh(rig, f"systemctl kill --signal=KILL heartcode-llama@{number}")
+        killed = fleet.signal_working("KILL")
+        assert killed, "no backend worked on the stream any more"
         told += arriving
     assert "".join(map(text_of, told)).split() == count_to(3500)
     assert len({event["id"] for event in told}) == 1
-    unit = f"heartcode-llama@{number}"
+    rig, number = killed
     wait_for(
-        lambda: fleet.ssh(rig, f"systemctl is-active {unit}", check=False) == "active",
+        lambda: fleet.state(rig, f"heartcode-llama@{number}") == "active",
         "systemd has started the killed one again",
     )
 
