@@ -310,7 +310,7 @@ def inventory(fleet: Fleet) -> dict[str, Any]:
             own = yaml.safe_load(file.read_text()) if file.exists() else {}
             hosts[name(group, what)] = {
                 "ansible_host": of,
-                "heartcode_address": fleet.addresses[of],
+                "fleet_machine": of,
                 # The group's default is relative to the inventory.
                 "fleet_dir": str(fleet.directory),
                 **own,
