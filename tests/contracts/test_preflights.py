@@ -235,7 +235,7 @@ def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
     asked = {
         role
         for play in LOOKING
-        if group in play["hosts"].split(":") and play["any_errors_fatal"] is True
+        if group in play["hosts"].split(":") and play.get("any_errors_fatal") is True
         for role, entry in entries(play)
         if entry == "preflight"
     }
