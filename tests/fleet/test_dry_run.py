@@ -2,9 +2,13 @@
 
 import re
 
+import pytest
+
 from tests.fleet.harness import Fleet
 
 
+@pytest.mark.ci
+@pytest.mark.long
 def test_a_dry_run_of_what_is_deployed_tells_of_no_change(fleet: Fleet) -> None:
     done = fleet.playbook("--check", "--diff")
     assert done.returncode == 0, done.stdout + done.stderr
