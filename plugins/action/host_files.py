@@ -17,6 +17,8 @@ from ansible.template import trust_as_template
 
 #: What an entry may say of what there shall be; one of them.
 _KINDS = ("src", "template", "content", "target", "state")
+#: What `state` may be; files and links are asked for by what is in them.
+_STATES = ("directory", "absent")
 _ATTRIBUTES = ("mode", "owner", "group")
 _KNOWN = {"path", "vars", "validate", *_KINDS, *_ATTRIBUTES}
 
@@ -54,6 +56,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 f" of {', '.join(sorted(_KNOWN - {'path', *_KINDS}))} what it needs"
             )
         (kind,) = kinds
+        if kind == "state" and entry["state"] not in _STATES:
+            raise AnsibleActionFail(
+                f"host_files: {entry['path']} cannot be {entry['state']}; as a state it may be"
+                f" {' or '.join(_STATES)}"
+            )
         state = {"target": "link", "state": entry.get("state")}.get(kind, "file")
         told = {
             "path": entry["path"],

@@ -183,14 +183,14 @@ class Fleet:
         return done.stdout
 
     def set_up_gateway(self, directory: Path, **variables: Any) -> str:
-        """Run the role gateway alone, as verbosely as people do, and return what Ansible said.
+        """Run playbooks/gateway.yml, as verbosely as people do, and return what Ansible said.
 
         The variables go through a file: no key may stand in a list of processes.
         """
         file = directory / "variables.yml"
         file.write_text(json.dumps(variables))
         done = self.playbook(
-            *("-vvv", "--diff", "--extra-vars", f"@{file}"), playbook="tests/fleet/gateway.yml"
+            *("-vvv", "--diff", "--extra-vars", f"@{file}"), playbook="playbooks/gateway.yml"
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -115,7 +115,7 @@ def test_a_name_that_does_not_lead_here_leaves_what_serves(
     before = shown(fleet)
     file = tmp_path / "nowhere.yml"
     file.write_text(json.dumps(acme | {"gateway_tls_names": [NAME, NOWHERE]}))
-    done = fleet.playbook("--extra-vars", f"@{file}", playbook="tests/fleet/gateway.yml")
+    done = fleet.playbook("--extra-vars", f"@{file}", playbook="playbooks/gateway.yml")
     assert done.returncode != 0
     assert f"gave gateway no certificate for {NAME}, {NOWHERE}" in done.stdout
     assert f"Domain: {NOWHERE}" in done.stdout  # certbot's reason

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
 from tests.counting import chat, count_to
-from tests.fleet.harness import Fleet, refusals, wait_for
+from tests.fleet.harness import ROOT, Fleet, refusals, wait_for
 
 
 def test_bad_api_keys_are_refused_and_not_shown(fleet: Fleet, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_what_nginx_refuses_leaves_the_old_configuration_serving(fleet: Fleet) -
     before = fleet.ssh("gateway", site)
     done = fleet.playbook(
         *("--extra-vars", "gateway_client_max_body_size=64megabytes"),
-        playbook="tests/fleet/gateway.yml",
+        playbook="playbooks/gateway.yml",
     )
     assert done.returncode != 0
     assert "client_max_body_size" in done.stdout + done.stderr
@@ -53,15 +54,18 @@ def allows(fleet: Fleet, origin: str) -> bool:
 
 def test_what_was_written_before_a_play_fails_is_served(fleet: Fleet, tmp_path: Path) -> None:
     origin = "https://chat.example"
-    file = tmp_path / "variables.yml"
-    file.write_text(json.dumps({"gateway_cors_origins": [origin], "fail_after_gateway": True}))
-    done = fleet.playbook("--extra-vars", f"@{file}", playbook="tests/fleet/gateway.yml")
+    (play,) = yaml.safe_load((ROOT / "playbooks/gateway.yml").read_text())
+    play["tasks"].append({"ansible.builtin.fail": {"msg": "A play that fails after the role."}})
+    file = tmp_path / "fails.yml"
+    file.write_text(json.dumps([play]))
+    variables = json.dumps({"gateway_cors_origins": [origin]})
+    done = fleet.playbook("--extra-vars", variables, playbook=str(file))
     try:
         assert done.returncode != 0
         assert "fails after the role" in done.stdout
         wait_for(lambda: allows(fleet, origin), "nginx has read what the role wrote")
     finally:
-        fleet.playbook(playbook="tests/fleet/gateway.yml")
+        fleet.playbook(playbook="playbooks/gateway.yml")
 
 
 @pytest.mark.usefixtures("disturbs")
@@ -93,7 +97,7 @@ def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     current = "readlink /opt/heartcode/llama.cpp/current"
     before = [fleet.ssh(rig, current) for rig in fleet.rigs]
     broken = {"llama_cpp_cmake_extra_options": ["-DCMAKE_CXX_COMPILER=false"]}
-    done = fleet.playbook("--extra-vars", str(broken), playbook="tests/fleet/llama_cpp.yml")
+    done = fleet.play_roles("llama_cpp", limit="rigs", **broken)
     assert done.returncode != 0
     output = " ".join(done.stdout.split())
     assert "Building llama.cpp failed on rig1" in output

@@ -1,25 +1,14 @@
 """What is told of cards that systemd and the driver take away, and what the script makes of it."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 
-from tests.fleet.harness import ROOT, Fleet, wait_for
-
-
-def check(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [ROOT / "scripts/health_check.sh", *arguments, fleet.url],
-        env=os.environ | {"HEARTCODE_API_KEY": fleet.key},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.fleet.harness import Fleet, wait_for
+from tests.health_check import check, row
 
 
 def rigs(fleet: Fleet) -> dict[str, dict[str, Any]]:
@@ -47,18 +36,8 @@ def all_up(fleet: Fleet) -> Iterator[None]:
     wait_for(lambda: states(fleet) == whole, "every card is up again", timeout_s=120)
 
 
-def row(done: subprocess.CompletedProcess[str], *begin: str) -> list[str]:
-    """The row of the table that begins with these words."""
-    (found,) = [
-        words
-        for words in map(str.split, done.stdout.split("\n\n")[1].splitlines())
-        if words[: len(begin)] == list(begin)
-    ]
-    return found
-
-
 def test_a_whole_fleet(fleet: Fleet) -> None:
-    done = check(fleet)
+    done = check(fleet.url, fleet.key)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"all 4 cards of {len(fleet.rigs)} rigs serve" in done.stdout
     assert "\033" not in done.stdout
@@ -66,7 +45,7 @@ def test_a_whole_fleet(fleet: Fleet) -> None:
         for number in range(2):
             address = f"127.0.0.1:{8081 + number}"
             assert row(done, rig, str(number))[2:5] == [address, "counting", "up"]
-    told = json.loads(check(fleet, "--json").stdout)
+    told = json.loads(check(fleet.url, fleet.key, "--json").stdout)
     assert [rig["name"] for rig in told["rigs"]] == fleet.rigs
 
 
@@ -75,7 +54,7 @@ def test_a_backend_that_is_stopped(fleet: Fleet) -> None:
     fleet.ssh("rig1", "systemctl stop heartcode-llama@1")
     try:
         wait_for(lambda: states(fleet)["rig1"] == ("degraded", ["up", "down"]), "it is down")
-        done = check(fleet)
+        done = check(fleet.url, fleet.key)
         assert done.returncode == 3, done.stdout + done.stderr
         assert "3 of 4 cards serve: card 1 of rig1 is down" in done.stdout
         assert "On rig1: systemctl status heartcode-llama@1" in done.stdout
@@ -90,7 +69,7 @@ def test_a_card_that_is_gone(fleet: Fleet) -> None:
     fleet.ssh("rig1", "simulated-cards lose 1 && systemctl restart heartcode-llama@1", check=False)
     try:
         wait_for(lambda: states(fleet)["rig1"] == ("degraded", ["up", "gone"]), "it is gone")
-        done = check(fleet)
+        done = check(fleet.url, fleet.key)
         assert done.returncode == 3, done.stdout + done.stderr
         assert "card 1 of rig1 is gone" in done.stdout
     finally:

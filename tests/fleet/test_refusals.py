@@ -289,11 +289,6 @@ STATES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def serving() -> None:
-    """In the place of conftest.py's, which asks each rig: `told` sees that no unit is touched."""
-
-
 def machine(group: str, what: str) -> str:
     return STATES[what][0] if what in STATES else "gateway" if group in BY_GATEWAYS else "rig1"
 

@@ -148,7 +148,7 @@ def test_a_certificate_of_one_s_own_is_checked_and_served(fleet: Fleet, tmp_path
     file.write_text(
         json.dumps({"gateway_tls": "files"} | own | {"gateway_tls_key": other["gateway_tls_key"]})
     )
-    told = refusals(fleet.playbook("--extra-vars", f"@{file}", playbook="tests/fleet/gateway.yml"))
+    told = refusals(fleet.playbook("--extra-vars", f"@{file}", playbook="playbooks/gateway.yml"))
     assert f"the key {other['gateway_tls_key']} does not belong to the certificate" in told
     assert served(fleet) == before
     said = fleet.set_up_gateway(tmp_path, gateway_tls="files", **own)
@@ -168,7 +168,7 @@ def test_an_acme_server_s_certificate_can_be_planned(fleet: Fleet, tmp_path: Pat
     wanted = {"gateway_tls": "acme", "gateway_acme_email": "a@example.org"}
     file.write_text(json.dumps(wanted | {"gateway_tls_names": ["chat.example.org"]}))
     arguments = ("--check", "--diff", "--extra-vars", f"@{file}")
-    done = fleet.playbook(*arguments, playbook="tests/fleet/gateway.yml")
+    done = fleet.playbook(*arguments, playbook="playbooks/gateway.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "+    ssl_certificate /etc/letsencrypt/live/heartcode/fullchain.pem;" in done.stdout
     assert "location /.well-known/acme-challenge/" in done.stdout

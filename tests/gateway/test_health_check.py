@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,24 +14,15 @@ import requests
 from tests.counting import chat
 from tests.gateway.clients import error_of, get
 from tests.gateway.conftest import StartGateway
-from tests.gateway.nginx import ROOT, Gateway
+from tests.gateway.nginx import Gateway
 from tests.gateway.rigs import SLOTS, Rig, ports, standing_still
+from tests.health_check import check, row
 from tests.integration.processes import wait_until
 
 
 @pytest.fixture
 def gateway(start_gateway: StartGateway, rigs: list[Rig]) -> Gateway:
     return start_gateway(rigs=ports(rigs))
-
-
-def check(url: str, key: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [ROOT / "scripts/health_check.sh", *arguments, url],
-        env=os.environ | {"HEARTCODE_API_KEY": key},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def told(gateway: Gateway) -> dict[str, dict[str, Any]]:
@@ -44,16 +33,6 @@ def told(gateway: Gateway) -> dict[str, dict[str, Any]]:
 
 def cards(rigs: Iterable[dict[str, Any]], field: str) -> list[Any]:
     return [card[field] for rig in rigs for card in rig["backends"]]
-
-
-def row(done: subprocess.CompletedProcess[str], *begin: str) -> list[str]:
-    """The row of the table that begins with these words."""
-    (found,) = [
-        words
-        for words in map(str.split, done.stdout.split("\n\n")[1].splitlines())
-        if words[: len(begin)] == list(begin)
-    ]
-    return found
 
 
 def test_a_whole_fleet(gateway: Gateway, rigs: list[Rig]) -> None:

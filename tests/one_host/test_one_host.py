@@ -12,7 +12,7 @@ from make_demo_model import write_model
 
 from tests.counting import chat, count_to, events, text_of
 from tests.fleet.harness import ROOT, Fleet, wait_for
-from tests.fleet.test_health_check import check
+from tests.health_check import check
 
 HOSTS = """
 all:
@@ -66,7 +66,7 @@ def test_a_second_run_changes_nothing(deployed: Fleet, inventory: Path) -> None:
 
 
 def test_it_serves_with_all_its_cards(deployed: Fleet) -> None:
-    done = check(deployed)
+    done = check(deployed.url, deployed.key)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2 cards of 1 rig serve" in done.stdout
     with chat(deployed, max_tokens=50, stream=True) as stream:
@@ -86,7 +86,7 @@ def test_after_a_power_cut_it_serves_by_itself(deployed: Fleet) -> None:
     deployed.tool("stop", "rig1")
     deployed.tool("start", "rig1")
     wait_for(
-        lambda: check(deployed).returncode == 0,
-        lambda: check(deployed).stdout,
+        lambda: check(deployed.url, deployed.key).returncode == 0,
+        lambda: check(deployed.url, deployed.key).stdout,
         timeout_s=120,
     )

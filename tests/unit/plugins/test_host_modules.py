@@ -141,6 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"path": "/x"}, "is not a path with one of src, template, content, target, state"),
     "two things": ({"path": "/x", "content": "", "target": "y"}, "is not a path with one of"),
     "unknown": ({"path": "/x", "content": "", "colour": "red"}, "is not a path with one of"),
+    "no state": ({"path": "/x", "state": "touch"}, "as a state it may be directory or absent"),
     "a directory": ({"path": "{{ place }}", "content": ""}, "is there, and is a directory"),
     "a file": ({"path": "{{ place }}/play.yml", "state": "directory"}, "and is no directory"),
     "no link": ({"path": "{{ place }}/play.yml", "target": "x"}, "and is no symbolic link"),
