@@ -6,14 +6,22 @@ import http.client
 import json
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import requests
 
 from tests.integration import misbehaving
 from tests.integration.conftest import StartProxy, StartUpstream
-from tests.integration.misbehaving import Behaviour, Connection, Request, serve_two_tokens
-from tests.integration.processes import connect_and_send, events, free_port, wait_until
+from tests.integration.misbehaving import (
+    Behaviour,
+    Connection,
+    Request,
+    Upstream,
+    serve_two_tokens,
+)
+from tests.integration.processes import Proxy, connect_and_send, events, free_port, wait_until
 
 EARLY_FAILURES = [
     misbehaving.be_loading,
@@ -28,13 +36,76 @@ EARLY_FAILURES = [
 ]
 
 
-def test_request_and_answer_pass_byte_for_byte(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
-    upstream = start_upstream(lambda c, _: c.answer("200 OK", b'{"odd" :  [1,2 ] }'))
-    proxy = start_proxy(upstream.url)
+class Model:
+    """A model with backends of its own behind a proxy that serves others as well."""
+
+    def __init__(self, proxy: Proxy, name: str, upstreams: list[Upstream]) -> None:
+        self.proxy = proxy
+        self.name = name
+        self.upstreams = upstreams
+
+    def post(self, path: str = "", **fields: Any) -> requests.Response:
+        return self.proxy.post(path, model=self.name, **fields)
+
+    def stream(self, **fields: Any) -> requests.Response:
+        return self.proxy.stream(model=self.name, **fields)
+
+
+class Models:
+    """One proxy for tests that differ in what its upstreams do: each takes a model of its own.
+
+    `numbers` says how many models there are with so many backends.
+    """
+
+    def __init__(
+        self,
+        start_proxy: StartProxy,
+        start_upstream: StartUpstream,
+        numbers: Mapping[int, int],
+        **variables: str,
+    ) -> None:
+        self._free = {
+            f"{backends}-{number}": [start_upstream(serve_two_tokens) for _ in range(backends)]
+            for backends, models in numbers.items()
+            for number in range(models)
+        }
+        self._proxy = start_proxy(
+            *(upstream.url for all_of_one in self._free.values() for upstream in all_of_one),
+            HEARTCODE_MODEL=",".join(name for name, them in self._free.items() for _ in them),
+            **variables,
+        )
+
+    def take(self, *behaviours: Behaviour) -> Model:
+        """Return a model that nobody has asked yet; its upstreams behave like this."""
+        name = next(name for name in self._free if name.startswith(f"{len(behaviours)}-"))
+        upstreams = self._free.pop(name)
+        for upstream, behave in zip(upstreams, behaviours, strict=True):
+            upstream.behave = behave
+        return Model(self._proxy, name, upstreams)
+
+
+@pytest.fixture(scope="module")
+def models(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
+    # Of two backends the first is first in turn, and not probed a second time.
+    patient = {"HEARTCODE_PROBE_PAUSE_S": "60", "HEARTCODE_PROBE_PAUSE_MAX_S": "60"}
+    return Models(lasting_proxy, lasting_upstream, {1: 11, 2: 20, 3: 1}, **patient)
+
+
+@pytest.fixture(scope="module")
+def pinging(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
+    quick = {"HEARTCODE_PING_INTERVAL_S": "0.1"}
+    return Models(lasting_proxy, lasting_upstream, {1: 4, 2: 1}, **quick)
+
+
+def disconnected(proxy: Proxy) -> int:
+    return sum(line["outcome"] == "disconnected" for line in proxy.log_lines())
+
+
+def test_request_and_answer_pass_byte_for_byte(models: Models) -> None:
+    model = models.take(lambda c, _: c.answer("200 OK", b'{"odd" :  [1,2 ] }'))
     body = (
-        b' {"stream": true, "min_p" : 0.050, "dry_multiplier":8e-1, "prompt": "\\u00e9\xc3\xa9"}\n'
+        b' {"stream": true, "min_p" : 0.050, "dry_multiplier":8e-1, "prompt": "\\u00e9\xc3\xa9",'
+        b' "model": "%s"}\n' % model.name.encode()
     )
     headers = {
         "X-Request-Id": "from-the-client",
@@ -42,11 +113,13 @@ def test_request_and_answer_pass_byte_for_byte(
         "Authorization": "Bearer secret",
         "Content-Type": "application/json",
     }
-    answer = requests.post(f"{proxy.url}/v1/completions", data=body, headers=headers, timeout=30)
+    answer = requests.post(
+        f"{model.proxy.url}/v1/completions", data=body, headers=headers, timeout=30
+    )
 
     assert answer.content == b'{"odd" :  [1,2 ] }'
     assert answer.headers["X-Request-Id"] == "from-the-client"
-    (seen,) = upstream.requests
+    (seen,) = model.upstreams[0].requests
     assert seen.body == body.replace(b"{", b'{"return_progress":true,', 1)
     assert seen.path == "/v1/completions"
     assert seen.headers["x-request-id"] == "from-the-client"
@@ -55,25 +128,21 @@ def test_request_and_answer_pass_byte_for_byte(
     assert "authorization" not in seen.headers
 
 
-def test_a_whole_answer_is_asked_for_as_a_stream_with_all_fields(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
-    upstream = start_upstream(lambda c, _: c.answer("200 OK", b'{"odd" :  [1,2 ] }'))
+def test_a_whole_answer_is_asked_for_as_a_stream_with_all_fields(models: Models) -> None:
+    model = models.take(lambda c, _: c.answer("200 OK", b'{"odd" :  [1,2 ] }'))
     asked = {"prompt": "é", "min_p": 0.05, "nested": {"unknown": [None, 1e-5]}}
-    answer = start_proxy(upstream.url).post("/v1/completions", **asked)
+    answer = model.post("/v1/completions", **asked)
     assert answer.content == b'{"odd" :  [1,2 ] }'
-    (seen,) = upstream.requests
+    (seen,) = model.upstreams[0].requests
     as_stream = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,
     }
-    assert json.loads(seen.body) == {**asked, **as_stream}
+    assert json.loads(seen.body) == {**asked, "model": model.name, **as_stream}
 
 
-def test_a_stream_that_cannot_become_a_whole_answer_is_asked_for_again(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
+def test_a_stream_that_cannot_become_a_whole_answer_is_asked_for_again(models: Models) -> None:
     """Thoughts, say: nobody has seen anything yet, so the plain request gets the right answer."""
 
     def think(connection: Connection, request: Request) -> None:
@@ -86,24 +155,20 @@ def test_a_stream_that_cannot_become_a_whole_answer_is_asked_for_again(
         connection.chunk(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
         connection.wait_until_hung_up()
 
-    upstream = start_upstream(think)
-    answer = start_proxy(upstream.url).post(messages=[{"role": "user", "content": "x"}])
+    model = models.take(think)
+    answer = model.post(messages=[{"role": "user", "content": "x"}])
     assert answer.json() == {"thoughts": 1}
-    assert len(upstream.requests) == 2
+    assert len(model.upstreams[0].requests) == 2
 
 
-def test_a_backends_own_refusal_passes_through(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
-    upstream = start_upstream(lambda c, _: c.answer("400 Bad Request", b'{"error": "context"}'))
-    answer = start_proxy(upstream.url).post(prompt="x", stream=True)
+def test_a_backends_own_refusal_passes_through(models: Models) -> None:
+    model = models.take(lambda c, _: c.answer("400 Bad Request", b'{"error": "context"}'))
+    answer = model.post(prompt="x", stream=True)
     assert answer.status_code == 400
     assert answer.json() == {"error": "context"}
 
 
-def test_each_event_is_passed_on_before_the_next_is_made(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
+def test_each_event_is_passed_on_before_the_next_is_made(models: Models) -> None:
     client_has_read = threading.Semaphore(0)
 
     def wait_for_the_client(connection: Connection, _: Request) -> None:
@@ -113,8 +178,7 @@ def test_each_event_is_passed_on_before_the_next_is_made(
             assert client_has_read.acquire(timeout=30)
         connection.end_stream()
 
-    upstream = start_upstream(wait_for_the_client)
-    with start_proxy(upstream.url).stream(prompt="x") as answer:
+    with models.take(wait_for_the_client).stream(prompt="x") as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert answer.headers["X-Accel-Buffering"] == "no"
@@ -128,14 +192,11 @@ def test_each_event_is_passed_on_before_the_next_is_made(
 @pytest.mark.parametrize("failure", EARLY_FAILURES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_before_the_first_byte_a_request_moves_on(
-    start_proxy: StartProxy, start_upstream: StartUpstream, failure: Behaviour, *, stream: bool
+    models: Models, failure: Behaviour, *, stream: bool
 ) -> None:
-    bad, good = start_upstream(failure), start_upstream(serve_two_tokens)
-    # The first is first in turn, and not probed a second time.
-    proxy = start_proxy(
-        bad.url, good.url, HEARTCODE_PROBE_PAUSE_S="60", HEARTCODE_PROBE_PAUSE_MAX_S="60"
-    )
-    answer = proxy.post(prompt="x", stream=stream)
+    model = models.take(failure, serve_two_tokens)
+    bad, good = model.upstreams
+    answer = model.post(prompt="x", stream=stream)
     assert answer.status_code == 200
     assert '"n":2' in answer.text.replace(" ", "")
     assert "error" not in answer.text
@@ -143,7 +204,7 @@ def test_before_the_first_byte_a_request_moves_on(
     if failure is misbehaving.answer_500_with_html:
         return  # the request may be why
     # It is avoided from now on.
-    assert proxy.post(prompt="x", stream=stream).status_code == 200
+    assert model.post(prompt="x", stream=stream).status_code == 200
     assert (len(bad.requests), len(good.requests)) == (1, 2)
 
 
@@ -169,29 +230,25 @@ def test_a_silent_backend_is_left(start_proxy: StartProxy, start_upstream: Start
     ],
 )
 def test_each_backend_is_tried_once(
-    start_proxy: StartProxy,
-    start_upstream: StartUpstream,
+    models: Models,
     failure: Behaviour,
     status: int,
     code: str,
 ) -> None:
-    both = [start_upstream(failure), start_upstream(failure)]
-    answer = start_proxy(*(upstream.url for upstream in both)).post(prompt="x")
+    model = models.take(failure, failure)
+    answer = model.post(prompt="x")
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
-    assert [len(upstream.requests) for upstream in both] == [1, 1]
+    assert [len(upstream.requests) for upstream in model.upstreams] == [1, 1]
 
 
-def test_an_error_that_two_backends_agree_on_is_the_answer(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
+def test_an_error_that_two_backends_agree_on_is_the_answer(models: Models) -> None:
     refusal = b'{"error": {"message": "bad template"}}'
-    three = [start_upstream(lambda c, _: c.answer("500 Error", refusal)) for _ in range(3)]
-    proxy = start_proxy(*(upstream.url for upstream in three))
+    model = models.take(*[lambda c, _: c.answer("500 Error", refusal)] * 3)
     for stream in (True, False):
-        answer = proxy.post(prompt="x", stream=stream)
+        answer = model.post(prompt="x", stream=stream)
         assert (answer.status_code, answer.content) == (500, refusal)
-    assert sum(len(upstream.requests) for upstream in three) == 4
+    assert sum(len(upstream.requests) for upstream in model.upstreams) == 4
 
 
 def test_a_request_moves_a_set_number_of_times(
@@ -244,18 +301,14 @@ def test_a_prompt_may_stand_still_between_two_signs_of_progress(
     assert b"backend failed (silent)" in last
 
 
-def test_a_request_moves_also_after_a_sign_of_life(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
-    bad = start_upstream(after(0.3, misbehaving.reset_at_once))
-    good = start_upstream(serve_two_tokens)
-    proxy = start_proxy(bad.url, good.url, HEARTCODE_PING_INTERVAL_S="0.1")
-    with proxy.stream(prompt="x") as answer:
+def test_a_request_moves_also_after_a_sign_of_life(pinging: Models) -> None:
+    model = pinging.take(after(0.3, misbehaving.reset_at_once), serve_two_tokens)
+    with model.stream(prompt="x") as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         lines = [line for line in answer.iter_lines() if line]
     assert lines[0] == b": ping"
     assert lines[-3:] == [b'data: {"n":1}', b'data: {"n":2}', b"data: [DONE]"]
-    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "completed"
+    assert model.proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -271,56 +324,52 @@ def test_a_request_moves_also_after_a_sign_of_life(
     ids=["loading", "refusal", "nonsense"],
 )
 def test_an_error_after_a_sign_of_life_is_an_event(
-    start_proxy: StartProxy, start_upstream: StartUpstream, behave: Behaviour, error: dict[str, str]
+    pinging: Models, behave: Behaviour, error: dict[str, str]
 ) -> None:
-    proxy = start_proxy(start_upstream(after(0.3, behave)).url, HEARTCODE_PING_INTERVAL_S="0.1")
-    answer = proxy.post(prompt="x", stream=True)
+    model = pinging.take(after(0.3, behave))
+    answer = model.post(prompt="x", stream=True)
     assert answer.status_code == 200
     last = answer.content.split(b"\n\n")[-2]
     assert error.items() <= json.loads(last.removeprefix(b"data: "))["error"].items()
-    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+    assert model.proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
 
 
-def test_a_client_that_leaves_after_a_sign_of_life_hangs_up(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
+def test_a_client_that_leaves_after_a_sign_of_life_hangs_up(pinging: Models) -> None:
     hung_up = threading.Event()
 
     def be_silent(connection: Connection, _: Request) -> None:
         connection.wait_until_hung_up()
         hung_up.set()
 
-    proxy = start_proxy(start_upstream(be_silent).url, HEARTCODE_PING_INTERVAL_S="0.1")
-    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": True}) as client:
+    model = pinging.take(be_silent)
+    before = disconnected(model.proxy)
+    asked = {"model": model.name, "prompt": "x", "stream": True}
+    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
         answer = http.client.HTTPResponse(client)
         answer.begin()
         assert answer.readline() == b": ping\n"
         answer.close()
     assert hung_up.wait(30)
-    wait_until(lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()), "it is told")
+    wait_until(lambda: disconnected(model.proxy) == before + 1, "it is told")
 
 
 @pytest.mark.parametrize("torn", [b"", b'data: {"n":', b'data: {"n":2}\n'])
-def test_a_stream_that_breaks_ends_with_an_error_event(
-    start_proxy: StartProxy, start_upstream: StartUpstream, torn: bytes
-) -> None:
+def test_a_stream_that_breaks_ends_with_an_error_event(models: Models, torn: bytes) -> None:
     def die(connection: Connection, _: Request) -> None:
         connection.start_stream()
         connection.chunk(b'data: {"n":1}\n\n' + torn)
 
-    proxy = start_proxy(start_upstream(die).url)
-    answer = proxy.post(prompt="x", stream=True)  # a bare cut would raise here
+    model = models.take(die)
+    answer = model.post(prompt="x", stream=True)  # a bare cut would raise here
     first, last, rest = answer.content.split(b"\n\n")
     assert first == b'data: {"n":1}'
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "backend_failed"
     assert rest == b""
-    assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+    assert model.proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_a_client_that_leaves_hangs_up_on_a_silent_backend(
-    start_proxy: StartProxy, start_upstream: StartUpstream, *, stream: bool
-) -> None:
+def test_a_client_that_leaves_hangs_up_on_a_silent_backend(models: Models, *, stream: bool) -> None:
     """As while a long prompt is evaluated: nothing is written that could fail."""
     asked, hung_up = threading.Event(), threading.Event()
 
@@ -329,16 +378,16 @@ def test_a_client_that_leaves_hangs_up_on_a_silent_backend(
         connection.wait_until_hung_up()
         hung_up.set()
 
-    proxy = start_proxy(start_upstream(be_silent).url)
-    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": stream}):
+    model = models.take(be_silent)
+    before = disconnected(model.proxy)
+    body = {"model": model.name, "prompt": "x", "stream": stream}
+    with connect_and_send(model.proxy, "/v1/completions", body):
         assert asked.wait(30)
     assert hung_up.wait(30)
-    wait_until(lambda: any(x["outcome"] == "disconnected" for x in proxy.log_lines()), "it is told")
+    wait_until(lambda: disconnected(model.proxy) == before + 1, "it is told")
 
 
-def test_a_client_that_leaves_hangs_up_between_events(
-    start_proxy: StartProxy, start_upstream: StartUpstream
-) -> None:
+def test_a_client_that_leaves_hangs_up_between_events(models: Models) -> None:
     hung_up = threading.Event()
 
     def one_event(connection: Connection, _: Request) -> None:
@@ -347,8 +396,9 @@ def test_a_client_that_leaves_hangs_up_between_events(
         connection.wait_until_hung_up()
         hung_up.set()
 
-    proxy = start_proxy(start_upstream(one_event).url)
-    with connect_and_send(proxy, "/v1/completions", {"prompt": "x", "stream": True}) as client:
+    model = models.take(one_event)
+    asked = {"model": model.name, "prompt": "x", "stream": True}
+    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
         answer = http.client.HTTPResponse(client)
         answer.begin()
         assert answer.readline() == b'data: {"n":1}\n'
