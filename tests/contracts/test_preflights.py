@@ -30,6 +30,7 @@ READS = {
     "ansible.builtin.slurp",
     "ansible.builtin.stat",
     "ansible.builtin.validate_argument_spec",
+    "host_rules",
 }
 
 #: Beginnings of command lines that only read.
@@ -153,7 +154,13 @@ def only_reads(role: str, task: Task) -> bool:
     told = task.get("changed_when") is False and task.get("check_mode") is False
     match used.removeprefix("ansible.builtin."):
         case "host_answers":
-            return all(command_line(ask).startswith(COMMANDS) for ask in given["ask"].values())
+            asked = given["ask"]
+            # A string is a template, and that filter makes questions of getent alone.
+            return (
+                asked.endswith("| address_questions }}")
+                if isinstance(asked, str)
+                else all(command_line(ask).startswith(COMMANDS) for ask in asked.values())
+            )
         case "command" | "script":
             return told and command_line(given).startswith(COMMANDS)
         case "shell":
@@ -193,6 +200,8 @@ READING = {"changed_when": False, "check_mode": False}
         {"ansible.builtin.uri": {"url": "http://a", "method": "POST"}, **READING},
         {"ansible.builtin.uri": {"url": "http://a", "dest": "/etc/motd"}, **READING},
         {"host_answers": {"ask": {"room": ["df", "/"], "motd": ["rm", "/etc/motd"]}}},
+        {"host_answers": {"ask": "{{ questions }}"}},
+        {"host_units": {"units": [{"name": "nginx.service", "state": "stopped"}]}},
         {"host_files": {"files": [{"path": "/etc/motd", "content": ""}]}},
         {"unheard_of": {}},
     ],
