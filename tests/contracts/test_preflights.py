@@ -253,7 +253,7 @@ def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
         for play in CHANGING
         if group in play["hosts"].split(":")
         for role, entry in entries(play)
-        if entry == "main"
+        if entry == "deploy"
     }
     assert len(used) > 5
     assert used - ASKED_LATER == asked

@@ -72,14 +72,14 @@ def site_with(*roles: str) -> list[dict[str, Any]]:
 
     # The role common has looked at a host before any other one does.
     wanted = {None, ("common", "preflight")}
-    wanted |= {(role, part) for role in roles for part in ("preflight", "main", "tell")}
+    wanted |= {(role, part) for role in roles for part in ("preflight", "deploy", "tell")}
     found = set()
     for play in plays:
         for part in ("tasks", "post_tasks"):
             if part in play:
                 found |= {entered(task) for task in play[part]}
                 play[part] = [task for task in play[part] if entered(task) in wanted]
-    unknown = {role for role in roles if (role, "main") not in found}
+    unknown = {role for role in roles if (role, "deploy") not in found}
     assert not unknown, f"site.yml has no {unknown}"
     return [play for play in plays if play.get("tasks") or play.get("post_tasks")]
 

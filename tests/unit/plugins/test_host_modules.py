@@ -168,3 +168,205 @@ def test_answers_are_those_of_the_programs(tmp_path: Path) -> None:
     assert answers["lines"] == {"rc": 0, "stdout": "a\nb", "stdout_lines": ["a", "b"], "stderr": ""}
     assert (answers["fails"]["rc"], answers["fails"]["stderr"]) == (3, "why")
     assert answers["absent"]["rc"] == 127
+
+
+def rules(name: str, *given: Any) -> dict[str, Any]:
+    return {"name": name, "host_rules": {"rules": list(given)}, "vars": {"three": 3}}
+
+
+def rule(that: Any, **more: Any) -> dict[str, Any]:
+    return {"rule": "It is so", "that": that, "fail_msg": "It is not: {{ three }}", **more}
+
+
+RULES: dict[str, tuple[list[Any], str]] = {
+    # The message of a rule that holds is never rendered.
+    "all hold": ([rule("three == 3"), rule(["true", "three > 2"], fail_msg="{{ nowhere }}")], ""),
+    "the second is broken": ([rule("true"), rule("three == 4"), rule("false")], "It is not: 3"),
+    "one of several conditions": ([rule(["three == 3", "three == 4"])], "It is not: 3"),
+    "it is none here": ([rule("false", when="three == 4"), rule("no.such", when=["false"])], ""),
+    "it is one here": ([rule("false", when=["true", "three == 3"])], "It is not: 3"),
+    "its own variables": (
+        [rule("six == 6", vars={"six": "{{ three * 2 }}"}), rule("six is defined")],
+        "It is not: 3",
+    ),
+    "its variables in the message": (
+        [rule("six == 7", vars={"six": "{{ three * 2 }}"}, fail_msg="{{ six }}!")],
+        "6!",
+    ),
+    "no condition": ([{"rule": "It is so", "fail_msg": ""}], "lacks that"),
+    "something unheard of": ([rule("true", loop=[1])], "a rule has rule, that, fail_msg, when"),
+    "no rules": (["true"], "a rule has rule, that, fail_msg, when, vars; this one is true"),
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]], ids=["run", "dry run"])
+def test_the_first_rule_that_is_broken_is_told(tmp_path: Path, options: list[str]) -> None:
+    play = Play(tmp_path, [rules(name, *given) for name, (given, _) in RULES.items()], *options)
+    told = {name: play[name]["msg"] if play[name].get("failed", False) else "" for name in RULES}
+    assert [
+        name for name, (_, why) in RULES.items() if (why or "-") not in (told[name] or "-")
+    ] == []
+    assert not any(play[name]["changed"] for name in RULES if "changed" in play[name])
+    assert play["one of several conditions"]["assertion"] == "three == 4"
+    assert play["one of several conditions"]["rule"] == "It is so"
+
+
+# A systemctl with what the module asks of it. It hides what units do: tests/fleet has real ones.
+SYSTEMCTL = """#!{python}
+import json, sys
+from pathlib import Path
+home = Path(__file__).parent
+file = home / "units.json"
+state = json.loads(file.read_text())
+verb, *rest = sys.argv[1:]
+names = [word for word in rest if not word.startswith("--")]
+with (home / "log").open("a") as log:
+    print(verb, *names, file=log)
+units = state["units"]
+if verb == "show":
+    if names == ["*"]:
+        print("NeedDaemonReload=no\\n\\nNeedDaemonReload=" + state["outdated"])
+    else:
+        absent = {{"LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": ""}}
+        blocks = [units.get(name, absent) for name in names]
+        print("\\n\\n".join("\\n".join("=".join(p) for p in block.items()) for block in blocks))
+elif verb == "daemon-reload":
+    state["outdated"] = "no"
+    units |= state.pop("new", {{}})
+else:
+    (name,) = names
+    if name in state["broken"]:
+        sys.exit("Job for " + name + " failed.")
+    new = {{
+        "enable": {{"UnitFileState": "enabled"}},
+        "disable": {{"UnitFileState": "disabled"}},
+        "stop": {{"ActiveState": "inactive"}},
+    }}.get(verb, {{"ActiveState": "active"}})
+    units[name] |= new
+file.write_text(json.dumps(state))
+"""
+
+
+def unit(active: str = "active", file: str = "enabled", load: str = "loaded") -> dict[str, str]:
+    return {"LoadState": load, "ActiveState": active, "UnitFileState": file, "MainPID": "7"}
+
+
+class Systemd:
+    """Plays tasks against a systemctl that knows these units."""
+
+    def __init__(
+        self,
+        directory: Path,
+        units: dict[str, Any],
+        *,
+        outdated: bool = False,
+        new: dict[str, Any] | None = None,
+        broken: tuple[str, ...] = (),
+    ) -> None:
+        self.directory = directory
+        self.log = directory / "log"
+        self.file = directory / "units.json"
+        state = {"units": units, "outdated": "yes" if outdated else "no", "broken": broken}
+        self.file.write_text(json.dumps(state | ({"new": new} if new else {})))
+        program = directory / "systemctl"
+        program.write_text(SYSTEMCTL.format(python=sys.executable))
+        program.chmod(0o755)
+
+    def play(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the results of tasks that want() has made; `told` is what systemctl was told."""
+        path = {"PATH": f"{self.directory}:{os.environ['PATH']}"}
+        named = [{"name": str(n), "environment": path, **task} for n, task in enumerate(tasks)]
+        self.log.unlink(missing_ok=True)
+        play = Play(self.directory, named)
+        lines = self.log.read_text().splitlines()
+        self.told = [line for line in lines if not line.startswith("show")]
+        return [play[task["name"]] for task in named]
+
+
+def want(*units: dict[str, Any], dry: bool = False, **options: Any) -> dict[str, Any]:
+    return {"host_units": {"units": list(units), **options}, "check_mode": dry}
+
+
+WANTED = (
+    {"name": "a.service", "enabled": True, "state": "started"},
+    {"name": "b.timer", "enabled": True, "state": "started"},
+    {"name": "c.service", "enabled": False, "state": "stopped"},
+    {"name": "d.service", "state": "restarted"},
+    {"name": "e.service", "state": "reloaded"},
+    {"name": "f.socket", "enabled": True},
+)
+
+
+def test_units_become_what_they_shall_be_in_their_order(tmp_path: Path) -> None:
+    units = {
+        "a.service": unit(),
+        "b.timer": unit("failed", "disabled"),
+        "c.service": unit(),
+        "d.service": unit(file="static"),
+        "e.service": unit("inactive"),
+        "f.socket": unit("inactive", "disabled"),
+    }
+    told = [
+        *("enable b.timer", "start b.timer", "disable c.service", "stop c.service"),
+        *("restart d.service", "start e.service", "enable f.socket"),
+    ]
+    names = ["b.timer", "c.service", "d.service", "e.service", "f.socket"]
+    systemd = Systemd(tmp_path, units)
+    dry, result, again = systemd.play(want(*WANTED, dry=True), want(*WANTED), want(*WANTED[:3]))
+    assert (dry["changed"], dry["names"]) == (True, names)
+    assert (result["changed"], result["names"]) == (True, names)
+    assert result["units"]["b.timer"] == unit()
+    assert result["units"]["f.socket"]["ActiveState"] == "inactive"
+    assert (again["changed"], again["names"]) == (False, [])
+    # In the dry run and the second time there was nothing to tell it.
+    assert systemd.told == told
+
+
+def test_systemd_reads_its_files_where_they_have_changed(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit()}, outdated=True)
+    (dry,) = systemd.play(want(WANTED[0], dry=True))
+    assert (dry["changed"], systemd.told) == (False, [])
+    results = systemd.play(want(WANTED[0]), want(WANTED[0]))
+    assert [result["changed"] for result in results] == [False, False]
+    assert systemd.told == ["daemon-reload"]
+
+
+def test_a_unit_that_has_come_since_systemd_looked_for_it(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {}, new={"a.service": unit("inactive", "disabled")})
+    (result,) = systemd.play(want(WANTED[0]))
+    assert result["names"] == ["a.service"]
+    assert systemd.told == ["daemon-reload", "enable a.service", "start a.service"]
+
+
+def test_a_unit_that_is_not_there(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit()})
+    absent = {"name": "x.service"}
+    stopped: dict[str, Any] = {"state": "stopped"}
+    unwanted = ({}, stopped, stopped | {"enabled": False})
+    for result in systemd.play(*(want(absent | one, WANTED[0]) for one in unwanted)):
+        assert (result["changed"], list(result["units"])) == (False, ["a.service"])
+    wanted = ({"enabled": True}, {"state": "started"}, {"state": "reloaded"})
+    for result in systemd.play(*(want(absent | one) for one in wanted)):
+        assert "There is no unit x.service" in result["msg"]
+    # A dry run may have installed none.
+    for result in systemd.play(*(want(absent | one, dry=True) for one in wanted)):
+        assert (result.get("failed", False), result["changed"]) == (False, False)
+
+
+def test_a_unit_that_does_not_start(tmp_path: Path) -> None:
+    units = {name: unit("inactive") for name in ("a.service", "b.service", "c.service")}
+    wanted = [{"name": name, "state": "started"} for name in units]
+    systemd = Systemd(tmp_path, units, broken=("b.service",))
+    stopped, gone_on = systemd.play(want(*wanted), want(*wanted, go_on=True))
+    why = "systemctl start -- b.service: Job for b.service failed."
+    assert (stopped["failed"], stopped["msg"]) == (True, why)
+    assert not gone_on.get("failed", False)
+    assert gone_on["failures"] == {"b.service": why}
+    assert systemd.told == [f"start {name}.service" for name in "abbc"]
+
+
+def test_a_masked_unit_is_told(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit("inactive", "masked", "masked")})
+    refused, left = systemd.play(want(WANTED[0]), want({"name": "a.service", "state": "stopped"}))
+    assert "`systemctl unmask a.service`" in refused["msg"]
+    assert not left["changed"]
