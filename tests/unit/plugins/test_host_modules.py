@@ -342,7 +342,7 @@ def test_a_unit_that_is_not_there(tmp_path: Path) -> None:
     systemd = Systemd(tmp_path, {"a.service": unit()})
     absent = {"name": "x.service"}
     stopped: dict[str, Any] = {"state": "stopped"}
-    unwanted = ({}, stopped, stopped | {"enabled": False})
+    unwanted: tuple[dict[str, Any], ...] = ({}, stopped, stopped | {"enabled": False})
     for result in systemd.play(*(want(absent | one, WANTED[0]) for one in unwanted)):
         assert (result["changed"], list(result["units"])) == (False, ["a.service"])
     wanted = ({"enabled": True}, {"state": "started"}, {"state": "reloaded"})
