@@ -19,11 +19,12 @@
  *   - settings (power limit, persistence mode): kept for all programs in $SIMULATED_GPUS.settings, by
  *     default /dev/simulated-gpus.settings, so that a reboot forgets them as a card does;
  *   - with the default file: that a program must reach /dev/nvidiactl (here a plain file), or there is
- *     no driver for it;
+ *     no driver for it. No boot has it: nvidia_modprobe.py makes it, which nvidia_smi.py calls for root
+ *     as the real library does;
  *   - no state file: the driver is not loaded. One that makes no sense: a line on stderr, and each
  *     call answers NVML_ERROR_UNKNOWN.
  *
- * What it does not simulate: CUDA, device nodes, /proc/driver/nvidia, the kernel's log (a real Xid
+ * What it does not simulate: CUDA, the cards' own device nodes, /proc/driver/nvidia, the kernel's log (a real Xid
  * stands there too), any connection between fields (memory in use does not follow from processes, nor
  * power draw from its limit), who may change settings (whoever may write their file), MIG, vGPU, NVLink,
  * ECC, units, field values, accounting. Functions that are missing here are missing in the library:
