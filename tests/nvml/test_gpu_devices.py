@@ -78,6 +78,17 @@ def test_only_files_that_are_asked_for_are_made(
 ) -> None:
     """As NVIDIA's own does it, by its source and manual."""
     monkeypatch.setattr(nvidia_modprobe, "DEV", tmp_path)
+    monkeypatch.setattr(nvidia_modprobe, "may_make_devices", lambda: True)
     monkeypatch.setattr("sys.argv", ["nvidia-modprobe", *options])
     assert nvidia_modprobe.main() == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+def test_a_sandbox_that_may_make_no_devices_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvidia_modprobe, "DEV", tmp_path)
+    monkeypatch.setattr(nvidia_modprobe, "may_make_devices", lambda: False)
+    monkeypatch.setattr("sys.argv", ["nvidia-modprobe", "-c", "255"])
+    assert nvidia_modprobe.main() == 1
+    assert list(tmp_path.iterdir()) == []
