@@ -29,6 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
+
 from benchlib.conversations import Reuse, Shape, Turn, hold
 from benchlib.gateway import Gateway, Rig, balanced, chain, missing, render
 from benchlib.llamas import Llama, Model, command
@@ -42,7 +44,7 @@ from benchlib.measuring import (
 )
 from benchlib.queueing import Queueing, stays
 from benchlib.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
-from cachedir import cache_directory
+from heartcode_models.cache import cache_directory
 from loadlib.asking import Server
 
 _BACKENDS = 12  # a full rig

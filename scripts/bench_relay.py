@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
+
 from benchlib.measuring import (
     LATE_S,
     Upstream,
@@ -41,7 +43,7 @@ from benchlib.relays import (
     install_heartcode,
     install_litellm,
 )
-from cachedir import cache_directory
+from heartcode_models.cache import cache_directory
 
 # A full rig; the streams of the memory figure need more.
 _BACKENDS = 12

@@ -6,9 +6,12 @@ that runs with the system's Python, before any virtual environment exists.
 """
 
 import sys
+from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 (the one place that can say so in words)
     sys.exit("fleet.py: needs Python 3.11 or later")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
 
 from fleetlib.cli import main
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "app"))
 
 from heartcode import metrics  # noqa: E402 - needs the path
 from heartcode.settings import TABLE  # noqa: E402 - needs the path
-from planlib.min_vram import requirements  # noqa: E402
+from heartcode_models.planner.min_vram import requirements  # noqa: E402
 
 BEGIN = "<!-- options: written by scripts/reference.py -->"
 END = "<!-- end of options -->"

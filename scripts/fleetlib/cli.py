@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cachedir import cache_directory
+from heartcode_models.cache import cache_directory
 
 from fleetlib import access, aptcache, cleanup, network, roots, supervisor
 from fleetlib.image import IMAGE_MIB, Image

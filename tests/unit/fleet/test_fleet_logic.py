@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cachedir import cache_directory
 from fleetlib import access, aptcache, cgroups, cleanup, image, network, roots, supervisor, system
 from fleetlib.model import Fleet, parse_request
 from fleetlib.system import FleetError
+from heartcode_models.cache import cache_directory
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from modellib.catalogue import Catalogue
-from modellib.errors import ModelError
-from planlib.known_models import SHAPES
+from heartcode_models.catalogue.entries import Catalogue
+from heartcode_models.errors import ModelError
+from heartcode_models.planner.known_models import SHAPES
 
 GOOD = {
     "title": '"A model"',

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from modellib import place
-from modellib.catalogue import HubFile
-from modellib.errors import ModelError, SourceError
-from modellib.hub import Hub
-from modellib.lock import Pin
-from modellib.part import PartFile, part_path
-from modellib.place import RESERVE, Place, Verified, Wanted
-from modellib.transfer import Source, Transfer
+from heartcode_models.catalogue.entries import HubFile
+from heartcode_models.catalogue.lock import Pin
+from heartcode_models.errors import ModelError, SourceError
+from heartcode_models.files import place
+from heartcode_models.files.hub import Hub
+from heartcode_models.files.part import PartFile, part_path
+from heartcode_models.files.place import RESERVE, Place, Verified, Wanted
+from heartcode_models.files.transfer import Source, Transfer
 
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from modellib.part import part_path
+from heartcode_models.files.part import part_path
 
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY

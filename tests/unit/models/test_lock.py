@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from modellib.catalogue import HubFile
-from modellib.errors import ModelError
-from modellib.lock import LOCK, LockFile, Pin
+from heartcode_models.catalogue.entries import HubFile
+from heartcode_models.catalogue.lock import LOCK, LockFile, Pin
+from heartcode_models.errors import ModelError
 
 FILE = HubFile(repository="people/Model", revision="main", path="model.gguf")
 PIN = Pin(asked="main", commit="a" * 40, sha256="b" * 64, size=7)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modellib import place
-from modellib.role import main
+from heartcode_models.files import place
+from heartcode_models.files.role import main
 from prometheus_client.parser import text_string_to_metric_families
 
 CONTENT = b"a model, as far as this is concerned"

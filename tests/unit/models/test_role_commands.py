@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modellib.control import verified_files
-from modellib.pack import pack
+from heartcode_models.files.control import verified_files
+from heartcode_models.files.pack import pack
 
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY
@@ -112,7 +112,7 @@ def test_a_file_of_the_control_node_is_read_once(
     assert described["size"] == len(model)
     assert described["src"] == str(src)
     monkeypatch.setenv("HEARTCODE_CACHE_DIR", str(roles.directory / "cache"))
-    monkeypatch.setattr("modellib.place._read", lambda _: "read again")
+    monkeypatch.setattr("heartcode_models.files.place._read", lambda _: "read again")
     assert verified_files().sha256(src) == described["sha256"]
 
 

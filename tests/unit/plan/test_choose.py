@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from heartcode_models.planner.cards import MINING_CARDS, Card, make_card
+from heartcode_models.planner.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, known_model
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.planner.units import MIB
+from heartcode_models.planner.vram import usable, vram_need
 from hypothesis import given
 from hypothesis import strategies as st
-from planlib.cards import MINING_CARDS, Card, make_card
-from planlib.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
-from planlib.errors import PlanError
-from planlib.find_models import find_models
-from planlib.known_models import LAST_RESORTS, QUANTISATIONS, known_model
-from planlib.settings import HandSet
-from planlib.units import MIB
-from planlib.vram import usable, vram_need
 
 MODELS = find_models("8B")
 NOTHING = HandSet()

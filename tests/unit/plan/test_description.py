@@ -1,12 +1,12 @@
 """Rigs in words."""
 
 import pytest
+from heartcode_models.planner.cards import known_cards, make_card
+from heartcode_models.planner.description import EXAMPLE, parse_rig
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
-from planlib.cards import known_cards, make_card
-from planlib.description import EXAMPLE, parse_rig
-from planlib.errors import PlanError
-from planlib.units import MIB
 
 
 @pytest.mark.parametrize(

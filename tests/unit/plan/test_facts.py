@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planlib.errors import PlanError
-from planlib.facts import QUERY, from_nvidia_smi, from_sysfs, plan_fleet
-from planlib.rig_plan import RigPlan
-from planlib.settings import HandSet
-from planlib.units import MIB
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.facts import QUERY, from_nvidia_smi, from_sysfs, plan_fleet
+from heartcode_models.planner.rig_plan import RigPlan
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.planner.units import MIB
 
 P106 = "GPU-aa, P106-100, 6075, 76, 1, 16"
 P104 = "GPU-bb, NVIDIA P104-100, 8192, 76, [N/A], 1"

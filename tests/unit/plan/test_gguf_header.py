@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFReader, GGUFWriter
+from heartcode_models.gguf.header import SkippedArray, read_header
+from heartcode_models.gguf.read_model import model_of
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.known_models import known_model
+from heartcode_models.planner.units import MIB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_demo_model import write_model
-from planlib.errors import PlanError
-from planlib.find_models import find_models
-from planlib.gguf_header import SkippedArray, read_header
-from planlib.known_models import known_model
-from planlib.read_model import model_of
-from planlib.synthetic import write_synthetic
-from planlib.units import MIB
+
+from tools.planning.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Built-in models have the sizes of the files that people download."""
 
 import pytest
-from planlib.errors import PlanError
-from planlib.known_models import LAST_RESORTS, QUANTISATIONS, SHAPES, known_model
-from planlib.units import MIB
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, SHAPES, known_model
+from heartcode_models.planner.units import MIB
 
 
 @pytest.mark.parametrize(

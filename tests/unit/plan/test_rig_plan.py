@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import yaml
+from heartcode_models.planner import report
+from heartcode_models.planner.description import parse_rig
+from heartcode_models.planner.errors import PlanError
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.host_ram import SMALLEST_CACHE
+from heartcode_models.planner.rig_plan import RigPlan, plan_rig
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.planner.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
-from planlib import report
-from planlib.description import parse_rig
-from planlib.errors import PlanError
-from planlib.find_models import find_models
-from planlib.host_ram import SMALLEST_CACHE
-from planlib.rig_plan import RigPlan, plan_rig
-from planlib.settings import HandSet
-from planlib.units import MIB
 
 MODELS = find_models("8B")
 

@@ -1,11 +1,11 @@
 """The formulas agree with numbers that are known from elsewhere."""
 
 import pytest
-from planlib.host_ram import host_weights, ram_need
-from planlib.known_models import known_model
-from planlib.settings import Settings
-from planlib.units import MIB
-from planlib.vram import compute_buffer, kv_cache, vram_need, weights
+from heartcode_models.planner.host_ram import host_weights, ram_need
+from heartcode_models.planner.known_models import known_model
+from heartcode_models.planner.settings import Settings
+from heartcode_models.planner.units import MIB
+from heartcode_models.planner.vram import compute_buffer, kv_cache, vram_need, weights
 
 MODEL = known_model("8B", "Q4_K_M")
 
@@ -32,7 +32,7 @@ def test_a_context_is_rounded_up_for_each_slot() -> None:
     assert kv_cache(MODEL, settings(n_ctx=4000, slots=3)) == 3 * 272 * MIB
 
 
-# What llama-server 0c1e57098 reports with `-ngl 0` for a GGUF of planlib.synthetic.
+# What llama-server 0c1e57098 reports with `-ngl 0` for a GGUF of tools.planning.synthetic.
 MEASURED = [
     (4096, 1, 512, "q8_0", 112.09),
     (8192, 1, 512, "q8_0", 116.09),

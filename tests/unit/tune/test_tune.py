@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from tunelib.cli import main
+from heartcode_models.cli.tune import main
 
 P106 = "GPU-aa, NVIDIA P106-100, 6144, 69, 1, 1"
 DEFAULTS = {
