@@ -44,8 +44,8 @@ from benchlib.measuring import (
 )
 from benchlib.queueing import Queueing, stays
 from benchlib.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
+from heartcode_benchmark.asking import Server
 from heartcode_models.cache import cache_directory
-from loadlib.asking import Server
 
 _BACKENDS = 12  # a full rig
 _STREAMS = 16

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import requests
-from loadlib.asking import Answer, Message, Server, ask
+from heartcode_benchmark.asking import Answer, Message, Server, ask
 
 _SETTING = (
     "The lamps went out one by one as the tide crept over the stones of the old harbour. "

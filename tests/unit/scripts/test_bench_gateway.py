@@ -8,7 +8,7 @@ import pytest
 from benchlib.conversations import Arrivals, Reuse, Shape, Turn
 from benchlib.gateway import balanced
 from benchlib.queueing import Queueing, Stay, stays
-from loadlib.asking import Answer
+from heartcode_benchmark.asking import Answer
 
 SLOTS = {"rig1": 1, "rig2": 2}
 

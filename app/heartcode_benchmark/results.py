@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadlib.asking import Answer
+from heartcode_benchmark.asking import Answer
 
 FORMAT = "heartcode-benchmark/1"
 

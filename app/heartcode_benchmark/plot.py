@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loadlib.results import Results
+from heartcode_benchmark.results import Results
 
 
 class PlotError(Exception):

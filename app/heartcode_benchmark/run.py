@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import requests
 
-from loadlib.asking import Answer, Server, ask
-from loadlib.results import Level
+from heartcode_benchmark.asking import Answer, Server, ask
+from heartcode_benchmark.results import Level
 
 # What a chat app asks for.
 SCENES = (

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from loadlib.asking import Answer, Server
-from loadlib.plot import PlotError, draw
-from loadlib.results import Level, Results, ResultsError, compare, report
-from loadlib.run import Work, run
+from heartcode_benchmark.asking import Answer, Server
+from heartcode_benchmark.plot import PlotError, draw
+from heartcode_benchmark.results import Level, Results, ResultsError, compare, report
+from heartcode_benchmark.run import Work, run
 
 _KEY_VARIABLE = "HEARTCODE_API_KEY"
 _SOME_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
