@@ -9,5 +9,6 @@ Commands of ``scripts/`` and roles run it on the control node; of ``gguf``, ``ca
 - ``files``: how a file arrives whole or not at all.
 - ``planner``: what a rig's cards can serve.
 - ``tuning``: which settings are fastest on a card.
+- ``demo``: the model that counts, for tests and for trying a new llama-server out.
 - ``cli``: the commands that people and roles type.
 """

@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from heartcode_models.demo.counting import write_model
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import kv_bytes_per_token
-from make_demo_model import write_model
 
 from benchlib.relays import Relay
 

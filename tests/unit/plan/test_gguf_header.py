@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFReader, GGUFWriter
+from heartcode_models.demo.counting import write_model
 from heartcode_models.gguf.header import SkippedArray, read_header
 from heartcode_models.gguf.read_model import model_of
 from heartcode_models.planner.errors import PlanError
@@ -17,7 +18,6 @@ from heartcode_models.planner.known_models import known_model
 from heartcode_models.planner.units import MIB
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_demo_model import write_model
 
 from tools.planning.synthetic import write_synthetic
 

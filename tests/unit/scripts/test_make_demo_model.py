@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_demo_model as demo
 import numpy as np
 import pytest
 from gguf import GGUFReader
+from heartcode_models.demo import counting as demo
 
-SCRIPT = Path(demo.__file__)
+SCRIPT = Path(__file__).parents[3] / "scripts" / "make_demo_model.py"
 
 
 def logits(numbers: int, tokens: range) -> demo.Array:
