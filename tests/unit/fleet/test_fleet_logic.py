@@ -9,10 +9,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fleetlib import access, aptcache, cgroups, cleanup, image, network, roots, supervisor, system
-from fleetlib.model import Fleet, parse_request
-from fleetlib.system import FleetError
 from heartcode_models.cache import cache_directory
+
+from tools.fleet import (
+    access,
+    aptcache,
+    cgroups,
+    cleanup,
+    image,
+    network,
+    roots,
+    supervisor,
+    system,
+)
+from tools.fleet.model import Fleet, parse_request
+from tools.fleet.system import FleetError
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 
 from heartcode_models.cache import cache_directory
 
-from fleetlib import access, aptcache, cleanup, network, roots, supervisor
-from fleetlib.image import IMAGE_MIB, Image
-from fleetlib.model import (
+from tools.fleet import access, aptcache, cleanup, network, roots, supervisor
+from tools.fleet.image import IMAGE_MIB, Image
+from tools.fleet.model import (
     DEFAULT_NAMES,
     DEFAULT_SUITE,
     SUITES,
@@ -22,7 +22,7 @@ from fleetlib.model import (
     Machine,
     parse_request,
 )
-from fleetlib.system import (
+from tools.fleet.system import (
     FleetError,
     check_space,
     locked_directory,
@@ -30,7 +30,8 @@ from fleetlib.system import (
     say,
 )
 
-_ENTRY = Path(__file__).resolve().parent.parent / "fleet.py"
+_ROOT = Path(__file__).resolve().parents[2]
+_ENTRY = _ROOT / "scripts" / "fleet.py"
 
 _EPILOG = """\
 A fleet is a set of real systemd hosts (Debian, systemd-nspawn) on a private bridge, owned by a
@@ -134,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _directory(arguments: argparse.Namespace) -> Path:
     given = arguments.dir or os.environ.get("HEARTCODE_FLEET_DIR")
-    return Path(given).resolve() if given else _ENTRY.parent.parent / ".fleet"
+    return Path(given).resolve() if given else _ROOT / ".fleet"
 
 
 def _fleet(arguments: argparse.Namespace) -> Fleet:

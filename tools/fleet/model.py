@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleetlib.system import RUN_DIR, FleetError, write_file
+from tools.fleet.system import RUN_DIR, FleetError, write_file
 
 SUITES = ("trixie", "bookworm")
 DEFAULT_SUITE = "trixie"

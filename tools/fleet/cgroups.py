@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from fleetlib.system import wait_until
+from tools.fleet.system import wait_until
 
 _TOP = "heartcode-fleet"
 

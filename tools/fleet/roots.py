@@ -3,11 +3,11 @@
 import ipaddress
 from pathlib import Path
 
-from fleetlib import access, aptcache
-from fleetlib.image import Image
-from fleetlib.model import Fleet, Machine
-from fleetlib.network import uplink_mtu
-from fleetlib.system import check_space, remove_tree, say, write_file
+from tools.fleet import access, aptcache
+from tools.fleet.image import Image
+from tools.fleet.model import Fleet, Machine
+from tools.fleet.network import uplink_mtu
+from tools.fleet.system import check_space, remove_tree, say, write_file
 
 ROOT_MIB = 768
 _BEGIN = "# begin heartcode-fleet"

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fleetlib.model import Fleet, Machine
-from fleetlib.system import run, write_file
+from tools.fleet.model import Fleet, Machine
+from tools.fleet.system import run, write_file
 
 _HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _HOST_PACKAGED = Path("/usr/share/ca-certificates")

@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from fleetlib.model import Fleet, Machine
-from fleetlib.system import RUN_DIR, FleetError, run, say
+from tools.fleet.model import Fleet, Machine
+from tools.fleet.system import RUN_DIR, FleetError, run, say
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 #: Holds what ip_forward was before the first fleet, for the last one to put back.

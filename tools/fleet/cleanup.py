@@ -7,9 +7,9 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleetlib import access, aptcache, cgroups, network, supervisor
-from fleetlib.model import Fleet
-from fleetlib.system import (
+from tools.fleet import access, aptcache, cgroups, network, supervisor
+from tools.fleet.model import Fleet
+from tools.fleet.system import (
     RUN_DIR,
     FleetError,
     kill,

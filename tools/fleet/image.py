@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fleetlib.system import FleetError, check_space, locked_file, remove_tree, run, say, tail
+from tools.fleet.system import FleetError, check_space, locked_file, remove_tree, run, say, tail
 
 #: What a freshly installed Debian server has and Ansible needs; everything else is a role's task.
 PACKAGES = (

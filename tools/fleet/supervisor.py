@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from fleetlib import access, aptcache, cgroups, network
-from fleetlib.model import Fleet, Machine
-from fleetlib.system import (
+from tools.fleet import access, aptcache, cgroups, network
+from tools.fleet.model import Fleet, Machine
+from tools.fleet.system import (
     FleetError,
     boot_id,
     kill,
