@@ -139,11 +139,11 @@ screenshots: bootstrap ## Draw docs/pictures anew, on the fleet of `make up`
 
 .PHONY: bench-relay
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
-	@scripts/bench_relay.py
+	@tools/bench_relay.py
 
 .PHONY: bench-gateway
 bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings
-	@scripts/bench_gateway.py $(ARGS)
+	@tools/bench_gateway.py $(ARGS)
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code

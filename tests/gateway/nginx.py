@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchlib.gateway import LOGS, render_variants
-from benchlib.relays import nginx_temp_paths
 
 from tests.integration.processes import Program, wait_until, whole_lines
+from tools.bench.gateway import LOGS, render_variants
+from tools.bench.relays import nginx_temp_paths
 
 ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from benchlib.conversations import Arrivals, Reuse, Shape, Turn
-from benchlib.gateway import balanced
-from benchlib.queueing import Queueing, Stay, stays
 from heartcode_benchmark.asking import Answer
+
+from tools.bench.conversations import Arrivals, Reuse, Shape, Turn
+from tools.bench.gateway import balanced
+from tools.bench.queueing import Queueing, Stay, stays
 
 SLOTS = {"rig1": 1, "rig2": 2}
 

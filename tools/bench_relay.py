@@ -22,9 +22,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
 
-from benchlib.measuring import (
+from heartcode_models.cache import cache_directory
+
+from tools.bench.measuring import (
     LATE_S,
     Upstream,
     allow_many_connections,
@@ -32,7 +35,7 @@ from benchlib.measuring import (
     load,
     table,
 )
-from benchlib.relays import (
+from tools.bench.relays import (
     Direct,
     HeartCode,
     HeartCodeForMany,
@@ -43,7 +46,6 @@ from benchlib.relays import (
     install_heartcode,
     install_litellm,
 )
-from heartcode_models.cache import cache_directory
 
 # A full rig; the streams of the memory figure need more.
 _BACKENDS = 12

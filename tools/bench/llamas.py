@@ -13,7 +13,7 @@ from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import kv_bytes_per_token
 
-from benchlib.relays import Relay
+from tools.bench.relays import Relay
 
 _ROOT = Path(__file__).parents[2]
 _CONTEXT = 4096

@@ -1,6 +1,6 @@
 """The clients of a benchmark: streams that start evenly spread and check what they get.
 
-    python -m benchlib.load URL --streams 100 --tokens 100 --rate 25
+    python -m tools.bench.load URL --streams 100 --tokens 100 --rate 25
 
 prints one JSON object: the times to the first token in seconds, and what was wrong.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchlib.conversations import Turn
+from tools.bench.conversations import Turn
 
 _MARGIN_S = 0.05
 # Below this it is the time to write it down.

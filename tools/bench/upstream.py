@@ -1,6 +1,6 @@
 """A llama-server without a model: it streams numbered tokens at a fixed rate.
 
-    python -m benchlib.upstream [--apart] PORT [PORT ...]
+    python -m tools.bench.upstream [--apart] PORT [PORT ...]
 
 It writes the events of the real one byte for byte, prepared beforehand, so that it can feed
 thousands of streams. Every second it prints as JSON how late its tokens were: a run in which it did

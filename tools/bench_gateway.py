@@ -29,12 +29,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
 
-from benchlib.conversations import Reuse, Shape, Turn, hold
-from benchlib.gateway import Gateway, Rig, balanced, chain, missing, render
-from benchlib.llamas import Llama, Model, command
-from benchlib.measuring import (
+from heartcode_benchmark.asking import Server
+from heartcode_models.cache import cache_directory
+
+from tools.bench.conversations import Reuse, Shape, Turn, hold
+from tools.bench.gateway import Gateway, Rig, balanced, chain, missing, render
+from tools.bench.llamas import Llama, Model, command
+from tools.bench.measuring import (
     LATE_S,
     Upstream,
     allow_many_connections,
@@ -42,10 +46,8 @@ from benchlib.measuring import (
     load,
     table,
 )
-from benchlib.queueing import Queueing, stays
-from benchlib.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
-from heartcode_benchmark.asking import Server
-from heartcode_models.cache import cache_directory
+from tools.bench.queueing import Queueing, stays
+from tools.bench.relays import Direct, LiteLLM, free_ports, install_heartcode, install_litellm
 
 _BACKENDS = 12  # a full rig
 _STREAMS = 16

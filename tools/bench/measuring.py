@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self, cast
 
-_SCRIPTS = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 # A connection has two descriptors in a relay, and one each in client and upstream.
 _DESCRIPTORS = 8192
 # The upstream is to blame for a run in which a token was later than this.
@@ -23,8 +23,8 @@ class Upstream:
 
     def __init__(self, ports: Sequence[int], *, apart: bool = False) -> None:
         options = ["--apart"] if apart else []
-        command = [sys.executable, "-m", "benchlib.upstream", *options, *map(str, ports)]
-        self._process = subprocess.Popen(command, cwd=_SCRIPTS, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "tools.bench.upstream", *options, *map(str, ports)]
+        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
         self._output: IO[str] = cast("IO[str]", self._process.stdout)
         self._output.readline()
 
@@ -49,8 +49,8 @@ def load(url: str, **work: float) -> list[float]:
         SystemExit: when a stream was not complete.
     """
     options = [f"--{name.replace('_', '-')}={value:g}" for name, value in work.items()]
-    command = [sys.executable, "-m", "benchlib.load", url, *options]
-    done = subprocess.run(command, cwd=_SCRIPTS, stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-m", "tools.bench.load", url, *options]
+    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)
     if result["errors"]:
         sys.exit(f"{url}: {len(result['errors'])} streams failed, the first: {result['errors'][0]}")

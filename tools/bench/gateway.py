@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchlib.relays import HeartCode, Relay, free_ports, nginx_temp_paths
+from tools.bench.relays import HeartCode, Relay, free_ports, nginx_temp_paths
 
 _HERE = Path(__file__).parent
 _ROLE = _HERE.parents[1] / "roles/gateway"
