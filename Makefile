@@ -147,8 +147,8 @@ bench-gateway: bootstrap ## Measure what the gateway adds to the first token, an
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code
-	@scripts/reference.py
-	@scripts/dashboards.py
+	@tools/reference.py
+	@tools/dashboards.py
 
 .PHONY: requirements
 requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the Grafana dashboards from `dashboardlib` to roles/grafana/files/dashboards.
+"""Writes the Grafana dashboards from `tools.grafana` to roles/grafana/files/dashboards.
 
 A test fails while one of them is out of date.
 """
@@ -7,9 +7,12 @@ A test fails while one of them is out of date.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
-from dashboardlib.pages import DASHBOARDS
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.grafana.pages import DASHBOARDS
 
 OUT = Path(__file__).parents[1] / "roles/grafana/files/dashboards"
 

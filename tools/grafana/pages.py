@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboardlib.model import Dashboard, Panel, Query, Variable
+from tools.grafana.model import Dashboard, Panel, Query, Variable
 
 _RIG_LINK = ("Show the rig", "/d/heartcode-rig?var-rig=${__data.fields.Rig}&${__url_time_range}")
 _TTFT = "inference_time_to_first_token_seconds"

@@ -16,23 +16,23 @@ from typing import Any
 import yaml
 from prometheus_client import Counter, Gauge, Histogram, Metric
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
+
+from heartcode import metrics
+from heartcode.settings import TABLE
+from heartcode_models.planner.min_vram import requirements
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "app"))
-
-from heartcode import metrics  # noqa: E402 - needs the path
-from heartcode.settings import TABLE  # noqa: E402 - needs the path
-from heartcode_models.planner.min_vram import requirements  # noqa: E402
-
-BEGIN = "<!-- options: written by scripts/reference.py -->"
+BEGIN = "<!-- options: written by tools/reference.py -->"
 END = "<!-- end of options -->"
-VRAM_BEGIN = "<!-- VRAM: written by scripts/reference.py -->"
+VRAM_BEGIN = "<!-- VRAM: written by tools/reference.py -->"
 VRAM_END = "<!-- end of VRAM -->"
 
 SETTINGS_HEAD = """# Settings
 
 The proxy and the exporter read these environment variables, on a rig from
 `/etc/heartcode/heartcode.env`, which the role `app` writes. Wrong settings are all reported at once
-and the service does not start (status 78). `scripts/reference.py` writes this page from
+and the service does not start (status 78). `tools/reference.py` writes this page from
 `app/heartcode/settings.py`.
 
 | variable | default | unit | meaning |
@@ -42,7 +42,7 @@ and the service does not start (status 78). `scripts/reference.py` writes this p
 
 METRICS_HEAD = """# Metrics
 
-What `heartcode-exporter.service` serves on port 9091 of a rig. `scripts/reference.py` writes this
+What `heartcode-exporter.service` serves on port 9091 of a rig. `tools/reference.py` writes this
 page from `app/heartcode/metrics.py`. Prometheus adds the label `rig`. Recording rules and alerts
 are made of these: [roles/prometheus](../../roles/prometheus/README.md).
 
