@@ -35,7 +35,7 @@ _ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
 def reference() -> Path:
     """The root directory of a Debian 13 that has nginx with njs."""
     made = subprocess.run(
-        [ROOT / "scripts/checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
+        [ROOT / "tools/checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
     )
     return Path(made.stdout.strip())
 

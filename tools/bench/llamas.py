@@ -27,7 +27,7 @@ def command() -> list[str]:
     """
     given = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER")
     if not given:
-        script = _ROOT / "scripts" / "test_llama_server.sh"
+        script = _ROOT / "tools" / "test_llama_server.sh"
         given = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True).stdout
     return shlex.split(given)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Deploys to a virtual fleet of its own with molecule (tests/molecule), runs the tests of tests/fleet on it and ends it:
 #
-#   scripts/molecule_test.sh [test|verify [PYTEST ARGUMENTS]]
-#   scripts/molecule_test.sh create|check|converge|idempotence|destroy
+#   tools/molecule_test.sh [test|verify [PYTEST ARGUMENTS]]
+#   tools/molecule_test.sh create|check|converge|idempotence|destroy
 #
 # The fleet lies in .fleet-test, so that one that a person works with is left alone.
 set -euo pipefail
