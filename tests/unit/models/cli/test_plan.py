@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-SCRIPT = Path(__file__).parents[3] / "scripts/plan.py"
+SCRIPT = Path(__file__).parents[4] / "scripts/plan.py"
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ def failure(**changes: Any) -> str:
 
 
 def test_the_playbook_asks_for_what_is_read() -> None:
-    playbook = Path(__file__).parents[3] / "roles/common/tasks/cards.yml"
+    playbook = Path(__file__).parents[4] / "roles/common/tasks/cards.yml"
     assert f"--query-gpu={','.join(QUERY)}\n" in playbook.read_text()
 
 

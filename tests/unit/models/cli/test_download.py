@@ -18,9 +18,9 @@ from heartcode_models.files.part import part_path
 
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY
-from tests.unit.models.test_download import PIECE
+from tests.unit.models.files.test_download import PIECE
 
-SCRIPT = Path(__file__).parents[3] / "scripts/download_model.sh"
+SCRIPT = Path(__file__).parents[4] / "scripts/download_model.sh"
 
 
 class Command:

@@ -13,7 +13,7 @@ import pytest
 from gguf import GGUFReader
 from heartcode_models.demo import counting as demo
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "make_demo_model.py"
+SCRIPT = Path(__file__).parents[4] / "scripts" / "make_demo_model.py"
 
 
 def logits(numbers: int, tokens: range) -> demo.Array:

@@ -17,7 +17,7 @@ from heartcode_models.files.pack import pack
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY
 
-TOOL = Path(__file__).parents[3] / "scripts/model.py"
+TOOL = Path(__file__).parents[4] / "scripts/model.py"
 
 
 class Roles:
