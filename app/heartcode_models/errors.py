@@ -1,4 +1,4 @@
-"""What is said when a model cannot be had."""
+"""What is said when there is no model to be had, to be read or to be planned for."""
 
 
 class ModelError(Exception):

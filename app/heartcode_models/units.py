@@ -1,4 +1,11 @@
-"""How sizes are written."""
+"""MiB, and how sizes are written."""
+
+MIB = 1 << 20
+
+
+def mib(size: int) -> int:
+    """Whole MiB that hold `size` bytes."""
+    return -(-size // MIB)
 
 
 def gigabytes(size: int) -> str:

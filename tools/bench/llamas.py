@@ -10,8 +10,8 @@ from pathlib import Path
 
 from heartcode_models.demo.counting import write_model
 from heartcode_models.planner.find_models import find_models
-from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import kv_bytes_per_token
+from heartcode_models.units import MIB
 
 from tools.bench.relays import Relay
 

@@ -20,13 +20,12 @@ from itertools import product
 from pathlib import Path
 
 import requests
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.host_ram import host_weights
 from heartcode_models.planner.known_models import SHAPES, known_model
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import (
     compute_buffer,
     f16_copy,
@@ -34,6 +33,7 @@ from heartcode_models.planner.vram import (
     vram_need,
     weights,
 )
+from heartcode_models.units import MIB
 
 from tools.planning.synthetic import write_synthetic
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         found = list(_measure_all(arguments))
-    except (PlanError, OSError, requests.RequestException, subprocess.SubprocessError) as error:
+    except (ModelError, OSError, requests.RequestException, subprocess.SubprocessError) as error:
         print(f"measure_plan.py: {error}", file=sys.stderr)
         return 1
     if arguments.json:
@@ -216,14 +216,14 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             end = "\n".join(log.read_text().splitlines()[-5:])
-            raise PlanError(f"llama-server ended with status {process.returncode}:\n{end}")
+            raise ModelError(f"llama-server ended with status {process.returncode}:\n{end}")
         try:
             if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
                 return
         except requests.ConnectionError:
             pass
         time.sleep(0.2)
-    raise PlanError(f"llama-server was not ready after {_READY_SECONDS} s")
+    raise ModelError(f"llama-server was not ready after {_READY_SECONDS} s")
 
 
 def _fill(port: int, settings: Settings) -> None:
@@ -252,5 +252,5 @@ def _vram_used(uuid: str) -> float:
         check=False,
     )
     if done.returncode or not done.stdout.strip().isdigit():
-        raise PlanError(f"nvidia-smi cannot read {uuid}: {done.stdout}{done.stderr}".strip())
+        raise ModelError(f"nvidia-smi cannot read {uuid}: {done.stdout}{done.stderr}".strip())
     return float(done.stdout)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
 from heartcode_models.planner.cards import known_cards
 from heartcode_models.planner.description import EXAMPLE, parse_rig
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.facts import plan_fleet
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.min_vram import requirements
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(requirements(), end="")
             return _OK
         plans, failures = _plans(arguments)
-    except PlanError as error:
+    except ModelError as error:
         print(f"plan.py: {error}", file=sys.stderr)
         return _FAILED
     for failure in failures:
@@ -120,7 +120,7 @@ def _facts(path: str) -> Any:
         with open(path) if path != "-" else sys.stdin as file:  # noqa: PTH123 (stdin is no path)
             return json.load(file)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: cannot be read: {error}") from None
+        raise ModelError(f"{path}: cannot be read: {error}") from None
 
 
 def _print(plans: Sequence[RigPlan], arguments: argparse.Namespace) -> None:

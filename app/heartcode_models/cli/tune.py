@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.tuning.card import TunedCard, cards_of
 from heartcode_models.tuning.choose import Measured, Turn, best
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands[parser.parse_args(argv).command]
     try:
         print(json.dumps(command(json.load(sys.stdin)), indent=1))
-    except (PlanError, ValueError) as error:
+    except (ModelError, ValueError) as error:
         print(f"tune.py: {error}", file=sys.stderr)
         return _FAILED
     return 0
@@ -43,7 +43,7 @@ def _model(host: Mapping[str, Any], card: TunedCard) -> Model:
     wanted = host["model"] if card.model_file == host["model_file"] else card.model_file
     found = find_models(wanted)
     if len(found) > 1:
-        raise PlanError(
+        raise ModelError(
             f"{card.where}: '{wanted}' does not tell the quantisation. Set tuning_model to"
             " the GGUF's path on this machine or its URL, or to a size and a quantisation like"
             " '8B Q4_K_M'."

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter, LlamaFileType, TokenType
 
+from heartcode_models.units import MIB
+
 Array = npt.NDArray[Any]
 
 CONTEXT_LENGTH = 32768
@@ -40,7 +42,6 @@ SPACE_ID = FIRST_BYTE_ID + 256
 FIRST_NUMBER_ID = SPACE_ID + 1
 SPM_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 
-MIB = 1024 * 1024
 F32_BYTES = 4
 SMALLEST_FFN = 32
 # A wide feed-forward layer costs compute buffer (width x batch x 4 bytes), a further layer costs

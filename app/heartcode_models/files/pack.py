@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parents[1]
 #: What a host needs of it: the planner, for one, is not run there.
 _MODULES = (
     *("*.py", "gguf/*.py", "catalogue/*.py", "files/*.py"),
-    *(f"planner/{name}.py" for name in ("__init__", "errors", "settings", "units", "vram")),
+    *(f"planner/{name}.py" for name in ("__init__", "settings", "vram")),
 )
 _START = "import sys\nfrom heartcode_models.files.role import main\nsys.exit(main())\n"
 #: The same code gives the same file in every clone.

@@ -6,7 +6,6 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.read_model import model_of
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.vram import kv_bytes_per_token
 
 
@@ -16,10 +15,7 @@ def check_gguf(path: Path) -> None:
     Raises:
         ModelError: it cannot be read, is no GGUF, is truncated or only a part of a model.
     """
-    try:
-        header = read_header(str(path))
-    except PlanError as error:
-        raise ModelError(str(error)) from None
+    header = read_header(str(path))
     if not header.tensors:
         raise ModelError(f"{path} holds a vocabulary and no weights; it is no whole model")
     parts = header.metadata.get("split.count", 1)
@@ -36,7 +32,4 @@ def kv_bytes(path: Path, kv_type: str) -> int:
     """
     if kv_type not in KV_TYPES:
         raise ModelError(f"a KV cache's type is one of {', '.join(KV_TYPES)}, not '{kv_type}'")
-    try:
-        return kv_bytes_per_token(model_of(read_header(str(path))), kv_type)
-    except PlanError as error:
-        raise ModelError(str(error)) from None
+    return kv_bytes_per_token(model_of(read_header(str(path))), kv_type)

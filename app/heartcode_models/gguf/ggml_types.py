@@ -6,7 +6,7 @@ pinned llama.cpp. A contract test compares the table with the ``gguf`` library's
 
 from dataclasses import dataclass
 
-from heartcode_models.planner.errors import PlanError
+from heartcode_models.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ def row_bytes(kind: GgmlType, elements: int) -> int:
     """Bytes of a row of `elements` (``ggml_row_size`` in ggml.c).
 
     Raises:
-        PlanError: the row is no whole number of blocks.
+        ModelError: the row is no whole number of blocks.
     """
     if elements % kind.block:
-        raise PlanError(f"a row of {elements} cannot be {kind.name}: its blocks hold {kind.block}")
+        raise ModelError(f"a row of {elements} cannot be {kind.name}: its blocks hold {kind.block}")
     return elements // kind.block * kind.size

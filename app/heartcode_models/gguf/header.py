@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import TYPES, row_bytes
 from heartcode_models.gguf.source import Source, opened
-from heartcode_models.planner.errors import PlanError
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -81,7 +81,7 @@ def read_header(where: str) -> Header:
     """The header of a GGUF at a path or URL.
 
     Raises:
-        PlanError: it cannot be read or is no whole GGUF header.
+        ModelError: it cannot be read or is no whole GGUF header.
     """
     with opened(where) as source:
         return _Reader(source).header()
@@ -147,7 +147,7 @@ class _Reader:
             raise self._broken(f"tensor {name} has the unknown type {number}")
         try:
             nbytes = row_bytes(kind, sizes[0]) * prod(sizes[1:])
-        except PlanError as error:
+        except ModelError as error:
             raise self._broken(f"tensor {name}: {error}") from None
         self._tensors_end = max(self._tensors_end, offset + nbytes)
         return TensorInfo(name=name, sizes=sizes, kind=kind.name, nbytes=nbytes)
@@ -207,5 +207,5 @@ class _Reader:
             raise self._broken(f"it ends within its header, after {len(self._buffer)} bytes")
         self._buffer += piece
 
-    def _broken(self, why: str) -> PlanError:
-        return PlanError(f"{self._source.name} is no usable GGUF: {why}")
+    def _broken(self, why: str) -> ModelError:
+        return ModelError(f"{self._source.name} is no usable GGUF: {why}")

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.header import Header, SkippedArray
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 
 #: Metadata whose presence means that a layer keeps other things than K and V of each token.
 _NOT_PLAIN = {
@@ -32,24 +32,26 @@ def model_of(header: Header) -> Model:
     """The model that a GGUF's header describes.
 
     Raises:
-        PlanError: it is no dense transformer with plain attention, or lacks what each of them has.
+        ModelError: it is no dense transformer with plain attention, or lacks what each of them has.
     """
     facts = _Metadata(header)
     architecture = facts.text("general.architecture")
     for key, means in _NOT_PLAIN.items():
         if header.metadata.get(f"{architecture}.{key}"):
-            raise PlanError(
+            raise ModelError(
                 f"{header.source} {means}; the planner knows dense transformers only. Set n_ctx and"
                 " slots by hand and watch `nvidia-smi`."
             )
     n_layers = facts.number("block_count")
     if n_layers > _MOST_LAYERS:
-        raise PlanError(f"{header.source} claims {n_layers} layers; llama.cpp loads {_MOST_LAYERS}")
+        raise ModelError(
+            f"{header.source} claims {n_layers} layers; llama.cpp loads {_MOST_LAYERS}"
+        )
     n_embd = facts.number("embedding_length")
     heads = facts.per_layer("attention.head_count", n_layers)
     kv_heads = facts.per_layer("attention.head_count_kv", n_layers, heads)
     if not max(heads) or not max(kv_heads):
-        raise PlanError(
+        raise ModelError(
             f"{header.source} has no attention; the planner cannot tell its context's size"
         )
     layers, embedding, output = _weights(header, n_layers)
@@ -106,8 +108,8 @@ class _Metadata:
             return tuple(values)
         raise self._lacks(f"{self._architecture}.{key}")
 
-    def _lacks(self, key: str) -> PlanError:
-        return PlanError(
+    def _lacks(self, key: str) -> ModelError:
+        return ModelError(
             f"{self._header.source} has no usable metadata {key}; it is no whole model"
         )
 
@@ -141,8 +143,8 @@ def _weights(header: Header, n_layers: int) -> tuple[tuple[int, ...], int, int]:
 def _refuse_incomplete(header: Header, layers: list[int], embedding: int) -> None:
     split = header.metadata.get("split.count", 1)
     if isinstance(split, int) and split > 1:
-        raise PlanError(
+        raise ModelError(
             f"{header.source} is one of {split} parts; join them with llama-gguf-split first"
         )
     if not embedding or not all(layers):
-        raise PlanError(f"{header.source} lacks layers or embeddings; it is no whole model")
+        raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")

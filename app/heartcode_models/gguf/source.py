@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from heartcode_models.planner.errors import PlanError
+from heartcode_models.errors import ModelError
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _PARTIAL, _OK, _RANGE_NOT_SATISFIABLE = 206, 200, 416
@@ -68,14 +68,14 @@ class HttpSource:
         """The next `count` bytes.
 
         Raises:
-            PlanError: the server cannot be reached, says no or sends something else than asked for.
+            ModelError: the server cannot be reached, says no or sends what it was not asked for.
         """
         from urllib3.exceptions import HTTPError  # noqa: PLC0415 (comes with requests)
 
         try:
             data = self._whole.read(count) if self._whole else self._ask(count)
         except (self._failure, HTTPError, OSError) as error:
-            raise PlanError(f"{self.name}: cannot be read: {error}") from None
+            raise ModelError(f"{self.name}: cannot be read: {error}") from None
         self._position += len(data)
         return data
 
@@ -101,13 +101,15 @@ class HttpSource:
             self._whole = response.raw
             return _read_all(response.raw, count)
         response.close()
-        raise PlanError(f"{self.name}: the server answers {response.status_code} {response.reason}")
+        raise ModelError(
+            f"{self.name}: the server answers {response.status_code} {response.reason}"
+        )
 
     def _take_range(self, content_range: str) -> None:
         span, _, size = content_range.removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]
         if not first.isdigit() or int(first) != self._position:
-            raise PlanError(
+            raise ModelError(
                 f"{self.name}: asked for bytes from {self._position} on, the server sends"
                 f" '{content_range}'"
             )
@@ -127,13 +129,13 @@ def opened(where: str) -> Iterator[Source]:
     """The source behind a path or an http(s) URL.
 
     Raises:
-        PlanError: it cannot be opened.
+        ModelError: it cannot be opened.
     """
     if where.startswith(("http://", "https://")):
         try:
             source = HttpSource(where)
         except ImportError:
-            raise PlanError(
+            raise ModelError(
                 f"{where}: reading from a server needs the package requests: run `make bootstrap`"
                 " and .venv/bin/python scripts/plan.py"
             ) from None
@@ -146,6 +148,6 @@ def opened(where: str) -> Iterator[Source]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise PlanError(f"{where}: cannot be read: {error.strerror}") from None
+        raise ModelError(f"{where}: cannot be read: {error.strerror}") from None
     with file:
         yield FileSource(path, file)

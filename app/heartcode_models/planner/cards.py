@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 #: Of "6 GB" on the box this much is left to programs; the rest is the driver's. Measured: P106-100
 #: 5999 of 6144 MiB, P104-100 8116 of 8192. The smaller part, so that an unknown card is not

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import MINING_CARDS, Card, make_card
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.known_models import LAST_RESORTS, SHAPES, known_model
 from heartcode_models.planner.settings import HandSet, Settings
-from heartcode_models.planner.units import MIB, mib
 from heartcode_models.planner.vram import VramNeed, usable, vram_need
+from heartcode_models.units import MIB, mib
 
 #: A conversation of role-play with its character card; beyond it prompts take half a minute and
 #: more.
@@ -86,7 +86,7 @@ def plan_card(card: Card, models: Sequence[Model], hand: HandSet) -> CardPlan | 
         hand: What is fixed.
 
     Raises:
-        PlanError: what is fixed contradicts itself or the model.
+        ModelError: what is fixed contradicts itself or the model.
     """
     for model in models:
         _check(model, hand)
@@ -103,12 +103,12 @@ def plan_card(card: Card, models: Sequence[Model], hand: HandSet) -> CardPlan | 
 
 def _check(model: Model, hand: HandSet) -> None:
     if hand.n_ubatch and hand.n_batch and hand.n_ubatch > hand.n_batch:
-        raise PlanError(
+        raise ModelError(
             f"n_ubatch {hand.n_ubatch} is more than n_batch {hand.n_batch}; llama.cpp would use"
             f" {hand.n_batch}. Set n_ubatch to at most n_batch."
         )
     if hand.n_ctx and hand.n_ctx > model.n_ctx_train:
-        raise PlanError(
+        raise ModelError(
             f"n_ctx {hand.n_ctx} is more than {model.name} was made for ({model.n_ctx_train})"
         )
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import X1_LINK, Card, Rig, known_cards, make_card, nominal_ram
-from heartcode_models.planner.errors import PlanError
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 EXAMPLE = "P106-100 x 6 + P104-100 x 2, 8 GB RAM, 2 cores, x1"
 _MOST_CARDS = 64
@@ -38,7 +38,7 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
     ``name:`` may stand before.
 
     Raises:
-        PlanError: a part cannot be understood; the message has an example.
+        ModelError: a part cannot be understood; the message has an example.
     """
     prefix, colon, rest = text.partition(":")
     if colon:
@@ -120,5 +120,5 @@ def _with_link(card: Card, link: int | None) -> Card:
     return replace(card, link=min(link, card.link) if card.link else link)
 
 
-def _not_understood(text: str, why: str) -> PlanError:
-    return PlanError(f"'{text.strip()}' is not understood: {why}. For example: '{EXAMPLE}'")
+def _not_understood(text: str, why: str) -> ModelError:
+    return ModelError(f"'{text.strip()}' is not understood: {why}. For example: '{EXAMPLE}'")

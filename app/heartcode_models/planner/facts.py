@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import X1_LINK, Card, Rig, make_card
 from heartcode_models.planner.description import parse_rig
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 #: Fields of the nvidia-smi query in roles/common/tasks/cards.yml.
 QUERY = (
@@ -55,15 +55,15 @@ def plan_fleet(facts: Any, hand: HandSet) -> FleetPlan:
         hand: What is fixed for all of them; the inventory's own values come before it.
 
     Raises:
-        PlanError: there are no hosts.
+        ModelError: there are no hosts.
     """
     if not isinstance(facts, list) or not facts:
-        raise PlanError("there are no rigs to plan for; is the inventory's group `rigs` empty?")
+        raise ModelError("there are no rigs to plan for; is the inventory's group `rigs` empty?")
     plans, failures = [], []
     for host in facts:
         try:
             plans.append(_plan_host(host, hand))
-        except PlanError as error:
+        except ModelError as error:
             failures.append(f"{host.get('name', '?')}: {error}")
     return FleetPlan(plans=tuple(plans), failures=tuple(failures))
 
@@ -90,10 +90,10 @@ def rig_of(host: Mapping[str, Any], uuids: list[str]) -> Rig:
     """The rig that a host describes; its cards are those of `uuids`, as far as they are there.
 
     Raises:
-        PlanError: the host did not answer, or shows no card that is known.
+        ModelError: the host did not answer, or shows no card that is known.
     """
     if not host.get("ram_mib"):
-        raise PlanError("it did not answer; see above")
+        raise ModelError("it did not answer; see above")
     cards, notes = _cards(host, uuids)
     disk = host.get("disk_bytes")
     return Rig(
@@ -129,7 +129,7 @@ def _cards(host: Mapping[str, Any], uuids: list[str]) -> tuple[tuple[Card, ...],
         return _numbered(tuple(found), uuids), (
             "no nvidia-smi there: the cards' memory is taken from a list, not measured",
         )
-    raise PlanError(
+    raise ModelError(
         "neither nvidia-smi nor the PCI bus shows a card that is known. Give the cards, in the"
         " inventory or with -e, for example plan_cards='P106-100 x 6'."
     )

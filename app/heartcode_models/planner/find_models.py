@@ -8,7 +8,6 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.model import Model
 from heartcode_models.gguf.read_model import model_of
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.known_models import QUANTISATIONS, SHAPES, known_model, quantisations
 
 
@@ -20,13 +19,13 @@ def find_models(what: str) -> tuple[Model, ...]:
             quantisation (`8B Q4_K_M`), or the name of a file that is elsewhere and tells both.
 
     Raises:
-        PlanError: it is none of these, or cannot be read.
+        ModelError: it is none of these, or cannot be read.
     """
     if what.startswith(("http://", "https://")) or Path(what).is_file():
         return (model_of(read_header(what)),)
     size, quantisation = _read_name(what)
     if size is None or "/" in what:
-        raise PlanError(
+        raise ModelError(
             f"'{what}' is no file, no URL and no known model. Give the path or URL of a GGUF, or"
             f" one of {', '.join([*_nicknames(), *SHAPES])}, with a quantisation:"
             " '8B Q4_K_M'."
@@ -37,10 +36,7 @@ def find_models(what: str) -> tuple[Model, ...]:
 
 def _nicknames() -> dict[str, str]:
     """The models of the catalogue whose shape is built in, and that shape."""
-    try:
-        entries = Catalogue.read().entries
-    except ModelError as error:
-        raise PlanError(str(error)) from None
+    entries = Catalogue.read().entries
     return {name: entry.shape for name, entry in entries.items() if entry.shape in SHAPES}
 
 
@@ -55,7 +51,7 @@ def _read_name(text: str) -> tuple[str | None, str | None]:
         return size, None
     quantisation = found[1].upper()
     if quantisation not in quantisations():
-        raise PlanError(
+        raise ModelError(
             f"'{text}': {quantisation} has no built-in sizes (there are"
             f" {', '.join(quantisations())}); give the path or URL of the GGUF"
         )

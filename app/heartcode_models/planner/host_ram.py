@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import first_gpu_layer, kv_bytes_per_token
+from heartcode_models.units import MIB
 
 #: Debian with ssh and journald.
 SYSTEM = 400 * MIB

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import BY_NAME, row_bytes
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +155,15 @@ def known_model(size: str, quantisation: str) -> Model:
     """A model by its size and quantisation: ``known_model("8B", "Q4_K_M")``.
 
     Raises:
-        PlanError: the planner knows no such size or quantisation.
+        ModelError: the planner knows no such size or quantisation.
     """
     shape = SHAPES.get(size.upper())
     if shape is None:
-        raise PlanError(f"no built-in model '{size}'; there are {', '.join(SHAPES)}")
+        raise ModelError(f"no built-in model '{size}'; there are {', '.join(SHAPES)}")
     name = quantisation.upper()
     if name not in _BASE:
-        raise PlanError(f"no quantisation '{quantisation}'; there are {', '.join(reversed(_BASE))}")
+        known = ", ".join(reversed(_BASE))
+        raise ModelError(f"no quantisation '{quantisation}'; there are {known}")
     sizes = {tensor.name: tensor.nbytes for tensor in tensors(shape, name)}
     embedding = sizes["token_embd.weight"]
     output = sizes["output_norm.weight"] + sizes.get("output.weight", embedding)

@@ -1,9 +1,9 @@
 """The table of VRAM in the README, as the planner's own criteria make it."""
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import MINING_CARDS, Card, make_card, nominal_vram
 from heartcode_models.planner.choose import fits, good_settings
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.known_models import QUANTISATIONS, known_model
 from heartcode_models.planner.settings import HandSet
 
@@ -21,14 +21,14 @@ def min_vram_gb(model: Model) -> int:
     That is: two conversations of 8192 tokens have room beside it.
 
     Raises:
-        PlanError: no card is that large.
+        ModelError: no card is that large.
     """
     good = good_settings(model, HandSet())
     for gigabytes in range(1, _MOST_GB + 1):
         card = Card(name=f"{gigabytes} GB", vram=nominal_vram(gigabytes))
         if fits(card, model, good):
             return gigabytes
-    raise PlanError(f"{model.name} {model.quantisation} fits on no card of up to {_MOST_GB} GB")
+    raise ModelError(f"{model.name} {model.quantisation} fits on no card of up to {_MOST_GB} GB")
 
 
 def recommended_card(model: Model) -> str:

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from heartcode_models.planner.choose import Refusal
 from heartcode_models.planner.rig_plan import RigPlan, Server, tokens_per_second
-from heartcode_models.planner.units import MIB, mib
 from heartcode_models.planner.vram import usable
+from heartcode_models.units import MIB, mib
 
 COLUMNS = (
     "RIG", "CARDS", "MODEL", "CONTEXT", "KV", "BATCH", "LAYERS", "THREADS", "CACHE-RAM",

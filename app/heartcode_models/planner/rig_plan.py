@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import X1_LINK, Card, Rig
 from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.host_ram import RamNeed, cache_share, ram_need
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.units import MIB, mib
 from heartcode_models.planner.vram import kv_bytes_per_token
+from heartcode_models.units import MIB, mib
 
 #: docs/adr/0006-threads.md.
 _MOST_THREADS = 4
@@ -81,10 +81,10 @@ def plan_rig(
         own_models: The files of single cards, in their order; none means `models`.
 
     Raises:
-        PlanError: the rig has no cards, or what is fixed contradicts itself.
+        ModelError: the rig has no cards, or what is fixed contradicts itself.
     """
     if not rig.cards:
-        raise PlanError(f"{rig.name} has no cards that could be planned for")
+        raise ModelError(f"{rig.name} has no cards that could be planned for")
     hands = [card_hand.over(hand) for card_hand in by_card] or [hand] * len(rig.cards)
     files = [own or models for own in own_models] or [models] * len(rig.cards)
     plans = [

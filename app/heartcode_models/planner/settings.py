@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
-from heartcode_models.planner.errors import PlanError
 
 __all__ = ["KV_TYPES", "LOAD_MODES", "HandSet", "Settings"]
 
@@ -68,7 +68,7 @@ class HandSet:
             where: Put before the message of an error.
 
         Raises:
-            PlanError: a value cannot work, whatever the card.
+            ModelError: a value cannot work, whatever the card.
         """
         taken: dict[str, Any] = {}
         for field in fields(cls):
@@ -98,14 +98,14 @@ _WORDS = {"kv_type": KV_TYPES, "load_mode": LOAD_MODES}
 def _checked(name: str, value: Any, where: str) -> int | str:
     if name in _WORDS:
         if value not in _WORDS[name]:
-            raise PlanError(
+            raise ModelError(
                 f"{where}: {name} must be one of {', '.join(_WORDS[name])}, not {value!r}"
             )
         return str(value)
     try:
         number = int(str(value))
     except ValueError:
-        raise PlanError(f"{where}: {name} must be a whole number, not {value!r}") from None
+        raise ModelError(f"{where}: {name} must be a whole number, not {value!r}") from None
     if number < _MINIMUM[name]:
-        raise PlanError(f"{where}: {name} must be at least {_MINIMUM[name]}, not {number}")
+        raise ModelError(f"{where}: {name} must be at least {_MINIMUM[name]}, not {number}")
     return number

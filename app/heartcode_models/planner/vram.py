@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from heartcode_models.gguf.ggml_types import BY_NAME, row_bytes
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 _F32, _F16 = 4, 2
 

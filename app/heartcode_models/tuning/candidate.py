@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from heartcode_models.planner.errors import PlanError
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.settings import KV_TYPES
 
 
@@ -40,7 +40,7 @@ class Candidate:
         """Check and take values by their names; others are left alone.
 
         Raises:
-            PlanError: one is missing or cannot be.
+            ModelError: one is missing or cannot be.
         """
         return cls(**{name: checked(name, data.get(name), where) for name in NAMES})
 
@@ -52,7 +52,7 @@ def checked(name: str, value: Any, where: str) -> Any:
     """One value of a candidate.
 
     Raises:
-        PlanError: it cannot be.
+        ModelError: it cannot be.
     """
     if name == "kv_type":
         good, kind = value in KV_TYPES, f"one of {', '.join(KV_TYPES)}"
@@ -62,5 +62,5 @@ def checked(name: str, value: Any, where: str) -> Any:
         good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         kind = "a whole number from 1"
     if not good:
-        raise PlanError(f"{where}: {name} must be {kind}, not {value!r}")
+        raise ModelError(f"{where}: {name} must be {kind}, not {value!r}")
     return value

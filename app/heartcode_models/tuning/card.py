@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import Card
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.facts import rig_of
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
@@ -50,7 +50,7 @@ def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
     """The cards of a host as the role ``tuning`` describes it (docs/tuning.md).
 
     Raises:
-        PlanError: a value cannot be, or a card is not there.
+        ModelError: a value cannot be, or a card is not there.
     """
     gpus = host["gpus"]
     cards = _present(host, [gpu["uuid"] for gpu in gpus])
@@ -82,7 +82,7 @@ def _present(host: Mapping[str, Any], uuids: list[str]) -> dict[str, Card]:
     """The cards by UUID, those that are there."""
     try:
         return {card.uuid: card for card in rig_of(host, uuids).cards}
-    except PlanError:
+    except ModelError:
         if host["backend"] == "cpu":
             return {}
         raise

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.tuning.candidate import Candidate
 from heartcode_models.tuning.card import TunedCard
 from heartcode_models.tuning.grid import needed
@@ -48,14 +48,14 @@ class Measured:
         """Check and take one of the results of ``heartcode.card_bench``.
 
         Raises:
-            PlanError: it is not what that writes.
+            ModelError: it is not what that writes.
         """
         try:
             prompt, decode = float(data["prompt"]), float(data["decode"])
         except (KeyError, TypeError, ValueError):
-            raise PlanError(f"{where}: {data!r} is no measurement") from None
+            raise ModelError(f"{where}: {data!r} is no measurement") from None
         if not (0 < prompt < float("inf") and 0 < decode < float("inf")):
-            raise PlanError(f"{where}: {data!r} is no measurement")
+            raise ModelError(f"{where}: {data!r} is no measurement")
         return cls(candidate=Candidate.from_data(data, where), prompt=prompt, decode=decode)
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.units import mib
 from heartcode_models.planner.vram import usable, vram_need
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
 from heartcode_models.tuning.card import TunedCard
+from heartcode_models.units import mib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ def grid_of(card: TunedCard, model: Model, values: Mapping[str, Sequence[Any]]) 
         values: Values to try, by the names of a candidate.
 
     Raises:
-        PlanError: a value cannot be, or nothing is left.
+        ModelError: a value cannot be, or nothing is left.
     """
     ranges = [_range(name, values, card) for name in NAMES]
     combined = [Candidate(**dict(zip(NAMES, some, strict=True))) for some in product(*ranges)]
@@ -47,7 +47,7 @@ def grid_of(card: TunedCard, model: Model, values: Mapping[str, Sequence[Any]]) 
     )
     if not fitting:
         why = "; ".join(left_out) or "without flash attention kv_type has to be f16"
-        raise PlanError(
+        raise ModelError(
             f"{card.where}: no settings to measure fit {card.slots} x {card.n_ctx} tokens: {why}."
             " playbooks/plan.yml says what would"
         )
@@ -59,7 +59,7 @@ def _range(name: str, values: Mapping[str, Sequence[Any]], card: TunedCard) -> S
         return (card.fixed[name],)
     tried = values.get(name) or ()
     if not isinstance(tried, list | tuple) or not tried:
-        raise PlanError(f"tuning_grid.{name} must be a list of values to try")
+        raise ModelError(f"tuning_grid.{name} must be a list of values to try")
     return [checked(name, value, "tuning_grid") for value in tried]
 
 

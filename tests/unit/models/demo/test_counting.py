@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from heartcode_models.demo import counting as demo
+from heartcode_models.units import MIB
 
 SCRIPT = Path(__file__).parents[4] / "scripts" / "make_demo_model.py"
 
@@ -76,8 +77,8 @@ def test_vocabulary_columns_have_one_entry_for_each_row_of_the_matrices() -> Non
 def test_the_layers_weigh_what_was_asked_for(mib: int) -> None:
     plan = demo.plan_layers(mib)
     weight = plan.layers * demo.layer_bytes(plan.ffn_length)
-    assert weight == pytest.approx(mib * demo.MIB, rel=0.001)
-    assert demo.layer_bytes(plan.ffn_length) <= demo.MAX_LAYER_MIB * demo.MIB * 1.001
+    assert weight == pytest.approx(mib * MIB, rel=0.001)
+    assert demo.layer_bytes(plan.ffn_length) <= demo.MAX_LAYER_MIB * MIB * 1.001
 
 
 def test_without_dead_weight_there_is_one_small_layer() -> None:
@@ -146,8 +147,8 @@ def test_dead_weight_costs_no_disk(tmp_path: Path) -> None:
     path = tmp_path / "slow.gguf"
     demo.write_model(path, numbers=20, dead_weight_mib=256)
     facts = path.stat()
-    assert facts.st_size > 256 * demo.MIB
-    assert facts.st_blocks * 512 < 4 * demo.MIB
+    assert facts.st_size > 256 * MIB
+    assert facts.st_blocks * 512 < 4 * MIB
 
 
 @pytest.mark.parametrize("numbers", [-1, 0, 1, demo.MAX_NUMBERS + 1])

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from gguf import GGUFReader, GGUFWriter
 from heartcode_models.demo.counting import write_model
+from heartcode_models.errors import ModelError
 from heartcode_models.gguf.header import SkippedArray, read_header
 from heartcode_models.gguf.read_model import model_of
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.known_models import known_model
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,18 +162,18 @@ def test_a_server_without_ranges_is_left_when_the_header_is_there(
     indirect=["server"],
 )
 def test_a_server_that_fails_is_an_error(server: Server, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(ModelError, match=message):
         read_header(server.url)
 
 
 def test_nobody_there_is_an_error() -> None:
-    with pytest.raises(PlanError, match="cannot be read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         read_header("http://127.0.0.1:1/model.gguf")
 
 
 def test_no_file_and_a_directory_are_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
-        with pytest.raises(PlanError, match="cannot be read"):
+        with pytest.raises(ModelError, match="cannot be read"):
             read_header(str(path))
 
 
@@ -215,15 +215,15 @@ def test_a_truncated_file_is_an_error(
     small_file: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     length = data.draw(st.integers(0, len(small_file.rstrip(b"\0")) - 1))
-    with pytest.raises(PlanError, match="no usable GGUF"):
+    with pytest.raises(ModelError, match="no usable GGUF"):
         read_bytes(small_file[:length], tmp_path_factory.mktemp("cut") / "x.gguf")
 
 
 def outcome(path: Path) -> str:
-    """What is said of a file that may be damaged anywhere; nothing but PlanError may come."""
+    """What is said of a file that may be damaged anywhere; nothing but ModelError may come."""
     try:
         return read_header(str(path)).source
-    except PlanError as error:
+    except ModelError as error:
         return str(error)
 
 
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_an_error_or_readable(
     ],
 )
 def test_what_is_no_gguf_says_why(content: bytes, message: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(ModelError, match=message):
         read_bytes(content, tmp_path / "x.gguf")
 
 
@@ -259,7 +259,7 @@ def test_an_incomplete_download_is_an_error(model_file: Path, tmp_path: Path) ->
     part = tmp_path / "part.gguf"
     with model_file.open("rb") as file:
         part.write_bytes(file.read(8 * MIB))
-    with pytest.raises(PlanError, match="download is incomplete"):
+    with pytest.raises(ModelError, match="download is incomplete"):
         read_header(str(part))
 
 
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_planned_for_says_why(
     model_file: Path, key: str, value: object, message: str
 ) -> None:
     header = read_header(str(model_file))
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(ModelError, match=message):
         model_of(replace(header, metadata=header.metadata | {key: value}))
 
 
@@ -311,5 +311,5 @@ def test_models_by_name(what: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize("what", ["", "13B", "0.8B", "18B", "models/8B.gguf", "8B IQ3_XS"])
 def test_a_name_that_says_nothing_is_an_error(what: str) -> None:
-    with pytest.raises(PlanError, match="path or URL"):
+    with pytest.raises(ModelError, match="path or URL"):
         find_models(what)

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import MINING_CARDS, Card, make_card
 from heartcode_models.planner.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, known_model
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import usable, vram_need
+from heartcode_models.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,12 +118,12 @@ def test_a_file_that_is_given_is_not_replaced_by_another() -> None:
 
 
 def test_a_ubatch_above_the_batch_is_a_contradiction() -> None:
-    with pytest.raises(PlanError, match="n_ubatch 1024 is more than n_batch 512"):
+    with pytest.raises(ModelError, match="n_ubatch 1024 is more than n_batch 512"):
         plan_card(known("P106-100"), MODELS, HandSet(n_batch=512, n_ubatch=1024))
 
 
 def test_a_context_beyond_the_model_s_is_refused() -> None:
-    with pytest.raises(PlanError, match="131072"):
+    with pytest.raises(ModelError, match="131072"):
         plan_card(known("GTX 1080 Ti"), MODELS, HandSet(n_ctx=131073))
 
 

@@ -1,10 +1,10 @@
 """Rigs in words."""
 
 import pytest
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import known_cards, make_card
 from heartcode_models.planner.description import EXAMPLE, parse_rig
-from heartcode_models.planner.errors import PlanError
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,7 +71,7 @@ def test_the_example_of_the_messages_is_one() -> None:
     ],
 )
 def test_what_is_not_understood_gets_an_example(text: str) -> None:
-    with pytest.raises(PlanError, match="For example"):
+    with pytest.raises(ModelError, match="For example"):
         parse_rig(text)
 
 
@@ -79,7 +79,7 @@ def test_what_is_not_understood_gets_an_example(text: str) -> None:
 def test_any_text_is_a_rig_or_an_error(text: str) -> None:
     try:
         rig = parse_rig(text)
-    except PlanError:
+    except ModelError:
         return
     assert rig.cards
     assert all(card.vram > 0 for card in rig.cards)

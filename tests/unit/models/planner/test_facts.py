@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heartcode_models.planner.errors import PlanError
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.facts import QUERY, from_nvidia_smi, from_sysfs, plan_fleet
 from heartcode_models.planner.rig_plan import RigPlan
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 P106 = "GPU-aa, P106-100, 6075, 76, 1, 16"
 P104 = "GPU-bb, NVIDIA P104-100, 8192, 76, [N/A], 1"
@@ -181,5 +181,5 @@ def test_one_host_s_trouble_is_not_the_others() -> None:
 
 
 def test_no_hosts_are_an_error() -> None:
-    with pytest.raises(PlanError, match="no rigs"):
+    with pytest.raises(ModelError, match="no rigs"):
         plan_fleet([], HandSet())

@@ -1,9 +1,9 @@
 """Built-in models have the sizes of the files that people download."""
 
 import pytest
-from heartcode_models.planner.errors import PlanError
+from heartcode_models.errors import ModelError
 from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, SHAPES, known_model
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_the_parts_are_the_file(size: str, quantisation: str) -> None:
 
 @pytest.mark.parametrize(("size", "quantisation"), [("70B", "Q4_K_M"), ("8B", "Q9_K")])
 def test_what_is_not_known_is_refused_with_what_is(size: str, quantisation: str) -> None:
-    with pytest.raises(PlanError, match="there are"):
+    with pytest.raises(ModelError, match="there are"):
         known_model(size, quantisation)

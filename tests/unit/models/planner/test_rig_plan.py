@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import yaml
+from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
 from heartcode_models.planner.description import parse_rig
-from heartcode_models.planner.errors import PlanError
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.host_ram import SMALLEST_CACHE
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.units import MIB
+from heartcode_models.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,7 +95,7 @@ def test_hand_set_values_of_one_card_leave_the_others_alone() -> None:
     [("n_ctx", 100), ("slots", 0), ("kv_type", "q5_0"), ("n_ctx", "many"), ("load_mode", "fast")],
 )
 def test_a_value_that_cannot_work_names_itself(name: str, value: int | str) -> None:
-    with pytest.raises(PlanError, match=f"rig1: {name} must be"):
+    with pytest.raises(ModelError, match=f"rig1: {name} must be"):
         HandSet.from_mapping({name: value}, "rig1")
 
 

@@ -4,8 +4,8 @@ import pytest
 from heartcode_models.planner.host_ram import host_weights, ram_need
 from heartcode_models.planner.known_models import known_model
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.units import MIB
 from heartcode_models.planner.vram import compute_buffer, kv_cache, vram_need, weights
+from heartcode_models.units import MIB
 
 MODEL = known_model("8B", "Q4_K_M")
 
