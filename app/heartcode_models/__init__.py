@@ -1,7 +1,8 @@
 """Models before they serve: which there are, how they arrive, what a card holds and how it is set.
 
 Commands of ``scripts/`` and roles run it on the control node; of ``gguf``, ``catalogue`` and
-``files`` hosts get a packed copy (``files.pack``):
+``files`` hosts get a packed copy (``files.pack``). Each part imports from
+those above it alone, which a contract test holds:
 
 - ``errors``, ``units``, ``cache``: what all of them share.
 - ``gguf``: what a model's file tells.

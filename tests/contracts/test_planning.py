@@ -49,8 +49,9 @@ def test_words_that_the_role_takes_are_the_planner_s() -> None:
 
 
 def test_formulas_name_their_source() -> None:
-    tree = ast.parse((ROOT / "app/heartcode_models/planner/vram.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    files = ("planner/vram.py", "gguf/kv_cache.py")
+    trees = [ast.parse((ROOT / "app/heartcode_models" / file).read_text()) for file in files]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     documented = {node.name: ast.get_docstring(node) or "" for node in functions}
     formulas = ("weights", "kv_bytes_per_token", "compute_buffer", "pool", "first_gpu_layer")
     for name in formulas:

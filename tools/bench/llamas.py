@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heartcode_models.demo.counting import write_model
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.planner.find_models import find_models
-from heartcode_models.planner.vram import kv_bytes_per_token
 from heartcode_models.units import MIB
 
 from tools.bench.relays import Relay

@@ -22,6 +22,7 @@ from pathlib import Path
 import requests
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.host_ram import host_weights
 from heartcode_models.planner.known_models import SHAPES, known_model
@@ -29,7 +30,6 @@ from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import (
     compute_buffer,
     f16_copy,
-    kv_bytes_per_token,
     vram_need,
     weights,
 )

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from heartcode_models.errors import ModelError
+from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.planner import report
 from heartcode_models.planner.cards import known_cards
 from heartcode_models.planner.description import EXAMPLE, parse_rig
@@ -15,7 +16,7 @@ from heartcode_models.planner.facts import plan_fleet
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.min_vram import requirements
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
-from heartcode_models.planner.settings import KV_TYPES, LOAD_MODES, HandSet
+from heartcode_models.planner.settings import LOAD_MODES, HandSet
 
 _HELP = {
     "n_ctx": "tokens of one conversation",

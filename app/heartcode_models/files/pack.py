@@ -9,11 +9,8 @@ from pathlib import Path
 from heartcode_models.errors import ModelError
 
 _PACKAGE = Path(__file__).parents[1]
-#: What a host needs of it: the planner, for one, is not run there.
-_MODULES = (
-    *("*.py", "gguf/*.py", "catalogue/*.py", "files/*.py"),
-    *(f"planner/{name}.py" for name in ("__init__", "settings", "vram")),
-)
+#: What a host needs of it: nothing is planned there.
+_MODULES = ("*.py", "gguf/*.py", "catalogue/*.py", "files/*.py")
 _START = "import sys\nfrom heartcode_models.files.role import main\nsys.exit(main())\n"
 #: The same code gives the same file in every clone.
 _TIME = (1980, 1, 1, 0, 0, 0)

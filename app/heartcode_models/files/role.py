@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             case ["check", path]:
                 check_gguf(Path(path))
             case ["kv-bytes", path, kv_type]:
-                from heartcode_models.gguf.check import kv_bytes
+                from heartcode_models.gguf.kv_cache import kv_bytes_per_token_of
 
-                print(kv_bytes(Path(path), kv_type))
+                print(kv_bytes_per_token_of(Path(path), kv_type))
             case ["measure", manifest, metrics]:
                 from heartcode_models.files.measure import measure
 

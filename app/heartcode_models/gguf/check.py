@@ -1,12 +1,9 @@
-"""What a GGUF's header tells: whether one llama-server can load it, what its tokens take."""
+"""Whether one llama-server can load a file."""
 
 from pathlib import Path
 
 from heartcode_models.errors import ModelError
-from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.header import read_header
-from heartcode_models.gguf.read_model import model_of
-from heartcode_models.planner.vram import kv_bytes_per_token
 
 
 def check_gguf(path: Path) -> None:
@@ -21,15 +18,3 @@ def check_gguf(path: Path) -> None:
     parts = header.metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
         raise ModelError(f"{path} is one of {parts} parts; join them with llama-gguf-split first")
-
-
-def kv_bytes(path: Path, kv_type: str) -> int:
-    """Bytes that one token of a conversation takes in a llama-server's K and V caches.
-
-    Raises:
-        ModelError: the file cannot be read, its KV cache is none of the plain kind, or there is no
-            such type.
-    """
-    if kv_type not in KV_TYPES:
-        raise ModelError(f"a KV cache's type is one of {', '.join(KV_TYPES)}, not '{kv_type}'")
-    return kv_bytes_per_token(model_of(read_header(str(path))), kv_type)

@@ -7,9 +7,10 @@ and CUDA are estimates on the safe side, to be corrected by what a rig shows (`s
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.vram import first_gpu_layer, kv_bytes_per_token
+from heartcode_models.planner.vram import first_gpu_layer
 from heartcode_models.units import MIB
 
 #: Debian with ssh and journald.

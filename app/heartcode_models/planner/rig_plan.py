@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heartcode_models.errors import ModelError
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import X1_LINK, Card, Rig
 from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
 from heartcode_models.planner.host_ram import RamNeed, cache_share, ram_need
 from heartcode_models.planner.settings import HandSet
-from heartcode_models.planner.vram import kv_bytes_per_token
 from heartcode_models.units import MIB, mib
 
 #: docs/adr/0006-threads.md.

@@ -7,8 +7,6 @@ from typing import Any
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
 
-__all__ = ["KV_TYPES", "LOAD_MODES", "HandSet", "Settings"]
-
 #: ``heartcode-llama-server`` refuses less.
 SMALLEST_CTX = 256
 LOAD_MODES = ("none", "mmap", "dio", "mlock")

@@ -7,7 +7,7 @@ larger value is taken: a plan may waste some MiB, but must not run out of them.
 
 from dataclasses import dataclass, replace
 
-from heartcode_models.gguf.ggml_types import BY_NAME, row_bytes
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.settings import Settings
 from heartcode_models.units import MIB
@@ -59,20 +59,6 @@ def weights(model: Model, n_gpu_layers: int) -> int:
     first = first_gpu_layer(model, n_gpu_layers)
     output = model.output_bytes if first <= model.n_layers else 0
     return output + sum(model.layer_bytes[first:])
-
-
-def kv_bytes_per_token(model: Model, kv_type: str, first_layer: int = 0) -> int:
-    """Bytes that one token takes in the K and V caches of the layers from `first_layer` on.
-
-    Each layer has a K and a V tensor of ``n_embd_k_gqa`` × cells × streams: key/value heads × their
-    width, in the cache's type (q8_0: 34 bytes for 32 values, q4_0: 18).
-    Source: ``llama_kv_cache::llama_kv_cache``, src/llama-kv-cache.cpp.
-    """
-    kind = BY_NAME[kv_type.upper()]
-    return sum(
-        row_bytes(kind, heads * model.head_k) + row_bytes(kind, heads * model.head_v)
-        for heads in model.kv_heads[first_layer:]
-    )
 
 
 def kv_cache(model: Model, settings: Settings) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.settings import KV_TYPES
+from heartcode_models.gguf.ggml_types import KV_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
