@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
-from heartcode_models.planner.known_models import SHAPES, Shape, Tensor, tensors
+from heartcode_models.gguf.header import Tensor
+from heartcode_models.planner.known_models import SHAPES, Shape, tensors
 
 _CONTROL = ("<unk>", "<s>", "</s>")
 _BYTES = 256

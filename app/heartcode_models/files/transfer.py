@@ -21,6 +21,7 @@ from heartcode_models.files.http import (
 )
 from heartcode_models.files.part import PartFile
 from heartcode_models.files.progress import Progress
+from heartcode_models.gguf.header import MAGIC
 from heartcode_models.units import gigabytes
 
 #: In a row, without a byte between them; of a mirror fewer, since the hub can take over.
@@ -30,7 +31,6 @@ _LONGEST_PAUSE_SECONDS = 60.0
 _PIECE = 1 << 16
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Transfer:
 
     def _take(self, response: requests.Response, part: PartFile, size: int) -> None:
         for piece in response.iter_content(_PIECE):
-            if not part.size and not piece.startswith(_MAGIC[: len(piece)]):
+            if not part.size and not piece.startswith(MAGIC[: len(piece)]):
                 raise SourceError(
                     f"the server sends no GGUF: it begins with {piece[:16]!r}"
                     + (" (a web page)" if piece.lstrip().startswith(b"<") else "")

@@ -10,11 +10,12 @@ from math import prod
 from typing import Any
 
 from heartcode_models.errors import ModelError
-from heartcode_models.gguf.ggml_types import TYPES, row_bytes
+from heartcode_models.gguf.ggml_types import BY_NAME, TYPES, row_bytes
 from heartcode_models.gguf.source import Source, opened
 from heartcode_models.units import MIB
 
-_MAGIC = b"GGUF"
+#: What every GGUF begins with.
+MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 #: The first piece that is read; each further one doubles what there is.
 _FIRST_PIECE = MIB
@@ -51,13 +52,21 @@ class SkippedArray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorInfo:
-    """One tensor: sizes fastest first, as in the file."""
+class Tensor:
+    """One tensor: its name in GGUF, its sizes (fastest first, as in the file) and its type."""
 
     name: str
     sizes: tuple[int, ...]
     kind: str
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file.
+
+        Raises:
+            ModelError: a row is no whole number of the type's blocks.
+        """
+        return row_bytes(BY_NAME[self.kind], self.sizes[0]) * prod(self.sizes[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +82,7 @@ class Header:
 
     source: str
     metadata: dict[str, Any]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[Tensor, ...]
     file_bytes: int
 
 
@@ -128,13 +137,13 @@ class _Reader:
 
     def _check_magic(self) -> None:
         magic = bytes(self._take(4))
-        if magic != _MAGIC:
-            raise self._broken(f"it begins with {magic!r} instead of {_MAGIC!r}")
+        if magic != MAGIC:
+            raise self._broken(f"it begins with {magic!r} instead of {MAGIC!r}")
         version = self._unpack("I")
         if version not in _VERSIONS:
             raise self._broken(f"its version is {version}; known are {_VERSIONS}")
 
-    def _tensor(self) -> TensorInfo:
+    def _tensor(self) -> Tensor:
         name = self._string()
         dimensions = self._unpack("I")
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
@@ -145,12 +154,12 @@ class _Reader:
         kind = TYPES.get(number)
         if kind is None:
             raise self._broken(f"tensor {name} has the unknown type {number}")
+        tensor = Tensor(name=name, sizes=sizes, kind=kind.name)
         try:
-            nbytes = row_bytes(kind, sizes[0]) * prod(sizes[1:])
+            self._tensors_end = max(self._tensors_end, offset + tensor.nbytes)
         except ModelError as error:
             raise self._broken(f"tensor {name}: {error}") from None
-        self._tensors_end = max(self._tensors_end, offset + nbytes)
-        return TensorInfo(name=name, sizes=sizes, kind=kind.name, nbytes=nbytes)
+        return tensor
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from heartcode_models.errors import ModelError
+from heartcode_models.gguf.check import refuse_part
 from heartcode_models.gguf.header import Header, SkippedArray
 from heartcode_models.gguf.model import Model
 
@@ -141,10 +142,6 @@ def _weights(header: Header, n_layers: int) -> tuple[tuple[int, ...], int, int]:
 
 
 def _refuse_incomplete(header: Header, layers: list[int], embedding: int) -> None:
-    split = header.metadata.get("split.count", 1)
-    if isinstance(split, int) and split > 1:
-        raise ModelError(
-            f"{header.source} is one of {split} parts; join them with llama-gguf-split first"
-        )
+    refuse_part(header)
     if not embedding or not all(layers):
         raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")

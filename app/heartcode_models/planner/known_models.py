@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 
 from heartcode_models.errors import ModelError
-from heartcode_models.gguf.ggml_types import BY_NAME, row_bytes
+from heartcode_models.gguf.header import Tensor
 from heartcode_models.gguf.model import Model
 
 
@@ -30,20 +29,6 @@ class Shape:
     tied: bool
     n_ctx_train: int = 131072
     vocabulary_bytes: int = 7_800_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """One tensor: its name in GGUF, its sizes (fastest first) and its type."""
-
-    name: str
-    sizes: tuple[int, ...]
-    kind: str
-
-    @property
-    def nbytes(self) -> int:
-        """Size in the file."""
-        return row_bytes(BY_NAME[self.kind], self.sizes[0]) * prod(self.sizes[1:])
 
 
 SHAPES = {
