@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from heartcode_models.cache import cache_directory
 
 from tools.fleet import (
     access,
@@ -117,12 +116,6 @@ def test_bad_requests_are_refused(words: list[str]) -> None:
 def test_unknown_machine_error_names_the_known_ones(fleet: Fleet) -> None:
     with pytest.raises(FleetError, match="gateway, rig1"):
         fleet.find("rig9")
-
-
-def test_cache_directory() -> None:
-    assert cache_directory({"HEARTCODE_CACHE_DIR": "/a"}) == Path("/a")
-    assert cache_directory({"XDG_CACHE_HOME": "/b"}) == Path("/b/heartcode")
-    assert cache_directory({}).name == "heartcode"
 
 
 # --- network -----------------------------------------------------------------------------------

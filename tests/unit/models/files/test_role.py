@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,6 +171,13 @@ def test_the_packed_program_has_the_same_name_for_the_same_code(
     other = pack(tmp_path)
     assert other.name == packed.name
     assert other.read_bytes() == packed.read_bytes()
+
+
+def test_a_host_gets_what_brings_and_checks_files_and_no_planner(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as program:
+        modules = [Path(name).parts for name in program.namelist() if name != "__main__.py"]
+    assert {module[0] for module in modules} == {"heartcode_models"}
+    assert {module[1] for module in modules if len(module) > 2} == {"catalogue", "files", "gguf"}
 
 
 def test_many_hosts_tasks_pack_at_the_same_time(packed: Path, tmp_path: Path) -> None:
