@@ -60,7 +60,7 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 
 .PHONY: test
 test: bootstrap ## Run the checks and tests
-	@scripts/test_llama_server.sh >/dev/null
+	@tools/test_llama_server.sh >/dev/null
 	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
 	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1
 
@@ -105,24 +105,24 @@ unit: bootstrap ## Run the unit tests
 
 .PHONY: integration
 integration: bootstrap ## Run the integration tests, with a real llama-server
-	@scripts/with_llama_server.sh $(pytest_parallel) -m "not long" tests/integration
+	@tools/with_llama_server.sh $(pytest_parallel) -m "not long" tests/integration
 
 .PHONY: test-seeds
 test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds RUNS=50 (not in `make test`)
-	@scripts/seeds_test.sh $(RUNS) $(JOBS)
+	@tools/seeds_test.sh $(RUNS) $(JOBS)
 
 .PHONY: gateway-test
 gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answers, with real rigs behind it
-	@scripts/with_llama_server.sh $(pytest_parallel) tests/gateway
+	@tools/with_llama_server.sh $(pytest_parallel) tests/gateway
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
 	@pytest -m "not long" tests/fleet_tool
-	@scripts/molecule_test.sh test -m '$(FLEET_TESTS)'
+	@tools/molecule_test.sh test -m '$(FLEET_TESTS)'
 
 .PHONY: test-cuda-build
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
-	@scripts/cuda_build_test.sh
+	@tools/cuda_build_test.sh
 
 .PHONY: test-long
 test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
@@ -131,24 +131,24 @@ test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one
 
 .PHONY: test-pages
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)
-	@scripts/pages_test.sh
+	@tools/pages_test.sh
 
 .PHONY: screenshots
 screenshots: bootstrap ## Draw docs/pictures anew, on the fleet of `make up`
-	@scripts/pages_test.sh tests/pages/pictures.py
+	@tools/pages_test.sh tests/pages/pictures.py
 
 .PHONY: bench-relay
 bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
-	@scripts/bench_relay.py
+	@tools/bench_relay.py
 
 .PHONY: bench-gateway
 bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings
-	@scripts/bench_gateway.py $(ARGS)
+	@tools/bench_gateway.py $(ARGS)
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code
-	@scripts/reference.py
-	@scripts/dashboards.py
+	@tools/reference.py
+	@tools/dashboards.py
 
 .PHONY: requirements
 requirements: bootstrap ## Compile the pinned requirements from the .in files (needs uv)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Downloads a model of models/catalogue.toml, verified: scripts/download_model.sh stheno Q4_K_M
-# See --help. The work is done in scripts/modellib.
+# See --help. The work is done in app/heartcode_models.
 set -euo pipefail
 
 scripts=$(dirname -- "$(readlink -f -- "$0")")

@@ -336,7 +336,7 @@ READINGS = (
 )
 
 #: What a gateway measures of itself, and its node exporter tells: `heartcode-shown-certificate`
-#: and scripts/modellib/measure.py write it. A contract test compares.
+#: and heartcode_models/files/measure.py write it. A contract test compares.
 MEASURED = (
     Reading(
         name="gateway_tls_certificate_not_before_timestamp_seconds",

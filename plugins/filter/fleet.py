@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Ansible loads this file by its path, and knows nothing of the packages beside it.
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
 
-from modellib.catalogue import CATALOGUE, Catalogue
+from heartcode_models.catalogue.entries import CATALOGUE, Catalogue
 
 #: What a question to scripts/model.py says of a model.
 _FIELDS = ("name", "quantisation", "file", "src")

@@ -82,7 +82,10 @@ def test_an_alert_with_several_rules_has_one_for_each_severity() -> None:
 
 
 def test_what_gateways_measure_is_written_as_it_is_documented() -> None:
-    scripts = ("systemd/libexec/heartcode-shown-certificate", "scripts/modellib/measure.py")
+    scripts = (
+        "systemd/libexec/heartcode-shown-certificate",
+        "app/heartcode_models/files/measure.py",
+    )
     written = "".join((ROOT / script).read_text() for script in scripts)
     for reading in metrics.MEASURED:
         assert re.search(rf'\b{reading.name}\b\W+"{re.escape(reading.text)}"', written), reading

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dashboards
 import pytest
-from dashboardlib.pages import DASHBOARDS
 
 from tests.contracts.test_alerts import FOREIGN, RECORDED, names_in, told
+from tools import dashboards
+from tools.grafana.pages import DASHBOARDS
 
 FILES = sorted(dashboards.OUT.glob("*.json"))
 #: Of Grafana's units those that are in use here; a new one has to exist there.
@@ -43,7 +43,7 @@ def test_the_files_are_up_to_date() -> None:
     wanted = dashboards.files()
     assert set(FILES) == set(wanted)
     stale = [path.name for path, text in wanted.items() if path.read_text() != text]
-    assert stale == [], "run scripts/dashboards.py"
+    assert stale == [], "run tools/dashboards.py"
 
 
 def test_addresses_stay_the_same() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import yaml
 from gguf.constants import GGML_QUANT_SIZES, LlamaFileType
-from planlib.ggml_types import KV_TYPES, TYPES
-from planlib.min_vram import requirements
-from planlib.read_model import FILE_TYPES
-from planlib.settings import LOAD_MODES
-from planlib.vram import VramNeed
+from heartcode_models.gguf.ggml_types import KV_TYPES, TYPES
+from heartcode_models.gguf.read_model import FILE_TYPES
+from heartcode_models.planner.min_vram import requirements
+from heartcode_models.planner.settings import LOAD_MODES
+from heartcode_models.planner.vram import VramNeed
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,8 +49,9 @@ def test_words_that_the_role_takes_are_the_planner_s() -> None:
 
 
 def test_formulas_name_their_source() -> None:
-    tree = ast.parse((ROOT / "scripts/planlib/vram.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    files = ("planner/vram.py", "gguf/kv_cache.py")
+    trees = [ast.parse((ROOT / "app/heartcode_models" / file).read_text()) for file in files]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     documented = {node.name: ast.get_docstring(node) or "" for node in functions}
     formulas = ("weights", "kv_bytes_per_token", "compute_buffer", "pool", "first_gpu_layer")
     for name in formulas:

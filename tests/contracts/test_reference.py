@@ -1,7 +1,8 @@
 """The written reference is what the code says."""
 
-import reference
 from heartcode.settings import TABLE
+
+from tools import reference
 
 
 def test_the_reference_is_up_to_date() -> None:

@@ -1,4 +1,4 @@
-"""What the role llama_cpp has built with CUDA on a virtual rig, see scripts/cuda_build_test.sh."""
+"""What the role llama_cpp has built with CUDA on a virtual rig, see tools/cuda_build_test.sh."""
 
 import json
 import os

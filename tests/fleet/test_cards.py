@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from make_demo_model import write_model
+from heartcode_models.demo.counting import write_model
 
 from tests.counting import chat, count_to
 from tests.fleet.harness import RIG, ROOT, Fleet, wait_for

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from dashboardlib.pages import DASHBOARDS
 
 from tests.counting import chat, events
 from tests.fleet.harness import Fleet, comes_true, wait_for
 from tests.fleet.test_cards import uuids_of_inventory
+from tools.grafana.pages import DASHBOARDS
 
 #: Asks Prometheus many things in one call: prints how many series each has, -1 for a wrong one.
 ASK = """

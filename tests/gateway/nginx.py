@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchlib.gateway import LOGS, render_variants
-from benchlib.relays import nginx_temp_paths
 
 from tests.integration.processes import Program, wait_until, whole_lines
+from tools.bench.gateway import LOGS, render_variants
+from tools.bench.relays import nginx_temp_paths
 
 ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
@@ -35,7 +35,7 @@ _ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
 def reference() -> Path:
     """The root directory of a Debian 13 that has nginx with njs."""
     made = subprocess.run(
-        [ROOT / "scripts/checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
+        [ROOT / "tools/checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
     )
     return Path(made.stdout.strip())
 

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import make_demo_model
 import pytest
+from heartcode_models.demo import counting
 
 from tests.integration.misbehaving import Behaviour, Upstream
 from tests.integration.processes import Exporter, Llama, Proxy
@@ -70,7 +70,7 @@ def start_exporter(cleanup: ExitStack) -> StartExporter:
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About a hundred tokens a second: nothing ends before it is killed."""
     path = tmp_path_factory.mktemp("model") / "slow.gguf"
-    make_demo_model.write_model(path, dead_weight_mib=64)
+    counting.write_model(path, dead_weight_mib=64)
     return path
 
 

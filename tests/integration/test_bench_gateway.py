@@ -1,4 +1,4 @@
-"""scripts/bench_gateway.py from end to end, with few conversations: what it measures is there."""
+"""tools/bench_gateway.py from end to end, with few conversations: what it measures is there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchlib.gateway import missing
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gateway.py"
+from tools.bench.gateway import missing
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "bench_gateway.py"
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())

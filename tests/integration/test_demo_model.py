@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import make_demo_model as demo
 import pytest
+from heartcode_models.demo import counting as demo
 
 from tests.integration.processes import Llama
 
-HEALTH_CHECK = Path(demo.__file__).with_name("health_check.sh")
+HEALTH_CHECK = Path(__file__).parents[2] / "scripts/health_check.sh"
 LAST_NUMBER = 12  # of the short model
 USER = {"role": "user", "content": "Count, please. Not 99."}
 

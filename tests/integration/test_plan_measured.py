@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from planlib import measure
 
 from tests.integration.processes import free_port
+from tools.planning import measure
 
 
 @pytest.fixture

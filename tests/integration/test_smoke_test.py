@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_demo_model
 import pytest
+from heartcode_models.demo import counting
 
 SMOKE_TEST = Path(__file__).parents[2] / "roles/llama_cpp/files/smoke_test.py"
 
@@ -27,20 +27,20 @@ def smoke_test(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_server_that_counts_passes(server: Path, tmp_path: Path) -> None:
-    make_demo_model.write_model(tmp_path / "model.gguf", numbers=100)
+    counting.write_model(tmp_path / "model.gguf", numbers=100)
     done = smoke_test(server, tmp_path / "model.gguf")
     assert (done.returncode, done.stdout) == (0, "It counts on the CPU.\n"), done.stderr
 
 
 def test_a_server_that_says_something_else_does_not_pass(server: Path, tmp_path: Path) -> None:
-    make_demo_model.write_model(tmp_path / "model.gguf", numbers=9)
+    counting.write_model(tmp_path / "model.gguf", numbers=9)
     done = smoke_test(server, tmp_path / "model.gguf")
     assert done.returncode == 1
     assert "after ' 7' it says ' 8 9' instead of ' 8 9 10 11 12'" in done.stderr
 
 
 def test_a_server_that_cannot_load_does_not_pass(server: Path, tmp_path: Path) -> None:
-    make_demo_model.write_model(tmp_path / "model.gguf", numbers=100)
+    counting.write_model(tmp_path / "model.gguf", numbers=100)
     whole = (tmp_path / "model.gguf").read_bytes()
     (tmp_path / "model.gguf").write_bytes(whole[: len(whole) // 2])
     done = smoke_test(server, tmp_path / "model.gguf")
@@ -57,7 +57,7 @@ def test_a_program_that_is_no_server_does_not_pass(tmp_path: Path) -> None:
 
 
 def test_a_card_that_no_driver_shows_is_not_asked_for(server: Path, tmp_path: Path) -> None:
-    make_demo_model.write_model(tmp_path / "model.gguf", numbers=100)
+    counting.write_model(tmp_path / "model.gguf", numbers=100)
     done = smoke_test(server, tmp_path / "model.gguf", "--cards", "GPU-1")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "It counts on the CPU alone; no card has 768 MiB free.\n"

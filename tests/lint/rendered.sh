@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-root=$(scripts/checking_root.sh)
+root=$(tools/checking_root.sh)
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 ANSIBLE_FILTER_PLUGINS=plugins/filter:roles/gateway/filter_plugins \

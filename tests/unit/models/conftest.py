@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from make_demo_model import write_model
+from heartcode_models.demo.counting import write_model
 
 from tests.model_hub import ModelHub
 

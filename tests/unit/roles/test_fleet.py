@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from modellib.errors import ModelError
+from heartcode_models.errors import ModelError
 
 from plugins.filter.fleet import address, model_file, models, peers
 

@@ -1,0 +1,1 @@
+"""The commands of ``scripts/``: arguments in, text and an exit status out."""

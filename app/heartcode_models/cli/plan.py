@@ -1,0 +1,133 @@
+"""The command ``scripts/plan.py``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from heartcode_models.errors import ModelError
+from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.planner import report
+from heartcode_models.planner.cards import known_cards
+from heartcode_models.planner.description import EXAMPLE, parse_rig
+from heartcode_models.planner.facts import plan_fleet
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.min_vram import requirements
+from heartcode_models.planner.rig_plan import RigPlan, plan_rig
+from heartcode_models.planner.settings import LOAD_MODES, HandSet
+
+_HELP = {
+    "n_ctx": "tokens of one conversation",
+    "slots": "conversations at a time on one card",
+    "kv_type": "type of K and V",
+    "n_batch": "tokens of a prompt handed over together",
+    "n_ubatch": "tokens computed together",
+    "n_gpu_layers": "layers on the card, the output counted as one",
+    "n_threads": "CPU threads of one llama-server",
+    "cache_ram_mib": "MiB of host RAM for each card's prompts that lost their slot",
+    "load_mode": "how the file is read",
+}
+
+_EPILOG = f"""\
+A rig in words: its cards, kinds joined by +, then RAM, cores, PCIe width (x1: risers) and disk.
+  scripts/plan.py "P106-100 x 6, 4 GB RAM"
+  scripts/plan.py "{EXAMPLE}, 60 GB disk" "rig2: P104-100 4 GB x 3, 4 GB RAM"
+  scripts/plan.py "6 x GTX 1070, 8 GB RAM" --model https://host/model-Q6_K.gguf
+The memory of these cards is known; of others write it behind the name ("RTX 3060 12 GB"):
+  {", ".join(known_cards()[:5])},
+  {", ".join(known_cards()[5:])}
+
+Exit status: 0 every card can serve, 3 something does not fit, 1 nothing could be planned, 2 usage.
+docs/planning.md has the formulas. playbooks/plan.yml plans for the hosts of an inventory.
+"""
+
+_OK, _FAILED, _DOES_NOT_FIT = 0, 1, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if not (arguments.rigs or arguments.facts or arguments.requirements):
+        parser.error(f'describe a rig, for example: "{EXAMPLE}"')
+    try:
+        if arguments.requirements:
+            print(requirements(), end="")
+            return _OK
+        plans, failures = _plans(arguments)
+    except ModelError as error:
+        print(f"plan.py: {error}", file=sys.stderr)
+        return _FAILED
+    for failure in failures:
+        print(f"plan.py: {failure}", file=sys.stderr)
+    if not plans:
+        return _FAILED
+    _print(plans, arguments)
+    return _OK if all(plan.works for plan in plans) and not failures else _DOES_NOT_FIT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="plan.py",
+        description="Say what a rig's cards can serve: quantisation, context, slots, batch, cache.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rigs", nargs="*", metavar="RIG", help="a rig in words")
+    parser.add_argument(
+        "--model",
+        default="8B",
+        metavar="WHAT",
+        help="a GGUF's path or URL (only its header is read), a model of the catalogue, 8B, 3B"
+        " or, with a quantisation, '8B Q4_K_M' (default: the best 8B)",
+    )
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument(
+        "--inventory", action="store_true", help="print variables for the inventory"
+    )
+    parser.add_argument(
+        "--requirements", action="store_true", help="print the README's table of VRAM instead"
+    )
+    # For playbooks/plan.yml: without a help text it is not listed.
+    parser.add_argument("--facts", metavar="FILE", help=argparse.SUPPRESS)
+    hand = parser.add_argument_group("set by hand, and checked against the same budget")
+    choices = {"kv_type": KV_TYPES, "load_mode": LOAD_MODES}
+    for field in fields(HandSet):
+        option = "--" + field.name.replace("_", "-")
+        hand.add_argument(option, help=_HELP[field.name], choices=choices.get(field.name))
+    return parser
+
+
+def _hand(arguments: argparse.Namespace) -> HandSet:
+    return HandSet.from_mapping(vars(arguments), "command line")
+
+
+def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[str]]:
+    """The plans, and why there are none for the other hosts."""
+    hand = _hand(arguments)
+    if arguments.facts:
+        fleet = plan_fleet(_facts(arguments.facts), hand)
+        return fleet.plans, fleet.failures
+    models = find_models(arguments.model)
+    names = [f"rig{number}" for number in range(1, len(arguments.rigs) + 1)]
+    rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
+    return [plan_rig(rig, models, hand) for rig in rigs], ()
+
+
+def _facts(path: str) -> Any:
+    try:
+        with open(path) if path != "-" else sys.stdin as file:  # noqa: PTH123 (stdin is no path)
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None
+
+
+def _print(plans: Sequence[RigPlan], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps([report.as_data(plan) for plan in plans], indent=2))
+    elif arguments.inventory:
+        print("\n".join(report.inventory(plan) for plan in plans))
+    else:
+        print(report.table(plans))

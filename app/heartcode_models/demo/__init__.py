@@ -1,0 +1,1 @@
+"""Models that are written here and not downloaded. Needs numpy and the ``gguf`` library."""

@@ -1,0 +1,68 @@
+"""What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
+
+``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
+``fetch``, ``check``, ``kv-bytes`` and ``measure`` on a host. Questions and answers are JSON on
+standard input and output: what stands on a command line can be read by every account of the host,
+and a token may be in it.
+"""
+
+# ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from heartcode_models.errors import ModelError
+from heartcode_models.gguf.check import check_gguf
+
+_USAGE = (
+    "usage: describe | pin | pack | holds | fetch | check FILE | kv-bytes FILE TYPE"
+    " | measure MANIFEST METRICS"
+)
+#: What was asked for cannot be had; an error of ours would have Python's status 1.
+_REFUSED, _USED_WRONGLY = 3, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit code."""
+    try:
+        match list(sys.argv[1:] if argv is None else argv):
+            case ["describe"]:
+                from heartcode_models.files.describe import describe
+
+                print(json.dumps(describe(json.load(sys.stdin))))
+            case ["pin"]:
+                from heartcode_models.files.describe import pin
+
+                print(json.dumps(pin(json.load(sys.stdin))))
+            case ["fetch"]:
+                from heartcode_models.files.host import fetch
+
+                print(json.dumps(fetch(json.load(sys.stdin))))
+            case ["check", path]:
+                check_gguf(Path(path))
+            case ["kv-bytes", path, kv_type]:
+                from heartcode_models.gguf.kv_cache import kv_bytes_per_token_of
+
+                print(kv_bytes_per_token_of(Path(path), kv_type))
+            case ["measure", manifest, metrics]:
+                from heartcode_models.files.measure import measure
+
+                measure(Path(manifest), Path(metrics))
+            case ["holds"]:
+                from heartcode_models.files.host import holds
+
+                print(json.dumps(holds(json.load(sys.stdin))))
+            case ["pack"]:
+                from heartcode_models.cache import cache_directory
+                from heartcode_models.files.pack import pack
+
+                print(pack(cache_directory() / "model"))
+            case _:
+                print(_USAGE, file=sys.stderr)
+                return _USED_WRONGLY
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return _REFUSED
+    return 0

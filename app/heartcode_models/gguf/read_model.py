@@ -1,0 +1,147 @@
+"""Makes a `Model` of a GGUF's header."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from heartcode_models.errors import ModelError
+from heartcode_models.gguf.check import refuse_part
+from heartcode_models.gguf.header import Header, SkippedArray
+from heartcode_models.gguf.model import Model
+
+#: Metadata whose presence means that a layer keeps other things than K and V of each token.
+_NOT_PLAIN = {
+    "ssm.state_size": "has recurrent layers",
+    "wkv.head_size": "has recurrent layers",
+    "attention.kv_lora_rank": "compresses its KV cache (MLA)",
+    "expert_count": "is a mixture of experts",
+}
+#: ``LLAMA_MAX_LAYERS`` in src/llama-hparams.h.
+_MOST_LAYERS = 512
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+#: ``llama_ftype`` in include/llama.h.
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
+}  # fmt: skip
+
+
+def model_of(header: Header) -> Model:
+    """The model that a GGUF's header describes.
+
+    Raises:
+        ModelError: it is no dense transformer with plain attention, or lacks what each of them has.
+    """
+    facts = _Metadata(header)
+    architecture = facts.text("general.architecture")
+    for key, means in _NOT_PLAIN.items():
+        if header.metadata.get(f"{architecture}.{key}"):
+            raise ModelError(
+                f"{header.source} {means}; the planner knows dense transformers only. Set n_ctx and"
+                " slots by hand and watch `nvidia-smi`."
+            )
+    n_layers = facts.number("block_count")
+    if n_layers > _MOST_LAYERS:
+        raise ModelError(
+            f"{header.source} claims {n_layers} layers; llama.cpp loads {_MOST_LAYERS}"
+        )
+    n_embd = facts.number("embedding_length")
+    heads = facts.per_layer("attention.head_count", n_layers)
+    kv_heads = facts.per_layer("attention.head_count_kv", n_layers, heads)
+    if not max(heads) or not max(kv_heads):
+        raise ModelError(
+            f"{header.source} has no attention; the planner cannot tell its context's size"
+        )
+    layers, embedding, output = _weights(header, n_layers)
+    head = n_embd // max(heads)
+    return Model(
+        name=str(header.metadata.get("general.name") or Path(header.source).stem),
+        quantisation=FILE_TYPES.get(header.metadata.get("general.file_type", -1), "?"),
+        n_layers=n_layers,
+        n_embd=n_embd,
+        n_ff=max(facts.per_layer("feed_forward_length", n_layers)),
+        n_heads=max(heads),
+        head_k=facts.number("attention.key_length", head),
+        head_v=facts.number("attention.value_length", head),
+        kv_heads=kv_heads,
+        n_vocab=_vocabulary(header),
+        n_ctx_train=facts.number("context_length"),
+        layer_bytes=layers,
+        embedding_bytes=embedding,
+        output_bytes=output,
+        file_bytes=header.file_bytes,
+    )
+
+
+class _Metadata:
+    """Metadata with the checks that its readers would repeat."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._architecture = str(header.metadata.get("general.architecture", ""))
+
+    def text(self, key: str) -> str:
+        value = self._header.metadata.get(key)
+        if not isinstance(value, str):
+            raise self._lacks(key)
+        return value
+
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self._header.metadata.get(f"{self._architecture}.{key}", default)
+        if not isinstance(value, int) or value < 1:
+            raise self._lacks(f"{self._architecture}.{key}")
+        return value
+
+    def per_layer(
+        self, key: str, layers: int, default: tuple[int, ...] | None = None
+    ) -> tuple[int, ...]:
+        """A number for each layer, which files write as one number where all are equal."""
+        value: Any = self._header.metadata.get(f"{self._architecture}.{key}", default)
+        values = (value,) * layers if isinstance(value, int) else value
+        if (
+            isinstance(values, (list, tuple))
+            and len(values) == layers
+            and all(isinstance(number, int) and number >= 0 for number in values)
+        ):
+            return tuple(values)
+        raise self._lacks(f"{self._architecture}.{key}")
+
+    def _lacks(self, key: str) -> ModelError:
+        return ModelError(
+            f"{self._header.source} has no usable metadata {key}; it is no whole model"
+        )
+
+
+def _vocabulary(header: Header) -> int:
+    for tensor in header.tensors:
+        if tensor.name == "token_embd.weight":
+            return tensor.sizes[-1]
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return tokens.length if isinstance(tokens, SkippedArray) else 0
+
+
+def _weights(header: Header, n_layers: int) -> tuple[tuple[int, ...], int, int]:
+    """Bytes of each layer, of the embeddings and of the output."""
+    layers = [0] * n_layers
+    embedding = output = norm = 0
+    for tensor in header.tensors:
+        block = _BLOCK.match(tensor.name)
+        if block and int(block[1]) < n_layers:
+            layers[int(block[1])] += tensor.nbytes
+        elif tensor.name == "token_embd.weight":
+            embedding = tensor.nbytes
+        elif tensor.name == "output.weight":
+            output = tensor.nbytes
+        else:
+            norm += tensor.nbytes  # output norm, rope factors: small, and counted with the output
+    _refuse_incomplete(header, layers, embedding)
+    return tuple(layers), embedding, (output or embedding) + norm
+
+
+def _refuse_incomplete(header: Header, layers: list[int], embedding: int) -> None:
+    refuse_part(header)
+    if not embedding or not all(layers):
+        raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")

@@ -1,0 +1,147 @@
+"""Cards and rigs: what is known of mining cards, and what a rig consists of."""
+
+import re
+from dataclasses import dataclass
+
+from heartcode_models.units import MIB
+
+#: Of "6 GB" on the box this much is left to programs; the rest is the driver's. Measured: P106-100
+#: 5999 of 6144 MiB, P104-100 8116 of 8192. The smaller part, so that an unknown card is not
+#: overrated.
+_USABLE = 0.975
+#: Of host RAM as sold this much is left after firmware and kernel.
+_RAM_USABLE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One GPU.
+
+    Attributes:
+        name: As NVIDIA calls it, without "NVIDIA" and "GeForce".
+        vram: Bytes that programs can have.
+        bandwidth: Bytes/s of VRAM, 0 where it is not known; it limits the tokens per second.
+        link: Bytes/s of its PCIe link, 0 where it is not known.
+        uuid: As nvidia-smi prints it, "" where it is not known.
+    """
+
+    name: str
+    vram: int
+    bandwidth: int = 0
+    link: int = 0
+    uuid: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """One host.
+
+    Attributes:
+        name: Its inventory name.
+        cards: In the order of their backends.
+        ram: Bytes of host RAM (MemTotal).
+        cores: CPU threads of the host.
+        disk: Free bytes where models lie, None where it is not known.
+        assumed: What was not said or measured and is taken to be so, a sentence each.
+    """
+
+    name: str
+    cards: tuple[Card, ...]
+    ram: int
+    cores: int
+    disk: int | None = None
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    vram_mib: int
+    bandwidth_gb: float
+
+
+#: P106-100 and P104-100 as measured by their owners with CUDA programs; the others as nvidia-smi
+#: lists their memory, with the bandwidth of the data sheet. What a rig itself reports overrules
+#: this.
+_KNOWN = {
+    "P106-090": _Known(vram_mib=3019, bandwidth_gb=192),
+    "P106-100": _Known(vram_mib=5999, bandwidth_gb=167),
+    "P104-100": _Known(vram_mib=8116, bandwidth_gb=283),
+    "P102-100": _Known(vram_mib=5059, bandwidth_gb=440),
+    "GTX 1060 3GB": _Known(vram_mib=3019, bandwidth_gb=192),
+    "GTX 1060 6GB": _Known(vram_mib=6072, bandwidth_gb=192),
+    "GTX 1070": _Known(vram_mib=8114, bandwidth_gb=256),
+    "GTX 1070 Ti": _Known(vram_mib=8114, bandwidth_gb=256),
+    "GTX 1080": _Known(vram_mib=8114, bandwidth_gb=320),
+    "GTX 1080 Ti": _Known(vram_mib=11172, bandwidth_gb=484),
+}
+
+#: What is named as a card that would do, smallest first.
+MINING_CARDS = ("P106-090", "P102-100", "P106-100", "P104-100", "GTX 1080 Ti")
+
+#: The link of these cards without a riser: four lanes of PCIe 1.0 at most, measured 1.7 and 0.8
+#: GB/s.
+_SLOT_LINK = {"P106-100": 1_700_000_000, "P104-100": 800_000_000}
+X1_LINK = 250_000_000
+
+
+def _key(name: str) -> str:
+    return re.sub(r"NVIDIA|GEFORCE|[^A-Z0-9]", "", name.upper())
+
+
+_BY_KEY = {_key(name): name for name in _KNOWN}
+
+
+def nominal_vram(gigabytes: float) -> int:
+    """Bytes that programs can have of a card sold as `gigabytes` GB."""
+    return int(gigabytes * 1024 * _USABLE) * MIB
+
+
+def nominal_ram(gigabytes: float) -> int:
+    """Bytes of MemTotal on a host sold with `gigabytes` GB."""
+    return int(gigabytes * 1024 * _RAM_USABLE) * MIB
+
+
+def known_cards() -> tuple[str, ...]:
+    """The names that need no size."""
+    return tuple(_KNOWN)
+
+
+def make_card(
+    name: str,
+    *,
+    vram: int | None = None,
+    gigabytes: float | None = None,
+    link: int = 0,
+    uuid: str = "",
+) -> Card | None:
+    """A card by name and what is known of it; None where its VRAM is neither given nor known.
+
+    Args:
+        name: In any spelling; "NVIDIA GeForce GTX 1070" is "GTX 1070".
+        vram: Measured bytes.
+        gigabytes: What is written on the box; a known card of another size is of a kind of its own.
+        link: Measured bytes/s, or 0.
+        uuid: As nvidia-smi prints it.
+    """
+    found = _BY_KEY.get(_key(name))
+    if found is None and gigabytes is not None:
+        found = _BY_KEY.get(_key(f"{name} {gigabytes:g}GB"))
+    known = _KNOWN[found] if found else None
+    if vram is None:
+        if known and (gigabytes is None or round(known.vram_mib / 1024) == gigabytes):
+            vram = known.vram_mib * MIB
+        elif gigabytes is not None:
+            vram = nominal_vram(gigabytes)
+        else:
+            return None
+    label = found or " ".join(name.replace("NVIDIA", "").replace("GeForce", "").split())
+    if known is None or round(known.vram_mib / 1024) != round(vram / MIB / 1024):
+        label = f"{label} {vram / MIB / 1024:.0f}GB" if "GB" not in label else label
+    slot = _SLOT_LINK.get(found or "", 0)
+    return Card(
+        name=label,
+        vram=vram,
+        bandwidth=int(known.bandwidth_gb * 1e9) if known else 0,
+        link=min(link, slot) if link and slot else link or slot,
+        uuid=uuid,
+    )

@@ -1,0 +1,175 @@
+"""Plans for the hosts of an inventory, from what playbooks/plan.yml has asked them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heartcode_models.errors import ModelError
+from heartcode_models.planner.cards import X1_LINK, Card, Rig, make_card
+from heartcode_models.planner.description import parse_rig
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.rig_plan import RigPlan, plan_rig
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.units import MIB
+
+#: Fields of the nvidia-smi query in roles/common/tasks/cards.yml.
+QUERY = (
+    "uuid",
+    "name",
+    "memory.total",
+    "memory.reserved",
+    "pcie.link.gen.max",
+    "pcie.link.width.current",
+)
+#: Bytes/s of one PCIe lane, by generation and by the transfers/s that sysfs names.
+_LANE = {"1": 250e6, "2": 500e6, "3": 985e6, "4": 1969e6, "5": 3938e6}
+_LANE_OF_SPEED = {"2.5": "1", "5.0": "2", "8.0": "3", "16.0": "4", "32.0": "5"}
+#: PCI device ids of NVIDIA (pci.ids), for hosts without a driver.
+_PCI_IDS = {
+    "0x1b06": "GTX 1080 Ti",
+    "0x1b07": "P102-100",
+    "0x1b80": "GTX 1080",
+    "0x1b81": "GTX 1070",
+    "0x1b82": "GTX 1070 Ti",
+    "0x1b87": "P104-100",
+    "0x1c02": "GTX 1060 3GB",
+    "0x1c03": "GTX 1060 6GB",
+    "0x1c07": "P106-100",
+    "0x1c09": "P106-090",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlan:
+    """Plans of the hosts that could be planned for, and why the others could not."""
+
+    plans: tuple[RigPlan, ...]
+    failures: tuple[str, ...]
+
+
+def plan_fleet(facts: Any, hand: HandSet) -> FleetPlan:
+    """A plan for each host.
+
+    Args:
+        facts: A list of hosts as playbooks/plan.yml writes it.
+        hand: What is fixed for all of them; the inventory's own values come before it.
+
+    Raises:
+        ModelError: there are no hosts.
+    """
+    if not isinstance(facts, list) or not facts:
+        raise ModelError("there are no rigs to plan for; is the inventory's group `rigs` empty?")
+    plans, failures = [], []
+    for host in facts:
+        try:
+            plans.append(_plan_host(host, hand))
+        except ModelError as error:
+            failures.append(f"{host.get('name', '?')}: {error}")
+    return FleetPlan(plans=tuple(plans), failures=tuple(failures))
+
+
+def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
+    variables: Mapping[str, Any] = host.get("variables") or {}
+    own = HandSet.from_mapping(
+        {key.removeprefix("llama_server_"): value for key, value in variables.items()}, "inventory"
+    ).over(hand)
+    listed = variables.get("llama_server_gpus") or []
+    rig = rig_of(host, [str(gpu.get("uuid")) for gpu in listed])
+    by_uuid = {
+        str(gpu.get("uuid")): HandSet.from_mapping(gpu, f"card {gpu.get('uuid')}") for gpu in listed
+    }
+    by_card = [by_uuid.get(card.uuid, HandSet()) for card in rig.cards]
+    files = {str(gpu.get("uuid")): str(gpu.get("model_file") or "") for gpu in listed}
+    own_models = [
+        find_models(file) if (file := files.get(card.uuid, "")) else () for card in rig.cards
+    ]
+    return plan_rig(rig, find_models(str(host.get("model") or "8B")), own, by_card, own_models)
+
+
+def rig_of(host: Mapping[str, Any], uuids: list[str]) -> Rig:
+    """The rig that a host describes; its cards are those of `uuids`, as far as they are there.
+
+    Raises:
+        ModelError: the host did not answer, or shows no card that is known.
+    """
+    if not host.get("ram_mib"):
+        raise ModelError("it did not answer; see above")
+    cards, notes = _cards(host, uuids)
+    disk = host.get("disk_bytes")
+    return Rig(
+        name=str(host.get("name", "?")),
+        cards=cards,
+        ram=int(host["ram_mib"]) * MIB,
+        cores=int(host["cores"]),
+        disk=int(disk) if disk is not None else None,
+        assumed=notes,
+    )
+
+
+def _cards(host: Mapping[str, Any], uuids: list[str]) -> tuple[tuple[Card, ...], tuple[str, ...]]:
+    """The host's cards, and what is to be said of how they are known."""
+    if described := host.get("cards"):
+        return _numbered(parse_rig(str(described)).cards, uuids), (
+            "its cards are those of plan_cards, not measured",
+        )
+    seen = [card for line in host.get("nvidia_smi") or [] if (card := from_nvidia_smi(line))]
+    if seen:
+        by_uuid = {card.uuid: card for card in seen}
+        wanted = tuple(by_uuid[uuid] for uuid in uuids if uuid in by_uuid)
+        notes = [f"{uuid} of the inventory is not there" for uuid in uuids if uuid not in by_uuid]
+        if uuids:
+            notes += [
+                f"{card.uuid} ({card.name}) is there and not in the inventory"
+                for card in seen
+                if card.uuid not in uuids
+            ]
+        return wanted or tuple(seen), tuple(notes)
+    found = [card for line in host.get("pci") or [] if (card := from_sysfs(line))]
+    if found:
+        return _numbered(tuple(found), uuids), (
+            "no nvidia-smi there: the cards' memory is taken from a list, not measured",
+        )
+    raise ModelError(
+        "neither nvidia-smi nor the PCI bus shows a card that is known. Give the cards, in the"
+        " inventory or with -e, for example plan_cards='P106-100 x 6'."
+    )
+
+
+def _numbered(cards: tuple[Card, ...], uuids: Sequence[str]) -> tuple[Card, ...]:
+    """Cards of which no UUID is known get the inventory's, in order, where their number agrees."""
+    if len(cards) != len(uuids):
+        return cards
+    return tuple(replace(card, uuid=uuid) for card, uuid in zip(cards, uuids, strict=True))
+
+
+def from_nvidia_smi(line: str) -> Card | None:
+    """A card from a line of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``.
+
+    A field that the card does not support is ``[N/A]`` or ``[Not Supported]``. None where the line
+    says no memory: a card that is falling off the bus.
+    """
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != len(QUERY):
+        return None
+    uuid, name, total, reserved, generation, width = fields
+    if not total.isdigit():
+        return None
+    # Drivers from 510 on count what they keep for themselves into the total.
+    vram = int(total) - (int(reserved) if reserved.isdigit() else 0)
+    return make_card(name, vram=vram * MIB, link=_link(generation, width), uuid=uuid)
+
+
+def from_sysfs(line: str) -> Card | None:
+    """A card from a line "device id, link width, link speed" of /sys/bus/pci.
+
+    None where the id is not one of the cards that are known.
+    """
+    number, width, speed = (*line.split(), "", "", "")[:3]
+    name = _PCI_IDS.get(number)
+    return make_card(name, link=_link(_LANE_OF_SPEED.get(speed, ""), width)) if name else None
+
+
+def _link(generation: str, width: str) -> int:
+    if not width.isdigit():
+        return 0
+    return int(_LANE.get(generation, X1_LINK) * int(width))

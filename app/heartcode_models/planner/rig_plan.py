@@ -1,0 +1,235 @@
+"""Decides for a whole rig: its cards, and what they share of the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heartcode_models.errors import ModelError
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
+from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import X1_LINK, Card, Rig
+from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
+from heartcode_models.planner.host_ram import RamNeed, cache_share, ram_need
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.units import MIB, mib
+
+#: docs/adr/0006-threads.md.
+_MOST_THREADS = 4
+#: A link this slow is said something about.
+_SLOW_LINK = 2 * X1_LINK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One card's llama-server: the card's plan and its share of the host."""
+
+    plan: CardPlan
+    cache_ram_mib: int
+    n_threads: int
+    why: dict[str, str]
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of conversations that lost their slot `cache_ram_mib` holds."""
+        per_token = kv_bytes_per_token(self.plan.model, self.plan.settings.kv_type)
+        return self.cache_ram_mib * MIB // per_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigPlan:
+    """A rig's plan.
+
+    Attributes:
+        rig: The rig.
+        servers: One for each card that can serve, in the cards' order.
+        refusals: The cards that cannot.
+        load_mode: For all of them.
+        why_load_mode: A sentence.
+        ram: Host RAM that is needed, cached prompts not counted.
+        problems: What keeps the plan from working though the cards would do, a sentence each.
+        notes: What else is worth knowing.
+    """
+
+    rig: Rig
+    servers: tuple[Server, ...]
+    refusals: tuple[Refusal, ...]
+    load_mode: str
+    why_load_mode: str
+    ram: RamNeed
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether every card can serve as planned."""
+        return bool(self.servers) and not self.refusals and not self.problems
+
+
+def plan_rig(
+    rig: Rig,
+    models: Sequence[Model],
+    hand: HandSet,
+    by_card: Sequence[HandSet] = (),
+    own_models: Sequence[Sequence[Model]] = (),
+) -> RigPlan:
+    """Plan for every card of a rig.
+
+    Args:
+        rig: The rig.
+        models: The files to choose from, best first.
+        hand: What is fixed for all cards.
+        by_card: What is fixed for single cards, in their order; it comes before `hand`.
+        own_models: The files of single cards, in their order; none means `models`.
+
+    Raises:
+        ModelError: the rig has no cards, or what is fixed contradicts itself.
+    """
+    if not rig.cards:
+        raise ModelError(f"{rig.name} has no cards that could be planned for")
+    hands = [card_hand.over(hand) for card_hand in by_card] or [hand] * len(rig.cards)
+    files = [own or models for own in own_models] or [models] * len(rig.cards)
+    plans = [
+        plan_card(card, choice, own)
+        for card, choice, own in zip(rig.cards, files, hands, strict=True)
+    ]
+    good = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
+    load_mode, why_load_mode = _load_mode(rig, [p for p, _ in good], hand)
+    ram = _ram(good, load_mode)
+    left = rig.ram - ram.total - (_file_cache(good) if load_mode == "mmap" else 0)
+    fixed_cache = sum(own.cache_ram_mib or 0 for _, own in good) * MIB
+    sharers = sum(own.cache_ram_mib is None for _, own in good)
+    share = cache_share(left - fixed_cache, sharers)
+    servers = tuple(_server(rig, p, own, share, len(rig.cards)) for p, own in good)
+    return RigPlan(
+        rig=rig,
+        servers=servers,
+        refusals=tuple(p for p in plans if isinstance(p, Refusal)),
+        load_mode=load_mode,
+        why_load_mode=why_load_mode,
+        ram=ram,
+        problems=tuple(_problems(rig, good, ram, fixed_cache, load_mode)),
+        notes=tuple(_notes(rig, servers)),
+    )
+
+
+Good = list[tuple[CardPlan, HandSet]]
+
+
+def _ram(good: Good, load_mode: str) -> RamNeed:
+    return ram_need([(plan.model, plan.settings) for plan, _ in good], load_mode)
+
+
+def _file_cache(good: Good) -> int:
+    return max((plan.model.file_bytes for plan, _ in good), default=0)
+
+
+def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str]:
+    if hand.load_mode:
+        return hand.load_mode, "set by hand"
+    mapped = ram_need([(plan.model, plan.settings) for plan in plans], "mmap")
+    file = max((plan.model.file_bytes for plan in plans), default=0)
+    if rig.ram - mapped.total > 1.25 * file:
+        return "mmap", (
+            f"the whole file ({mib(file)} MiB) stays in the host's page cache: backends restart"
+            " from RAM and share one copy of the embeddings"
+        )
+    return "none", (
+        f"mapping a file of {mib(file)} MiB would push everything else out of {mib(rig.ram)} MiB of"
+        " host RAM"
+    )
+
+
+def _server(rig: Rig, plan: CardPlan, hand: HandSet, share: int, cards: int) -> Server:
+    threads = max(1, min(_MOST_THREADS, rig.cores // cards))
+    cache = share if hand.cache_ram_mib is None else hand.cache_ram_mib
+    why = {"n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)"}
+    if hand.n_threads is not None:
+        threads = hand.n_threads
+        why["n_threads"] = "set by hand"
+    server = Server(plan=plan, cache_ram_mib=cache, n_threads=threads, why=why)
+    why["cache_ram_mib"] = _why_cache(server, hand)
+    return server
+
+
+def _why_cache(server: Server, hand: HandSet) -> str:
+    if hand.cache_ram_mib is not None:
+        return "set by hand"
+    if not server.cache_ram_mib:
+        return "the host RAM that is left would hold no conversation of 2000 tokens"
+    tokens = server.cached_tokens
+    return f"a share of the host RAM that is left; holds {tokens} tokens that lost their slot"
+
+
+def _problems(rig: Rig, good: Good, ram: RamNeed, fixed_cache: int, load_mode: str) -> list[str]:
+    found = []
+    over = ram.total + fixed_cache - rig.ram
+    if good and over > 0:
+        found.append(
+            f"the llama-servers need {mib(ram.total + fixed_cache)} MiB of host RAM, {mib(over)}"
+            f" MiB more than the {mib(rig.ram)} MiB there are; would fit:"
+            f" {_less_ram(rig, good, fixed_cache, load_mode)}"
+        )
+    threads = sum(own.n_threads or 0 for _, own in good)
+    if threads > max(rig.cores, len(rig.cards)):
+        found.append(
+            f"n_threads set by hand come to {threads} on {rig.cores} cores; threads that wait for"
+            " each other in a loop slow all of them down (ADR 6). Would fit:"
+            f" {max(1, rig.cores // len(rig.cards))} for each card"
+        )
+    needed = sum({p.model.quantisation: p.model.file_bytes for p, _ in good}.values())
+    if rig.disk is not None and needed > rig.disk:
+        found.append(
+            f"the model's files take {mib(needed)} MiB, and {mib(rig.disk)} MiB of disk are free"
+        )
+    return found
+
+
+def _less_ram(rig: Rig, good: Good, fixed_cache: int, load_mode: str) -> str:
+    ways = []
+    if fixed_cache and _ram(good, load_mode).total <= rig.ram:
+        each = (rig.ram - _ram(good, load_mode).total) // MIB // len(good)
+        ways.append(f"cache_ram_mib {each} for each card")
+    for number in range(len(good) - 1, 0, -1):
+        if _ram(good[:number], load_mode).total <= rig.ram:
+            ways.append(f"{number} of the {len(good)} cards")
+            break
+    if load_mode != "mmap" and _ram(good, "mmap").total <= rig.ram:
+        ways.append("load_mode mmap (one copy of the embeddings for all cards, but slower starts)")
+    lacking = _ram(good, load_mode).total / MIB / 1024 / 0.95
+    ways.append(f"{-(-lacking // 2) * 2:.0f} GB of host RAM")
+    return "; ".join(ways)
+
+
+def _notes(rig: Rig, servers: Sequence[Server]) -> list[str]:
+    notes = list(rig.assumed)
+    files = {server.plan.model.quantisation for server in servers}
+    if len(files) > 1:
+        smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model
+        notes.append(
+            "the cards hold different files: name each one's as model_file beside its UUID and"
+            " bring it with model_more; for"
+            f" {smallest.quantisation} on all, plan again with --model '{_label(smallest)}'"
+        )
+    slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
+    if slow:
+        server = slow[0]
+        seconds = server.plan.need.weights / server.plan.card.link
+        notes.append(
+            f"over a link of {server.plan.card.link / 1e9:.2f} GB/s a card loads its model in"
+            f" {seconds:.0f} s; tokens and prompts hardly notice it"
+        )
+    return notes
+
+
+def _label(model: Model) -> str:
+    size = "8B" if "8B" in model.name else model.name
+    return f"{size} {model.quantisation}"
+
+
+def tokens_per_second(card: Card, plan: CardPlan) -> float | None:
+    """The most tokens per second of one answer, as each token reads all weights once.
+
+    None where the card's bandwidth is not known, or where the CPU computes layers and is the limit.
+    """
+    if not card.bandwidth or plan.settings.n_gpu_layers < plan.model.all_layers:
+        return None
+    return card.bandwidth / plan.need.weights

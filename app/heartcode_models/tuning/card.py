@@ -1,0 +1,88 @@
+"""What is known of each card of a host before it is tuned."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heartcode_models.errors import ModelError
+from heartcode_models.planner.cards import Card
+from heartcode_models.planner.facts import rig_of
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.tuning.candidate import NAMES, Candidate, checked
+
+#: What a budget depends on beside a candidate.
+_ROOM = ("n_ctx", "slots", "n_gpu_layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedCard:
+    """One card of a host with its backend's settings.
+
+    Attributes:
+        rig: The host's inventory name.
+        uuid: As in the inventory.
+        model_file: The GGUF that its backend serves.
+        card: Its memory; None on the cpu backend where there is none.
+        n_ctx: Tokens of one conversation.
+        slots: Conversations at a time.
+        n_gpu_layers: Layers on the card.
+        fixed: What the inventory sets among a candidate's names: it is not tuned.
+        current: What its backend runs with.
+    """
+
+    rig: str
+    uuid: str
+    model_file: str
+    card: Card | None
+    n_ctx: int
+    slots: int
+    n_gpu_layers: int
+    fixed: Mapping[str, Any]
+    current: Candidate
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.rig} {self.uuid}"
+
+
+def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
+    """The cards of a host as the role ``tuning`` describes it (docs/tuning.md).
+
+    Raises:
+        ModelError: a value cannot be, or a card is not there.
+    """
+    gpus = host["gpus"]
+    cards = _present(host, [gpu["uuid"] for gpu in gpus])
+    for gpu in gpus:
+        uuid = gpu["uuid"]
+        where = f"{host['name']} {uuid}"
+        fixed = {
+            name: checked(name, value, where)
+            for name in NAMES
+            if (value := gpu.get(name, host["explicit"].get(name))) is not None
+        }
+        # The inventory before what was tuned before, and that before the roles' defaults.
+        values = {**host["values"], **host["tuned"].get(uuid, {}), **host["explicit"], **gpu}
+        room = HandSet.from_mapping({name: values[name] for name in _ROOM}, where)
+        yield TunedCard(
+            rig=str(host["name"]),
+            uuid=uuid,
+            model_file=gpu.get("model_file", host["model_file"]),
+            card=cards.get(uuid),
+            n_ctx=room.n_ctx or 0,
+            slots=room.slots or 0,
+            n_gpu_layers=room.n_gpu_layers or 0,
+            fixed=fixed,
+            current=Candidate.from_data(values, where),
+        )
+
+
+def _present(host: Mapping[str, Any], uuids: list[str]) -> dict[str, Card]:
+    """The cards by UUID, those that are there."""
+    try:
+        return {card.uuid: card for card in rig_of(host, uuids).cards}
+    except ModelError:
+        if host["backend"] == "cpu":
+            return {}
+        raise

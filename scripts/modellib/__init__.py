@@ -1,6 +1,0 @@
-"""Models: the catalogue, the pins, and downloads that end with the right file or with none.
-
-``scripts/download_model.sh`` (``cli``) and the roles ``model`` and ``model_mirror`` (``role``) use
-the same code; hosts get it as one file (``pack``). There it needs Debian's python3 and
-python3-requests, so nothing here imports more. Sizes are bytes.
-"""

@@ -1,0 +1,124 @@
+"""The command as people run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SCRIPT = Path(__file__).parents[4] / "scripts/plan.py"
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_requirement_s_description_prints_a_table_with_reasons() -> None:
+    done = run("P106-100 × 6, 4 GB RAM")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, row = done.stdout.splitlines()[:2]
+    assert head.split()[:4] == ["RIG", "CARDS", "MODEL", "CONTEXT"]
+    assert row.startswith("rig1  6 x P106-100  Q4_K_M  2 x 8192")
+    for choice in ("quantisation", "n_ctx", "slots", "kv_type", "cache_ram_mib", "n_threads"):
+        assert f"\n  {choice} " in done.stdout
+
+
+def test_a_fleet_is_one_table() -> None:
+    done = run("P106-100 x 6, 4 GB RAM", "big: P104-100 x 2, 8 GB RAM")
+    rows = done.stdout.split("\n\n")[0].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["rig1", "big"]
+
+
+def test_json_has_every_number() -> None:
+    done = run("P106-100 x 2, 4 GB RAM", "--json", "--model", "8B Q4_K_M")
+    (plan,) = json.loads(done.stdout)
+    assert plan["works"] is True
+    assert len(plan["cards"]) == 2
+    card = plan["cards"][0]
+    assert card["n_ctx"] == 8192
+    parts = ("weights", "kv", "compute", "pool", "runtime")
+    total = sum(card["vram_mib"][part] for part in parts)
+    assert card["vram_mib"]["total"] <= total <= card["vram_mib"]["total"] + len(parts)
+    assert card["vram_mib"]["total"] <= card["vram_mib"]["usable"]
+
+
+def test_inventory_variables_are_yaml_that_the_role_knows() -> None:
+    done = run("rig1: P106-100 x 2, 8 GB RAM", "--inventory")
+    variables = yaml.safe_load(done.stdout)["rig1"]
+    specs = yaml.safe_load(
+        (SCRIPT.parents[1] / "roles/llama_server/meta/argument_specs.yml").read_text()
+    )["argument_specs"]["main"]["options"]
+    assert set(variables) <= set(specs)
+    assert len(variables["llama_server_gpus"]) == 2
+    for gpu in variables["llama_server_gpus"]:
+        assert set(gpu) <= set(specs["llama_server_gpus"]["options"])
+
+
+def test_what_does_not_fit_is_a_table_and_status_3() -> None:
+    done = run("card 4 GB, 4 GB RAM")
+    assert done.returncode == 3
+    assert "nothing fits" in done.stdout
+    assert "would fit: " in done.stdout
+
+
+def test_a_value_by_hand_is_kept_or_refused() -> None:
+    kept = run("P106-100, 4 GB RAM", "--n-ctx", "6144", "--json")
+    assert json.loads(kept.stdout)[0]["cards"][0]["n_ctx"] == 6144
+    refused = run("P106-100, 4 GB RAM", "--n-ctx", "16384", "--slots", "4")
+    assert refused.returncode == 3
+    assert "MiB more than" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "describe a rig"),
+        (["six old cards"], 1, "For example"),
+        (["P106-100", "--model", "no-such.gguf"], 1, "no file, no URL"),
+        (["P106-100", "--kv-type", "q5_1"], 2, "invalid choice"),
+        (["P106-100", "--slots", "none"], 1, "slots must be a whole number"),
+        (["--facts", "-"], 1, "cannot be read"),
+    ],
+)
+def test_wrong_usage_says_what_is_right(arguments: list[str], status: int, message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_facts_of_a_playbook_are_taken_from_stdin() -> None:
+    facts = [
+        {
+            "name": "rig1",
+            "nvidia_smi": ["GPU-aa, P106-100, 5999, 0, 1, 16"],
+            "ram_mib": 3891,
+            "cores": 2,
+        },
+        {"name": "rig2"},
+    ]
+    done = run("--facts", "-", stdin=json.dumps(facts))
+    assert done.returncode == 3
+    assert "rig1  1 x P106-100" in done.stdout
+    assert "rig2: it did not answer" in done.stderr
+
+
+def test_built_in_models_need_nothing_but_python() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", SCRIPT, "P106-100 x 6, 4 GB RAM"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

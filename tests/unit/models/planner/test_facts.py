@@ -1,0 +1,185 @@
+"""Rigs as playbooks/plan.yml finds them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from heartcode_models.errors import ModelError
+from heartcode_models.planner.facts import QUERY, from_nvidia_smi, from_sysfs, plan_fleet
+from heartcode_models.planner.rig_plan import RigPlan
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.units import MIB
+
+P106 = "GPU-aa, P106-100, 6075, 76, 1, 16"
+P104 = "GPU-bb, NVIDIA P104-100, 8192, 76, [N/A], 1"
+
+
+def host(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "rig1",
+        "model": "8B",
+        "cards": "",
+        "nvidia_smi": [P106, P104],
+        "pci": [],
+        "ram_mib": 7900,
+        "cores": 2,
+        "disk_bytes": None,
+        "variables": {},
+    } | changes
+
+
+def plan(**changes: Any) -> RigPlan:
+    fleet = plan_fleet([host(**changes)], HandSet())
+    assert fleet.failures == ()
+    return fleet.plans[0]
+
+
+def failure(**changes: Any) -> str:
+    fleet = plan_fleet([host(**changes)], HandSet())
+    assert fleet.plans == ()
+    return fleet.failures[0]
+
+
+def test_the_playbook_asks_for_what_is_read() -> None:
+    playbook = Path(__file__).parents[4] / "roles/common/tasks/cards.yml"
+    assert f"--query-gpu={','.join(QUERY)}\n" in playbook.read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "vram_mib", "link"),
+    [
+        (P106, "P106-100", 5999, 1_700_000_000),
+        (P104, "P104-100", 8116, 250_000_000),
+        ("GPU-cc, NVIDIA GeForce GTX 1070, 8192, [N/A], 3, 16", "GTX 1070", 8192, 15_760_000_000),
+        ("GPU-dd, P104-100, 4036, 0, 1, 1", "P104-100 4GB", 4036, 250_000_000),
+        ("GPU-ee, RTX 3060, 12288, 200, 4, [N/A]", "RTX 3060 12GB", 12088, 0),
+    ],
+)
+def test_lines_of_nvidia_smi(line: str, name: str, vram_mib: int, link: int) -> None:
+    card = from_nvidia_smi(line)
+    assert card
+    assert (card.name, card.vram, card.link) == (name, vram_mib * MIB, link)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "No devices were found", "GPU-aa, P106-100, [Unknown Error], 0, 1, 16", "GPU is lost"],
+)
+def test_a_card_that_does_not_answer_is_none(line: str) -> None:
+    assert from_nvidia_smi(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "link"),
+    [
+        ("0x1c07 1 2.5 GT/s PCIe", "P106-100", 250_000_000),
+        ("0x1b87 16 2.5 GT/s PCIe", "P104-100", 800_000_000),
+        ("0x1b81", "GTX 1070", 0),
+    ],
+)
+def test_lines_of_sysfs(line: str, name: str, link: int) -> None:
+    card = from_sysfs(line)
+    assert card
+    assert (card.name, card.link) == (name, link)
+
+
+def test_other_devices_are_none() -> None:
+    assert from_sysfs("0xffff 16 8.0 GT/s PCIe") is None
+    assert from_sysfs("") is None
+
+
+def test_measured_cards_are_planned_for() -> None:
+    made = plan()
+    assert [s.plan.card.uuid for s in made.servers] == ["GPU-aa", "GPU-bb"]
+    assert [s.plan.model.quantisation for s in made.servers] == ["Q4_K_M", "Q6_K"]
+
+
+def test_the_inventory_s_order_counts_and_missing_cards_are_noted() -> None:
+    gpus = [{"uuid": "GPU-bb"}, {"uuid": "GPU-zz"}, {"uuid": "GPU-aa"}]
+    made = plan(variables={"llama_server_gpus": gpus})
+    assert [s.plan.card.uuid for s in made.servers] == ["GPU-bb", "GPU-aa"]
+    assert any("GPU-zz" in note for note in made.notes)
+
+
+def test_a_card_that_the_inventory_does_not_name_is_noted() -> None:
+    made = plan(variables={"llama_server_gpus": [{"uuid": "GPU-bb"}]})
+    assert "GPU-aa (P106-100) is there and not in the inventory" in made.notes
+    assert not any("not in the inventory" in note for note in plan().notes)
+
+
+def test_a_card_s_own_file_comes_before_the_host_s() -> None:
+    gpus = [{"uuid": "GPU-aa"}, {"uuid": "GPU-bb", "model_file": "stheno-8B-Q6_K.gguf"}]
+    made = plan(model="stheno-8B-Q4_K_M.gguf", variables={"llama_server_gpus": gpus})
+    assert [(s.plan.card.name, s.plan.model.quantisation) for s in made.servers] == [
+        ("P106-100", "Q4_K_M"),
+        ("P104-100", "Q6_K"),
+    ]
+    gpus[0]["model_file"] = "stheno-8B-Q6_K.gguf"
+    made = plan(model="stheno-8B-Q4_K_M.gguf", variables={"llama_server_gpus": gpus})
+    assert [refusal.card.name for refusal in made.refusals] == ["P106-100"]
+
+
+def test_the_inventory_s_values_are_set_by_hand() -> None:
+    variables = {
+        "llama_server_n_ctx": 4096,
+        "llama_server_slots": "1",
+        "llama_server_load_mode": "mmap",
+        "llama_server_gpus": [{"uuid": "GPU-bb", "slots": 3}, {"uuid": "GPU-aa", "extra_args": ""}],
+    }
+    made = plan(variables=variables)
+    assert [(s.plan.settings.n_ctx, s.plan.settings.slots) for s in made.servers] == [
+        (4096, 3),
+        (4096, 1),
+    ]
+    assert made.load_mode == "mmap"
+
+
+def test_the_inventory_comes_before_the_command_line() -> None:
+    fleet = plan_fleet([host(variables={"llama_server_n_ctx": 2048})], HandSet(n_ctx=4096, slots=1))
+    assert {s.plan.settings.n_ctx for s in fleet.plans[0].servers} == {2048}
+    assert {s.plan.settings.slots for s in fleet.plans[0].servers} == {1}
+
+
+def test_cards_may_be_described_and_get_the_inventory_s_uuids() -> None:
+    gpus = [{"uuid": "virtual-0", "slots": 1}, {"uuid": "virtual-1"}]
+    made = plan(
+        nvidia_smi=[],
+        cards="P106-100 x 2",
+        model="8B Q4_K_M",
+        variables={"llama_server_gpus": gpus},
+    )
+    assert [s.plan.card.uuid for s in made.servers] == ["virtual-0", "virtual-1"]
+    assert [s.plan.settings.slots for s in made.servers] == [1, 2]
+
+
+def test_without_a_driver_the_bus_is_believed() -> None:
+    made = plan(nvidia_smi=[], pci=["0x1c07 1 2.5 GT/s PCIe", "0x10f0 1 2.5 GT/s PCIe"])
+    assert [s.plan.card.name for s in made.servers] == ["P106-100"]
+    assert any("not measured" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nvidia_smi": []}, "plan_cards='P106-100 x 6'"),
+        ({"ram_mib": None}, "did not answer"),
+        ({"variables": {"llama_server_kv_type": "q5_1"}}, "kv_type must be one of"),
+        ({"variables": {"llama_server_gpus": [{"uuid": "GPU-aa", "slots": 0}]}}, "card GPU-aa"),
+        ({"model": "70B"}, "no known model"),
+    ],
+)
+def test_a_host_that_cannot_be_planned_for_says_why(changes: dict[str, Any], message: str) -> None:
+    text = failure(**changes)
+    assert text.startswith("rig1: ")
+    assert message in text
+
+
+def test_one_host_s_trouble_is_not_the_others() -> None:
+    fleet = plan_fleet([host(), host(name="rig2", nvidia_smi=[])], HandSet())
+    assert [made.rig.name for made in fleet.plans] == ["rig1"]
+    assert len(fleet.failures) == 1
+
+
+def test_no_hosts_are_an_error() -> None:
+    with pytest.raises(ModelError, match="no rigs"):
+        plan_fleet([], HandSet())

@@ -1,0 +1,1 @@
+"""What developers of HeartCode run: measuring, writing pages, testing. Nothing here is deployed."""

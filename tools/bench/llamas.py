@@ -1,0 +1,71 @@
+"""Real llama-servers with the counting model, for benchmarks on a machine without a GPU."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from heartcode_models.demo.counting import write_model
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
+from heartcode_models.planner.find_models import find_models
+from heartcode_models.units import MIB
+
+from tools.bench.relays import Relay
+
+_ROOT = Path(__file__).parents[2]
+_CONTEXT = 4096
+
+
+def command() -> list[str]:
+    """Return the command that runs llama-server here; it is built if it has to be.
+
+    Raises:
+        CalledProcessError: when it cannot be built.
+    """
+    given = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER")
+    if not given:
+        script = _ROOT / "tools" / "test_llama_server.sh"
+        given = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return shlex.split(given)
+
+
+class Model:
+    """A counting model in a file; `dead_weight_mib` makes it as slow as the question needs."""
+
+    def __init__(self, path: Path, *, dead_weight_mib: int) -> None:
+        write_model(path, numbers=4096, dead_weight_mib=dead_weight_mib)
+        self.path = path
+
+    def tokens_in(self, mib: int) -> int:
+        """Return how many tokens a host cache of that size holds."""
+        (model,) = find_models(str(self.path))
+        return mib * MIB // kv_bytes_per_token(model, "q8_0")
+
+
+class Llama(Relay):
+    """A llama-server with the flags that the role gives it; one thread, as others run beside it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        server: Sequence[str],
+        model: Model,
+        *,
+        slots: int,
+        cache_ram_mib: int,
+    ) -> None:
+        self.name = f"llama-{len(list(directory.glob('llama-*')))}"
+        self._command = [
+            *server,
+            *("--host", "127.0.0.1", "--model", str(model.path), "-ngl", "0", "-fit", "off"),
+            *("-c", str(_CONTEXT * slots), "-np", str(slots), "-b", "512", "-ub", "512", "-t", "1"),
+            *("-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0", "--cache-ram", str(cache_ram_mib)),
+            *("--metrics", "--no-ui", "--offline"),
+        ]
+        super().__init__(directory, [])
+
+    def _start(self, _: Sequence[int]) -> subprocess.Popen[bytes]:
+        return self._run([*self._command, "--port", str(self.port)])

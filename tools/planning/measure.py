@@ -1,0 +1,256 @@
+"""Compares predicted with real VRAM: a real llama-server, models of zeros in the real shapes.
+
+Run ``tools/measure_plan.py`` on a host with a GPU. Without one it still compares what
+llama-server says that it has allocated for weights, KV cache and computing, on the CPU.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import requests
+from heartcode_models.errors import ModelError
+from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
+from heartcode_models.gguf.model import Model
+from heartcode_models.planner.host_ram import host_weights
+from heartcode_models.planner.known_models import SHAPES, known_model
+from heartcode_models.planner.settings import Settings
+from heartcode_models.planner.vram import (
+    compute_buffer,
+    f16_copy,
+    vram_need,
+    weights,
+)
+from heartcode_models.units import MIB
+
+from tools.planning.synthetic import write_synthetic
+
+_START = Path(__file__).resolve().parents[2] / "systemd/libexec/heartcode-llama-server"
+_SERVER = "/opt/heartcode/llama.cpp/current/bin/llama-server"
+_READY_SECONDS, _PROMPT_SECONDS, _STOP_SECONDS = 600, 1800, 30
+#: The goal: never under, and at most so much over.
+LARGEST_ERROR = 0.08
+#: llama-server reports hundredths of a MiB.
+_ROUNDING = 0.01
+VRAM = "VRAM"
+_REPORTED = re.compile(r"(model|KV|compute) buffer size = *([\d.]+) MiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One part of one configuration, in MiB."""
+
+    what: str
+    predicted: float
+    real: float
+
+    @property
+    def error(self) -> float:
+        """Above 0: more was predicted than is taken."""
+        return self.predicted / self.real - 1
+
+    @property
+    def good(self) -> bool:
+        """Never under, and VRAM not far over; its parts may be, each is rounded up."""
+        if self.predicted < self.real - _ROUNDING:
+            return False
+        return self.error <= LARGEST_ERROR or not self.what.endswith(VRAM)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if no prediction is too low and none too high."""
+    arguments = _parser().parse_args(argv)
+    try:
+        found = list(_measure_all(arguments))
+    except (ModelError, OSError, requests.RequestException, subprocess.SubprocessError) as error:
+        print(f"measure_plan.py: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps([vars(c) | {"error": round(c.error, 4)} for c in found], indent=2))
+    return 0 if found and all(comparison.good for comparison in found) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="measure_plan.py",
+        description="Compare the planner's predictions with what a real llama-server takes.",
+        epilog="On a rig, with its backends stopped on that card: "
+        "tools/measure_plan.py --gpu GPU-... Exit status 0: nothing was under, and VRAM at most"
+        f" {LARGEST_ERROR:.0%} over.",
+    )
+    parser.add_argument("--server", default=_SERVER, help="llama-server (default %(default)s)")
+    parser.add_argument("--gpu", help="the card's UUID (nvidia-smi -L); none: measure on the CPU")
+    parser.add_argument("--size", choices=SHAPES, default="8B", help="(default %(default)s)")
+    parser.add_argument("--quantisations", nargs="+", default=["Q4_K_M"], metavar="Q")
+    parser.add_argument("--contexts", nargs="+", type=int, default=[4096, 8192], metavar="N")
+    parser.add_argument("--slots", nargs="+", type=int, default=[1, 2], metavar="N")
+    parser.add_argument("--ubatches", nargs="+", type=int, default=[512], metavar="N")
+    parser.add_argument("--kv-types", nargs="+", choices=KV_TYPES, default=["q8_0"])
+    parser.add_argument("--port", type=int, default=8079, help="(default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the numbers for a record too")
+    return parser
+
+
+def _measure_all(arguments: argparse.Namespace) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory(prefix="heartcode-measure-") as directory:
+        for quantisation in arguments.quantisations:
+            model = known_model(arguments.size, quantisation)
+            path = Path(directory) / f"{arguments.size}-{quantisation}.gguf"
+            write_synthetic(path, arguments.size, quantisation)
+            for n_ctx, slots, n_ubatch, kv_type in product(
+                arguments.contexts, arguments.slots, arguments.ubatches, arguments.kv_types
+            ):
+                settings = Settings(
+                    n_ctx=n_ctx,
+                    slots=slots,
+                    kv_type=kv_type,
+                    n_batch=max(512, n_ubatch),
+                    n_ubatch=n_ubatch,
+                    n_gpu_layers=model.all_layers if arguments.gpu else 0,
+                )
+                for comparison in _measure(arguments, model, path, settings):
+                    _say(comparison)
+                    yield comparison
+
+
+def _say(comparison: Comparison) -> None:
+    print(
+        f"{comparison.what:<58} predicted {comparison.predicted:8.1f} MiB"
+        f"  real {comparison.real:8.1f} MiB  {comparison.error:+.1%}",
+        flush=True,
+    )
+
+
+def _measure(
+    arguments: argparse.Namespace, model: Model, path: Path, settings: Settings
+) -> Iterator[Comparison]:
+    label = (
+        f"{model.quantisation} {settings.slots} x {settings.n_ctx} {settings.kv_type}"
+        f" ubatch {settings.n_ubatch}"
+    )
+    before = _vram_used(arguments.gpu) if arguments.gpu else 0
+    with _running(arguments, path, settings) as log:
+        if arguments.gpu:
+            _fill(arguments.port, settings)
+            real = _vram_used(arguments.gpu) - before
+            predicted = vram_need(model, settings).total / MIB
+            yield Comparison(what=f"{label}: {VRAM}", predicted=predicted, real=real)
+        parts = reported(log.read_text(), gpu=bool(arguments.gpu))
+    for name, predicted_bytes in _parts(model, settings, gpu=bool(arguments.gpu)).items():
+        if name in parts:
+            what = f"{label}: {name}"
+            yield Comparison(what=what, predicted=predicted_bytes / MIB, real=parts[name])
+
+
+def reported(log: str, *, gpu: bool) -> dict[str, float]:
+    """MiB that llama-server says it has allocated, on the card or on the CPU, by what for."""
+    sums: dict[str, float] = {}
+    for line in log.splitlines():
+        found = _REPORTED.search(line)
+        if found and (" CUDA0 " in line) == gpu:
+            sums[found[1]] = sums.get(found[1], 0) + float(found[2])
+    return sums
+
+
+def _parts(model: Model, settings: Settings, *, gpu: bool) -> dict[str, int]:
+    on_card = weights(model, settings.n_gpu_layers)
+    compute = compute_buffer(model, settings)
+    cells = settings.ctx_per_slot * settings.slots
+    return {
+        "model": on_card if gpu else on_card + host_weights(model, settings.n_gpu_layers),
+        "KV": kv_bytes_per_token(model, settings.kv_type) * cells,
+        # Only CUDA's flash attention copies K and V.
+        "compute": compute if gpu else compute - f16_copy(model, settings),
+    }
+
+
+@contextmanager
+def _running(arguments: argparse.Namespace, path: Path, settings: Settings) -> Iterator[Path]:
+    """A llama-server with the flags of the fleet; gives its log."""
+    environment = os.environ | {
+        "HEARTCODE_LLAMA_SERVER": arguments.server,
+        "MODEL_PATH": str(path),
+        "PORT": str(arguments.port),
+        "N_GPU_LAYERS": str(settings.n_gpu_layers),
+        "N_CTX": str(settings.n_ctx),
+        "N_BATCH": str(settings.n_batch),
+        "N_THREADS": "1",
+        "HEARTCODE_UBATCH": str(settings.n_ubatch),
+        "HEARTCODE_SLOTS": str(settings.slots),
+        "HEARTCODE_KV_TYPE": settings.kv_type,
+        # On the CPU the holes of the file shall not become memory.
+        "HEARTCODE_LOAD_MODE": "none" if arguments.gpu else "mmap",
+        "HEARTCODE_EXTRA_ARGS": "-lv 4" if arguments.gpu else "-lv 4 --no-warmup",
+    }
+    if arguments.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = arguments.gpu
+    log = path.with_suffix(".log")
+    with log.open("w") as file:
+        process = subprocess.Popen([_START], env=environment, stdout=file, stderr=file)
+    try:
+        _wait_until_ready(process, arguments.port, log)
+        yield log
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            end = "\n".join(log.read_text().splitlines()[-5:])
+            raise ModelError(f"llama-server ended with status {process.returncode}:\n{end}")
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.2)
+    raise ModelError(f"llama-server was not ready after {_READY_SECONDS} s")
+
+
+def _fill(port: int, settings: Settings) -> None:
+    """Fill every slot's context: scratch memory is allocated when it is first needed."""
+    body = {
+        "prompt": [300] * (settings.n_ctx - 64),
+        "n_predict": 16,
+        "ignore_eos": True,
+        "cache_prompt": False,
+    }
+
+    def ask(_: int) -> None:
+        url = f"http://127.0.0.1:{port}/completion"
+        requests.post(url, json=body, timeout=_PROMPT_SECONDS).raise_for_status()
+
+    with ThreadPoolExecutor(settings.slots) as pool:
+        list(pool.map(ask, range(settings.slots)))
+
+
+def _vram_used(uuid: str) -> float:
+    """MiB that are taken on a card, by whomever."""
+    done = subprocess.run(
+        ["nvidia-smi", f"--id={uuid}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not done.stdout.strip().isdigit():
+        raise ModelError(f"nvidia-smi cannot read {uuid}: {done.stdout}{done.stderr}".strip())
+    return float(done.stdout)
