@@ -24,8 +24,8 @@ def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
     assert roles(site_with("app", "proxy")) == [
         ("rigs:gateways", "common:preflight"),
         ("rigs", "app:preflight"),
-        ("rigs", "app:main"),
-        ("rigs", "proxy:main"),
+        ("rigs", "app:deploy"),
+        ("rigs", "proxy:deploy"),
     ]
 
 
@@ -36,7 +36,7 @@ def test_what_site_yml_does_after_a_role_stays_with_it() -> None:
 
 def test_all_roles_are_site_yml_itself() -> None:
     site = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    every = {name.removesuffix(":main") for _, name in roles(site) if name.endswith(":main")}
+    every = {name.removesuffix(":deploy") for _, name in roles(site) if name.endswith(":deploy")}
     assert site_with(*every) == site
 
 
