@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from heartcode.policy import POLICIES
-
 # sysexits.h EX_CONFIG. The unit names it in RestartPreventExitStatus: another start mends nothing.
 EXIT_BAD_SETTINGS = 78
+
+# The functions are in `policy`. A test compares.
+_POLICIES = ("time_to_first_token", "least_busy", "round_robin")
 
 
 class SettingsError(ValueError):
@@ -258,7 +259,7 @@ TABLE: tuple[Setting, ...] = (
             "How a backend is chosen: time_to_first_token (predicted), least_busy or round_robin; "
             "the last two are for comparison."
         ),
-        parse=_one_of(*POLICIES),
+        parse=_one_of(*_POLICIES),
     ),
     Setting(
         field="queue_length",
