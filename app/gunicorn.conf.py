@@ -10,8 +10,8 @@ import os
 import sys
 from typing import Any
 
-from heartcode import metrics_files
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
+from heartcode.telemetry import metrics_files
 from heartcode.worker import LAST_WORDS_S
 
 try:

@@ -19,8 +19,8 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "app"))
 
-from heartcode import metrics  # noqa: E402 - needs the path
 from heartcode.settings import TABLE  # noqa: E402 - needs the path
+from heartcode.telemetry import metrics  # noqa: E402 - needs the path
 from planlib.min_vram import requirements  # noqa: E402
 
 BEGIN = "<!-- options: written by scripts/reference.py -->"
@@ -43,8 +43,8 @@ and the service does not start (status 78). `scripts/reference.py` writes this p
 METRICS_HEAD = """# Metrics
 
 What `heartcode-exporter.service` serves on port 9091 of a rig. `scripts/reference.py` writes this
-page from `app/heartcode/metrics.py`. Prometheus adds the label `rig`. Recording rules and alerts
-are made of these: [roles/prometheus](../../roles/prometheus/README.md).
+page from `app/heartcode/telemetry/metrics.py`. Prometheus adds the label `rig`. Recording rules and
+alerts are made of these: [roles/prometheus](../../roles/prometheus/README.md).
 
 """
 MEASURED_HEAD = """## What a gateway measures

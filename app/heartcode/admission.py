@@ -20,11 +20,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gevent.event import Event
 
-from heartcode import metrics
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.fair_queue import FairQueue
 from heartcode.prompt import Prompt
+from heartcode.telemetry import metrics
 
 # The gateway says here for whom it asks; without it, all requests are one client's.
 CLIENT_HEADER = "X-HeartCode-Client"

@@ -19,10 +19,10 @@ from prometheus_client.registry import Collector
 from heartcode import __version__
 from heartcode.gpus import Gpus
 from heartcode.llama_counters import LlamaCounters
-from heartcode.metrics import BACKEND_INFO, BUILD_INFO
-from heartcode.metrics_files import SummedFiles
 from heartcode.quarantine import Quarantine
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
+from heartcode.telemetry.metrics import BACKEND_INFO, BUILD_INFO
+from heartcode.telemetry.metrics_files import SummedFiles
 
 
 class _Facts(Collector):

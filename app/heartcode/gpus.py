@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from heartcode import metrics
+from heartcode.telemetry import metrics
 
 #: After these the last values say nothing of the card any more; after the others they stay.
 _NOT_THERE = ("lost", "missing", "driver")

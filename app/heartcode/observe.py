@@ -15,12 +15,13 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from heartcode import client_names, journal, metrics, request_id
+from heartcode import request_id
 from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import Answer
 from heartcode.stream import EventStream
 from heartcode.surface import INFERENCE_PATHS
+from heartcode.telemetry import client_names, log, metrics
 
 _log = logging.getLogger("heartcode.request")
 
@@ -105,10 +106,10 @@ def log_to_stdout(level: str) -> None:
     logging.logThreads = logging.logMultiprocessing = False  # gunicorn's lines tell the process
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for log in (_log, journal.log):
-        log.addHandler(handler)
-        log.setLevel(level.upper())
-        log.propagate = False
+    for logger in (_log, log.log):
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False
 
 
 def _account_for(record: Record, status: int) -> None:

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_left
 from itertools import pairwise
 
-from heartcode import metrics
+from heartcode.telemetry import metrics
 
 _BOUNDS = metrics.INTER_TOKEN_BUCKETS
 

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from itertools import count
 from urllib.parse import urlsplit
 
-from heartcode import journal, metrics, policy
+from heartcode import policy
 from heartcode.admission import Limits, Ticket, WaitingRoom, Wish
 from heartcode.breaker import Breaker
 from heartcode.client import Client
@@ -26,6 +26,7 @@ from heartcode.policy import Offer, Policy
 from heartcode.prefix_index import Place, PrefixIndex
 from heartcode.prompt import Prompt
 from heartcode.speed import Lengths, Speeds
+from heartcode.telemetry import log, metrics
 
 # A share of the expected answer that is always taken to be left: what has run for longer than
 # expected will not end at once for that.
@@ -107,7 +108,7 @@ class Backend:
     def _tell(self, *, up: bool, why: str) -> None:
         metrics.BACKEND_UP.labels(backend=self.name).set(up)
         level = logging.INFO if up else logging.WARNING
-        journal.note("backend", backend=self.name, level=level, up=up, why=why)
+        log.note("backend", backend=self.name, level=level, up=up, why=why)
 
     def slot_free_in_s(self, now: float) -> float:
         """Return the seconds until it can take another request, as far as can be told."""

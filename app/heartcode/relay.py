@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from heartcode import metrics, sse, whole
+from heartcode import sse, whole
 from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
@@ -25,6 +25,7 @@ from heartcode.pending import Pending
 from heartcode.pool import Backend, Lease, Pool
 from heartcode.resume import Seam, Transcript
 from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
+from heartcode.telemetry import metrics
 from heartcode.upstream import BackendError, Call, Exchange, Reason
 
 _OK = 200

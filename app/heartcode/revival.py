@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from heartcode import journal, metrics
+from heartcode.telemetry import log, metrics
 
 DIRECTORY = "hung"
 
@@ -50,7 +50,7 @@ class Revival:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()
         except OSError as error:
-            journal.note(
+            log.note(
                 "revival_failed",
                 backend=self._backend,
                 level=logging.ERROR,
@@ -59,5 +59,5 @@ class Revival:
             return False
         self._asked = now
         metrics.REVIVALS.labels(backend=self._backend).inc()
-        journal.note("revival", backend=self._backend, level=logging.WARNING, file=str(self._file))
+        log.note("revival", backend=self._backend, level=logging.WARNING, file=str(self._file))
         return True

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from time import monotonic
 
-from heartcode import chunks, event_loop, metrics, progress, sse
+from heartcode import chunks, event_loop, progress, sse
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
@@ -18,6 +18,7 @@ from heartcode.pace import Pace
 from heartcode.pending import Pending
 from heartcode.pool import Lease
 from heartcode.resume import Seam, SeamError, Transcript
+from heartcode.telemetry import metrics
 from heartcode.upstream import BackendError, Exchange, Reason, failure
 
 # Guards the proxy's memory against a backend that has gone wrong.

@@ -20,9 +20,10 @@ from traceback import format_tb
 import gevent
 from gevent import Greenlet
 
-from heartcode import journal, metrics, probe
+from heartcode import probe
 from heartcode.pool import Backend, Pool
 from heartcode.revival import Revival
+from heartcode.telemetry import log, metrics
 from heartcode.upstream import BackendError, Reason
 
 # How often a watch looks whether there is something to do.
@@ -81,7 +82,7 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - a backend without its watch is worse
                 why = f"{type(error).__name__}\n{''.join(format_tb(error.__traceback__))}"
                 name = self.backend.name
-                journal.note("watch_failed", backend=name, level=logging.ERROR, why=why)
+                log.note("watch_failed", backend=name, level=logging.ERROR, why=why)
             # All at the same moments: the first one wakes the process for the others.
             gevent.sleep(_TICK_S - time.monotonic() % _TICK_S)
 
@@ -157,7 +158,7 @@ class Watch:
         if not self._hangs:
             self._hangs = True
             metrics.HANGS.labels(backend=self.backend.name).inc()
-            journal.note("hang", backend=self.backend.name, level=logging.WARNING)
+            log.note("hang", backend=self.backend.name, level=logging.WARNING)
         for lease in tuple(self.backend.at_work):
             lease.give_up()
         self._revival.ask()

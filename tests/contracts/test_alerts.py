@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from heartcode import metrics
+from heartcode.telemetry import metrics
 from prometheus_client import Counter, Gauge, Histogram
 
 from tests.contracts.test_roles import ROOT

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from heartcode import metrics
+from heartcode.telemetry import metrics
 
 CHAT = "/v1/chat/completions"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heartcode import metrics_files
+from heartcode.telemetry import metrics_files
 
 
 def names(directory: Path) -> set[str]:

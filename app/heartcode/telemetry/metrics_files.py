@@ -40,7 +40,7 @@ def prepare(directory: Path, *, keep: Collection[int] = ()) -> None:
 
 def use(directory: Path, *, seat: int) -> None:
     """Let this process write its metrics under `seat`. To be called before they are defined."""
-    if "heartcode.metrics" in sys.modules:
+    if "heartcode.telemetry.metrics" in sys.modules:
         raise RuntimeError("the metrics were defined before it was settled where they are kept")
     # prometheus_client reads the directory from the environment whenever it opens a file.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)

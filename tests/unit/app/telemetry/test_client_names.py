@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from heartcode import client_names
+from heartcode.telemetry import client_names
 
 
 @pytest.fixture(autouse=True)
