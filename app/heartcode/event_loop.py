@@ -13,7 +13,7 @@ from typing import Any
 from gevent import get_hub
 from gevent.event import Event
 
-from heartcode.upstream import BackendError, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Exchange, Reason
 
 READABLE = 1  # libev's EV_READ
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container
 
 from heartcode.errors import ApiError
 from heartcode.pool import Backend, Lease
-from heartcode.upstream import BackendError, Reason
+from heartcode.upstream.exchange import BackendError, Reason
 
 # One death may be chance. A request that was there at two is not given a third backend: if it is
 # the cause, it would take down the rig.

@@ -17,8 +17,8 @@ from typing import Any
 
 from gevent.socket import wait_write
 
-from heartcode.chunks import framed
 from heartcode.client import Client, ClientGoneError
+from heartcode.upstream.chunked import framed
 
 # How often a slow client's request is looked after: it may have been given up meanwhile.
 _LOOK_S = 1.0

@@ -21,12 +21,12 @@ from heartcode import policy
 from heartcode.admission import Limits, Ticket, WaitingRoom, Wish
 from heartcode.breaker import Breaker
 from heartcode.client import Client
-from heartcode.measured import Measured
 from heartcode.policy import Offer, Policy
 from heartcode.prefix_index import Place, PrefixIndex
 from heartcode.prompt import Prompt
 from heartcode.speed import Lengths, Speeds
 from heartcode.telemetry import log, metrics
+from heartcode.upstream.usage import Measured
 
 # A share of the expected answer that is always taken to be left: what has run for longer than
 # expected will not end at once for that.

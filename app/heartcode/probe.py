@@ -17,11 +17,11 @@ from http import HTTPStatus
 import gevent
 
 from heartcode.admission import Ticket
-from heartcode.measured import Measured
 from heartcode.pool import Backend
 from heartcode.prompt import Prompt
 from heartcode.stream import WholeAnswer
-from heartcode.upstream import BackendError, Call, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
+from heartcode.upstream.usage import Measured
 
 # Of more than ten tokens, so that the one with which every text begins is less than a tenth of it:
 # then llama-server does not take it for the beginning of somebody's conversation, and gives it the

@@ -26,7 +26,7 @@ from heartcode.pool import Backend, Lease, Pool
 from heartcode.resume import Seam, Transcript
 from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
 from heartcode.telemetry import metrics
-from heartcode.upstream import BackendError, Call, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 
 _OK = 200
 # More than the events that follow the last token.

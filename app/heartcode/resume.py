@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from heartcode import progress, sse
-from heartcode.measured import Measured
+from heartcode import sse
+from heartcode.upstream import progress
+from heartcode.upstream.usage import Measured
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

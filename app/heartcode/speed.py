@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 
-from heartcode.measured import Measured
+from heartcode.upstream.usage import Measured
 
 _ABSURD = 1e9
 _PROMPT_MEMORY_S, _DECODE_MEMORY_S = 60.0, 300.0

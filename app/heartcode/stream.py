@@ -8,24 +8,25 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from time import monotonic
 
-from heartcode import chunks, event_loop, progress, sse
+from heartcode import event_loop, sse
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
-from heartcode.measured import Measured
 from heartcode.outlet import Outlet
 from heartcode.pace import Pace
 from heartcode.pending import Pending
 from heartcode.pool import Lease
 from heartcode.resume import Seam, SeamError, Transcript
 from heartcode.telemetry import metrics
-from heartcode.upstream import BackendError, Exchange, Reason, failure
+from heartcode.upstream import chunked, progress
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
+from heartcode.upstream.usage import Measured
 
 # Guards the proxy's memory against a backend that has gone wrong.
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
 _PIECE_BYTES = 8 * 1024
-_EVENT_IN_CHUNK_END = b"\n\n" + chunks.END
+_EVENT_IN_CHUNK_END = b"\n\n" + chunked.END
 
 
 class WholeAnswer:
@@ -166,7 +167,7 @@ class BackendEvents:
         # What is needed for every token, at hand.
         exchange, backend, parts = self._exchange, self._lease.backend, self._events
         source, write_as_it_is = exchange.fileno(), outlet.write_as_it_is
-        heads, end = chunks.HEADS, -len(chunks.END)
+        heads, end = chunked.HEADS, -len(chunked.END)
         is_straight = outlet.is_chunked and self._seam is None
 
         def step() -> bool:

@@ -12,7 +12,7 @@ import gevent
 
 from heartcode.errors import ApiError
 from heartcode.pool import Backend
-from heartcode.upstream import BackendError, Call, Exchange
+from heartcode.upstream.exchange import BackendError, Call, Exchange
 
 
 def ask(backends: Iterable[Backend], path: str, *, timeout_s: float) -> list[tuple[Backend, Any]]:

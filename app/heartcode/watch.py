@@ -24,7 +24,7 @@ from heartcode import probe
 from heartcode.pool import Backend, Pool
 from heartcode.revival import Revival
 from heartcode.telemetry import log, metrics
-from heartcode.upstream import BackendError, Reason
+from heartcode.upstream.exchange import BackendError, Reason
 
 # How often a watch looks whether there is something to do.
 _TICK_S = 0.25

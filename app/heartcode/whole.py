@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from heartcode import progress, sse
+from heartcode import sse
+from heartcode.upstream import progress
 
 CONTENT_TYPE = "application/json; charset=utf-8"  # llama-server's
 

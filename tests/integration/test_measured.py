@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import requests
-from heartcode.measured import Measured
+from heartcode.upstream.usage import Measured
 
 from tests.integration.conftest import StartLlamas
 

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import progress, request_body, request_id, resume, sse
+from heartcode import request_body, request_id, resume, sse
 from heartcode.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.catalogue import DEFAULT_HEADER
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
@@ -22,7 +22,8 @@ from heartcode.relay import Answer, Request
 from heartcode.rig import current_rig
 from heartcode.stream import EventStream
 from heartcode.surface import ENDPOINTS, Endpoint, Kind
-from heartcode.upstream import Call
+from heartcode.upstream import progress
+from heartcode.upstream.exchange import Call
 
 bp = Blueprint("inference", __name__)
 

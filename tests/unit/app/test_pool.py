@@ -12,11 +12,11 @@ from heartcode.admission import Limits, Ticket, Try
 from heartcode.breaker import State
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.measured import Measured
 from heartcode.policy import POLICIES
 from heartcode.pool import Backend, Lease, Pool, SlotLease
 from heartcode.probe import ticket as probe_ticket
 from heartcode.prompt import Prompt
+from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st
 

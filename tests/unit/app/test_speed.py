@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from heartcode.measured import Measured
 from heartcode.rig import Rig
 from heartcode.settings import Settings
 from heartcode.speed import LearntRatio, Lengths, Speeds
+from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ from heartcode.client import Client
 from heartcode.outlet import Outlet
 from heartcode.pool import Backend, Lease
 from heartcode.stream import BackendEvents
-from heartcode.upstream import BackendError, Call, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from httptools import HttpResponseParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +66,7 @@ def events_of(pieces: list[bytes]) -> Iterator[BackendEvents]:
         for piece in (HEAD, *pieces):
             theirs.sendall(piece)
         theirs.shutdown(socket.SHUT_WR)
-        with patch("heartcode.upstream._connect", return_value=ours):
+        with patch("heartcode.upstream.exchange._connect", return_value=ours):
             call = Call(method="POST", path="/completion", body=b"{}")
             exchange.send(call, connect_timeout_s=1, silence_timeout_s=60)
         lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))

@@ -22,7 +22,7 @@ from time import monotonic
 
 from httptools import HttpParserError, HttpResponseParser
 
-from heartcode import chunks
+from heartcode.upstream import chunked
 
 _SERVICE_UNAVAILABLE = 503
 _READ_BYTES = 64 * 1024
@@ -206,7 +206,7 @@ class Exchange:
         except HttpParserError as error:
             raise BackendError(Reason.BROKEN, type(error).__name__) from error
         # What follows a chunk could be the first bytes of the next one's head.
-        self.is_between_chunks = self._incoming.chunk_is_complete and data.endswith(chunks.END)
+        self.is_between_chunks = self._incoming.chunk_is_complete and data.endswith(chunked.END)
 
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 without one."""

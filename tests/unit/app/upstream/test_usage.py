@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from heartcode.measured import Measured
+from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st
 
