@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from heartcode.errors import ApiError
-from heartcode.pool import Backend, Lease
+from heartcode.routing.pool import Backend, Lease
 from heartcode.upstream.exchange import BackendError, Reason
 
 # One death may be chance. A request that was there at two is not given a third backend: if it is

@@ -16,9 +16,9 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from heartcode import request_id
-from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import Answer
+from heartcode.routing.admission import Ticket
 from heartcode.stream import EventStream
 from heartcode.surface import INFERENCE_PATHS
 from heartcode.telemetry import client_names, log, metrics

@@ -16,9 +16,9 @@ from http import HTTPStatus
 
 import gevent
 
-from heartcode.admission import Ticket
-from heartcode.pool import Backend
-from heartcode.prompt import Prompt
+from heartcode.routing.admission import Ticket
+from heartcode.routing.pool import Backend
+from heartcode.routing.prompt_hash import Prompt
 from heartcode.stream import WholeAnswer
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from heartcode.upstream.usage import Measured

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heartcode import sse, whole
-from heartcode.admission import Ticket
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.journey import Journey
 from heartcode.pending import Pending
-from heartcode.pool import Backend, Lease, Pool
 from heartcode.resume import Seam, Transcript
+from heartcode.routing.admission import Ticket
+from heartcode.routing.pool import Backend, Lease, Pool
 from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason

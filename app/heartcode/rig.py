@@ -11,17 +11,17 @@ from functools import cached_property
 import gevent
 from flask import Flask, current_app
 
-from heartcode.admission import Limits
-from heartcode.breaker import Breaker
-from heartcode.catalogue import Catalogue
 from heartcode.client import Client
 from heartcode.errors import ApiError
-from heartcode.policy import POLICIES
-from heartcode.pool import Backend, Pool
 from heartcode.relay import Patience, Relay
 from heartcode.revival import DIRECTORY, Revival
+from heartcode.routing.admission import Limits
+from heartcode.routing.breaker import Breaker
+from heartcode.routing.model_registry import Catalogue
+from heartcode.routing.policy import POLICIES
+from heartcode.routing.pool import Backend, Pool
+from heartcode.routing.throughput import Lengths, Speeds
 from heartcode.settings import Settings
-from heartcode.speed import Lengths, Speeds
 from heartcode.watch import Vigilance, Watch
 
 _EXTENSION = "heartcode"

@@ -15,8 +15,8 @@ from heartcode.journey import Journey
 from heartcode.outlet import Outlet
 from heartcode.pace import Pace
 from heartcode.pending import Pending
-from heartcode.pool import Lease
 from heartcode.resume import Seam, SeamError, Transcript
+from heartcode.routing.pool import Lease
 from heartcode.telemetry import metrics
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure

@@ -21,8 +21,8 @@ import gevent
 from gevent import Greenlet
 
 from heartcode import probe
-from heartcode.pool import Backend, Pool
 from heartcode.revival import Revival
+from heartcode.routing.pool import Backend, Pool
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason
 

@@ -14,9 +14,9 @@ from flask import Blueprint, Response, jsonify, request
 
 from heartcode import survey
 from heartcode.errors import ApiError
-from heartcode.pool import Backend
 from heartcode.quarantine import is_gone
 from heartcode.rig import Rig, current_rig
+from heartcode.routing.pool import Backend
 
 bp = Blueprint("fleet", __name__)
 

@@ -12,14 +12,14 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from heartcode import request_body, request_id, resume, sse
-from heartcode.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
-from heartcode.catalogue import DEFAULT_HEADER
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
 from heartcode.farewell import WithFarewell
 from heartcode.observe import current_record
 from heartcode.outlet import Outlet
 from heartcode.relay import Answer, Request
 from heartcode.rig import current_rig
+from heartcode.routing.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
+from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.stream import EventStream
 from heartcode.surface import ENDPOINTS, Endpoint, Kind
 from heartcode.upstream import progress

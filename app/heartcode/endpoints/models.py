@@ -7,9 +7,9 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from heartcode import survey
-from heartcode.catalogue import Model
 from heartcode.errors import ApiError
 from heartcode.rig import current_rig
+from heartcode.routing.model_registry import Model
 
 bp = Blueprint("models", __name__)
 

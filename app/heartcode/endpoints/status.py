@@ -10,8 +10,8 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode import survey
-from heartcode.catalogue import DEFAULT_HEADER
 from heartcode.rig import current_rig
+from heartcode.routing.model_registry import DEFAULT_HEADER
 
 bp = Blueprint("status", __name__)
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from heartcode.policy import POLICIES
+from heartcode.routing.policy import POLICIES
 from heartcode.settings import TABLE, Settings, SettingsError
 from hypothesis import given
 from hypothesis import strategies as st

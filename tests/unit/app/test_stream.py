@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from heartcode.client import Client
 from heartcode.outlet import Outlet
-from heartcode.pool import Backend, Lease
+from heartcode.routing.pool import Backend, Lease
 from heartcode.stream import BackendEvents
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from httptools import HttpResponseParser

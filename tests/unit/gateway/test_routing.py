@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from heartcode.catalogue import Catalogue
 from heartcode.errors import ApiError
-from heartcode.pool import Backend
+from heartcode.routing.model_registry import Catalogue
+from heartcode.routing.pool import Backend
 
 Call = Callable[..., Any]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from heartcode.prefix_index import MAX_HOST_SEQUENCES, Match, PrefixIndex
-from heartcode.prompt import MAX_BLOCKS, Prompt
+from heartcode.routing.prefix_cache import MAX_HOST_SEQUENCES, Match, PrefixIndex
+from heartcode.routing.prompt_hash import MAX_BLOCKS, Prompt
 from hypothesis import given
 from hypothesis import strategies as st
 

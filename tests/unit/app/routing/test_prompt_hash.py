@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from heartcode.prompt import MAX_BLOCKS, Prompt
+from heartcode.routing.prompt_hash import MAX_BLOCKS, Prompt
 from hypothesis import given
 from hypothesis import strategies as st
 

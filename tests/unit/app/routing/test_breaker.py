@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from heartcode.breaker import Breaker, State, Trial
+from heartcode.routing.breaker import Breaker, State, Trial
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 

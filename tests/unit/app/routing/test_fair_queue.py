@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from heartcode.fair_queue import FairQueue
+from heartcode.routing.fair_queue import FairQueue
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule

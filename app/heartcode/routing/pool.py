@@ -17,14 +17,14 @@ from http import HTTPStatus
 from itertools import count
 from urllib.parse import urlsplit
 
-from heartcode import policy
-from heartcode.admission import Limits, Ticket, WaitingRoom, Wish
-from heartcode.breaker import Breaker
 from heartcode.client import Client
-from heartcode.policy import Offer, Policy
-from heartcode.prefix_index import Place, PrefixIndex
-from heartcode.prompt import Prompt
-from heartcode.speed import Lengths, Speeds
+from heartcode.routing import policy
+from heartcode.routing.admission import Limits, Ticket, WaitingRoom, Wish
+from heartcode.routing.breaker import Breaker
+from heartcode.routing.policy import Offer, Policy
+from heartcode.routing.prefix_cache import Place, PrefixIndex
+from heartcode.routing.prompt_hash import Prompt
+from heartcode.routing.throughput import Lengths, Speeds
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.usage import Measured
 

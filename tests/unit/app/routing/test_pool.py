@@ -8,14 +8,14 @@ from typing import Any
 import gevent
 import pytest
 from gevent import Greenlet
-from heartcode.admission import Limits, Ticket, Try
-from heartcode.breaker import State
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.policy import POLICIES
-from heartcode.pool import Backend, Lease, Pool, SlotLease
 from heartcode.probe import ticket as probe_ticket
-from heartcode.prompt import Prompt
+from heartcode.routing.admission import Limits, Ticket, Try
+from heartcode.routing.breaker import State
+from heartcode.routing.policy import POLICIES
+from heartcode.routing.pool import Backend, Lease, Pool, SlotLease
+from heartcode.routing.prompt_hash import Prompt
 from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from heartcode.catalogue import Catalogue
 from heartcode.errors import ApiError
-from heartcode.pool import Backend
+from heartcode.routing.model_registry import Catalogue
+from heartcode.routing.pool import Backend
 
 BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 

@@ -22,8 +22,8 @@ from gevent.event import Event
 
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.fair_queue import FairQueue
-from heartcode.prompt import Prompt
+from heartcode.routing.fair_queue import FairQueue
+from heartcode.routing.prompt_hash import Prompt
 from heartcode.telemetry import metrics
 
 # The gateway says here for whom it asks; without it, all requests are one client's.

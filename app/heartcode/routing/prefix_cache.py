@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from heartcode.prompt import Prompt
+from heartcode.routing.prompt_hash import Prompt
 
 MAX_HOST_SEQUENCES = 64
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from heartcode.rig import Rig
+from heartcode.routing.throughput import LearntRatio, Lengths, Speeds
 from heartcode.settings import Settings
-from heartcode.speed import LearntRatio, Lengths, Speeds
 from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st

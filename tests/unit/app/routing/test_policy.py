@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from heartcode.policy import (
+from heartcode.routing.policy import (
     POLICIES,
     Offer,
     Policy,
@@ -13,7 +13,7 @@ from heartcode.policy import (
     round_robin,
     time_to_first_token,
 )
-from heartcode.prefix_index import Match
+from heartcode.routing.prefix_cache import Match
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from heartcode.prefix_index import Match
+from heartcode.routing.prefix_cache import Match
 
 # Half of all conversations go on for another turn, most of these within minutes: an assumption, not
 # a measurement. It only has to be right in kind: an old cache is overwritten before a young one.
