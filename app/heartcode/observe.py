@@ -17,9 +17,9 @@ from flask import Flask, Response, g, request
 
 from heartcode import request_id
 from heartcode.client import Client, ClientGoneError
-from heartcode.relay import Answer
+from heartcode.relay.client_stream import EventStream
+from heartcode.relay.relay import Answer
 from heartcode.routing.admission import Ticket
-from heartcode.stream import EventStream
 from heartcode.surface import INFERENCE_PATHS
 from heartcode.telemetry import client_names, log, metrics
 

@@ -16,10 +16,10 @@ from http import HTTPStatus
 
 import gevent
 
+from heartcode.relay.client_stream import WholeAnswer
 from heartcode.routing.admission import Ticket
 from heartcode.routing.pool import Backend
 from heartcode.routing.prompt_hash import Prompt
-from heartcode.stream import WholeAnswer
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from heartcode.upstream.usage import Measured
 

@@ -13,7 +13,7 @@ from flask import Flask, current_app
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
-from heartcode.relay import Patience, Relay
+from heartcode.relay.relay import Patience, Relay
 from heartcode.revival import DIRECTORY, Revival
 from heartcode.routing.admission import Limits
 from heartcode.routing.breaker import Breaker

@@ -12,9 +12,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from heartcode import survey
 from heartcode.errors import ApiError
 from heartcode.quarantine import is_gone
+from heartcode.relay import ask_all
 from heartcode.rig import Rig, current_rig
 from heartcode.routing.pool import Backend
 
@@ -52,7 +52,7 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _shown(rig: Rig) -> dict[str, Any]:
-    there = survey.answers(rig.pool.backends, "/health", timeout_s=rig.settings.status_timeout_s)
+    there = ask_all.answers(rig.pool.backends, "/health", timeout_s=rig.settings.status_timeout_s)
     alive = {backend for backend, _ in there}
     backends = [
         _backend(rig, number, b, alive=b in alive) for number, b in enumerate(rig.pool.backends)

@@ -11,16 +11,18 @@ from typing import Any
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import request_body, request_id, resume, sse
+from heartcode import request_body, request_id
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
-from heartcode.farewell import WithFarewell
 from heartcode.observe import current_record
-from heartcode.outlet import Outlet
-from heartcode.relay import Answer, Request
+from heartcode.relay import sse
+from heartcode.relay.client_stream import EventStream
+from heartcode.relay.farewell import WithFarewell
+from heartcode.relay.fast_path import Outlet
+from heartcode.relay.relay import Answer, Request
+from heartcode.relay.transcript import transcript_of
 from heartcode.rig import current_rig
 from heartcode.routing.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.routing.model_registry import DEFAULT_HEADER
-from heartcode.stream import EventStream
 from heartcode.surface import ENDPOINTS, Endpoint, Kind
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call
@@ -51,7 +53,7 @@ def relay(endpoint: Endpoint) -> Response:
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     call = Call(method="POST", path=endpoint.path, headers=headers, body=body)
-    transcript = resume.transcript_of(endpoint.path, fields)
+    transcript = transcript_of(endpoint.path, fields)
     if transcript is not None and record.stream and progress.may_be_asked_for(fields):
         call = replace(call, body=progress.asked_for(body), hides_progress=True)
     client = record.client = Client()

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from heartcode import survey
 from heartcode.errors import ApiError
+from heartcode.relay import ask_all
 from heartcode.rig import current_rig
 from heartcode.routing.model_registry import Model
 
@@ -37,7 +37,7 @@ def _shown_models() -> list[dict[str, Any]]:
     rig = current_rig()
     if rig.catalogue.models:
         return [_shown(model) for model in rig.catalogue.models]
-    answers = survey.ask(rig.pool.backends, "/v1/models", timeout_s=rig.settings.status_timeout_s)
+    answers = ask_all.ask(rig.pool.backends, "/v1/models", timeout_s=rig.settings.status_timeout_s)
     # By id: what several backends serve is one model.
     return list({shown["id"]: shown for _, answer in answers for shown in answer["data"]}.values())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from heartcode import survey
+from heartcode.relay import ask_all
 from heartcode.rig import current_rig
 from heartcode.routing.model_registry import DEFAULT_HEADER
 
@@ -25,7 +25,7 @@ def props() -> Response:
     rig = current_rig()
     default = request.headers.get(DEFAULT_HEADER)
     backends = rig.catalogue.chosen_by(request.args.get("model"), default=default).backends
-    answers = survey.ask(backends, "/props", timeout_s=rig.settings.status_timeout_s)
+    answers = ask_all.ask(backends, "/props", timeout_s=rig.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])
     merged["total_slots"] = sum(answer.get("total_slots", 0) for answer in found)
@@ -41,7 +41,7 @@ def props() -> Response:
 def slots() -> Response:
     """List the slots of all backends, each with its backend's name and without its texts."""
     rig = current_rig()
-    answers = survey.ask(rig.pool.backends, "/slots", timeout_s=rig.settings.status_timeout_s)
+    answers = ask_all.ask(rig.pool.backends, "/slots", timeout_s=rig.settings.status_timeout_s)
     return jsonify(
         [{"backend": backend.name, **_numbers(s)} for backend, slots in answers for s in slots]
     )

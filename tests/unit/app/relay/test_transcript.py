@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from heartcode import resume
-from heartcode.resume import CHAT, COMPLETIONS, SeamError, Transcript
+from heartcode.relay.transcript import CHAT, COMPLETIONS, SeamError, Transcript, transcript_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -51,14 +50,14 @@ def end(path: str, reason: str = "stop", **kw: Any) -> bytes:
 
 
 def noted(path: str, *texts: str, fields: dict[str, Any] | None = None) -> Transcript:
-    transcript = resume.transcript_of(path, fields or ASKED[path])
+    transcript = transcript_of(path, fields or ASKED[path])
     assert transcript is not None
     transcript.note(begin(path) + b"".join(token(path, text) for text in texts))
     return transcript
 
 
 def text_in(path: str, events: bytes) -> str:
-    transcript = resume.transcript_of(path, ASKED[path])
+    transcript = transcript_of(path, ASKED[path])
     assert transcript is not None
     transcript.note(events)
     return transcript.text
@@ -212,7 +211,7 @@ def test_what_is_more_than_text_is_not_continued(delta: object) -> None:
     ],
 )
 def test_requests_that_are_ruled_out(path: str, fields: dict[str, Any]) -> None:
-    assert resume.transcript_of(path, {**ASKED.get(path, ASKED[CHAT]), **fields}) is None
+    assert transcript_of(path, {**ASKED.get(path, ASKED[CHAT]), **fields}) is None
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_requests_that_are_ruled_out(path: str, fields: dict[str, Any]) -> None:
     ],
 )
 def test_requests_that_can_be_continued(fields: dict[str, Any]) -> None:
-    assert resume.transcript_of(CHAT, {**ASKED[CHAT], **fields}) is not None
+    assert transcript_of(CHAT, {**ASKED[CHAT], **fields}) is not None
 
 
 def test_a_beginning_by_the_client_grows() -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from time import monotonic
 
-from heartcode import event_loop, sse
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.journey import Journey
-from heartcode.outlet import Outlet
-from heartcode.pace import Pace
-from heartcode.pending import Pending
-from heartcode.resume import Seam, SeamError, Transcript
+from heartcode.relay import event_loop, sse
+from heartcode.relay.fast_path import Outlet
+from heartcode.relay.future import Pending
+from heartcode.relay.retry import Journey
+from heartcode.relay.token_times import Pace
+from heartcode.relay.transcript import Seam, SeamError, Transcript
 from heartcode.routing.pool import Lease
 from heartcode.telemetry import metrics
 from heartcode.upstream import chunked, progress

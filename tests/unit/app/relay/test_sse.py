@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 
-from heartcode.sse import WholeEvents, data_event
+from heartcode.relay.sse import WholeEvents, data_event
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from heartcode import sse
+from heartcode.relay import sse
 from heartcode.upstream import progress
 from heartcode.upstream.usage import Measured
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from heartcode import sse
 from heartcode.client import Client
-from heartcode.stream import EventStream
+from heartcode.relay import sse
+from heartcode.relay.client_stream import EventStream
 
 
 class WithFarewell:

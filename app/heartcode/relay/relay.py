@@ -16,15 +16,15 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from heartcode import sse, whole
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.journey import Journey
-from heartcode.pending import Pending
-from heartcode.resume import Seam, Transcript
+from heartcode.relay import buffered, sse
+from heartcode.relay.client_stream import BackendEvents, EventStream, Opened, WholeAnswer
+from heartcode.relay.future import Pending
+from heartcode.relay.retry import Journey
+from heartcode.relay.transcript import Seam, Transcript
 from heartcode.routing.admission import Ticket
 from heartcode.routing.pool import Backend, Lease, Pool
-from heartcode.stream import BackendEvents, EventStream, Opened, WholeAnswer
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 
@@ -137,7 +137,7 @@ class Relay:
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
         at the next token, see `whole`. `fields` are those of the call's body.
         """
-        streamed = replace(asked, call=replace(asked.call, body=whole.as_stream(fields)))
+        streamed = replace(asked, call=replace(asked.call, body=buffered.as_stream(fields)))
         way = _Way(streamed, self._journey(asked), self._patience, transcript)
         answer = way.answer(way.open())
         if isinstance(answer.body, bytes):
@@ -148,11 +148,11 @@ class Relay:
                 if not transcript.is_known:
                     break
                 last.append(piece)
-        body = whole.answer(transcript.text, b"".join(last)) if transcript.is_known else None
+        body = buffered.answer(transcript.text, b"".join(last)) if transcript.is_known else None
         if body is None:
             # More than text, or an error. Nobody has seen any of it: ask for what was asked for.
             return self.ask(asked)
-        return replace(answer, content_type=whole.CONTENT_TYPE, body=body)
+        return replace(answer, content_type=buffered.CONTENT_TYPE, body=body)
 
     def _journey(self, asked: Request) -> Journey:
         def take(tried: Container[Backend]) -> Lease | None:

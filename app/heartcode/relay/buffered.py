@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from heartcode import sse
+from heartcode.relay import sse
 from heartcode.upstream import progress
 
 CONTENT_TYPE = "application/json; charset=utf-8"  # llama-server's

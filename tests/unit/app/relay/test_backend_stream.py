@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 import pytest
 from heartcode.client import Client
-from heartcode.outlet import Outlet
+from heartcode.relay.client_stream import BackendEvents
+from heartcode.relay.fast_path import Outlet
 from heartcode.routing.pool import Backend, Lease
-from heartcode.stream import BackendEvents
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from httptools import HttpResponseParser
 from hypothesis import given

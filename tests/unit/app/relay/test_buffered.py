@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from heartcode import whole
+from heartcode.relay import buffered
 
 FINAL = (
     b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":5,"id":"i",'
@@ -17,7 +17,7 @@ DONE = b"data: [DONE]\n\n"
 
 def test_a_chat_answer_has_the_fields_in_llama_servers_order() -> None:
     assert (
-        whole.answer(" é\n", b": ping\n\n" + FINAL + USAGE + DONE)
+        buffered.answer(" é\n", b": ping\n\n" + FINAL + USAGE + DONE)
         == (
             '{"choices":[{"finish_reason":"stop","index":0,'
             '"message":{"role":"assistant","content":" é\\n"}}],"created":5,"model":"m",'
@@ -28,13 +28,13 @@ def test_a_chat_answer_has_the_fields_in_llama_servers_order() -> None:
 
 
 def test_without_its_end_there_is_no_answer() -> None:
-    assert whole.answer("x", FINAL + DONE) is None
-    assert whole.answer("x", USAGE + DONE) is None
-    assert whole.answer("x", b"") is None
+    assert buffered.answer("x", FINAL + DONE) is None
+    assert buffered.answer("x", USAGE + DONE) is None
+    assert buffered.answer("x", b"") is None
 
 
 def test_the_stream_asks_for_the_same() -> None:
-    asked = json.loads(whole.as_stream({"stream": False, "prompt": "é", "odd": [None]}))
+    asked = json.loads(buffered.as_stream({"stream": False, "prompt": "é", "odd": [None]}))
     assert asked.pop("stream") is True
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked.pop("return_progress") is True
