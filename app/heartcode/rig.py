@@ -13,8 +13,9 @@ from flask import Flask, current_app
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
+from heartcode.health.monitor import Vigilance, Watch
+from heartcode.health.restart_request import DIRECTORY, Revival
 from heartcode.relay.relay import Patience, Relay
-from heartcode.revival import DIRECTORY, Revival
 from heartcode.routing.admission import Limits
 from heartcode.routing.breaker import Breaker
 from heartcode.routing.model_registry import Catalogue
@@ -22,7 +23,6 @@ from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Backend, Pool
 from heartcode.routing.throughput import Lengths, Speeds
 from heartcode.settings import Settings
-from heartcode.watch import Vigilance, Watch
 
 _EXTENSION = "heartcode"
 

@@ -10,7 +10,7 @@ import pytest
 from gevent import Greenlet
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.probe import ticket as probe_ticket
+from heartcode.health.probe import ticket as probe_ticket
 from heartcode.routing.admission import Limits, Ticket, Try
 from heartcode.routing.breaker import State
 from heartcode.routing.policy import POLICIES

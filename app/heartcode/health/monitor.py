@@ -20,8 +20,8 @@ from traceback import format_tb
 import gevent
 from gevent import Greenlet
 
-from heartcode import probe
-from heartcode.revival import Revival
+from heartcode.health import probe
+from heartcode.health.restart_request import Revival
 from heartcode.routing.pool import Backend, Pool
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason

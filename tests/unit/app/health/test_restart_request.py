@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from heartcode.revival import Revival
+from heartcode.health.restart_request import Revival
 
 
 class Clock:
