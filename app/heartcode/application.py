@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flask import Flask
 
-from heartcode import errors, observe, paths, rig
+from heartcode import errors, observe, paths
 from heartcode.endpoints import fleet, health, inference, models, status
+from heartcode.runtime import runtime
 from heartcode.settings import Settings
 
 
@@ -13,7 +14,7 @@ def create_app(settings: Settings) -> Flask:
     """Return the proxy as a WSGI application."""
     app = Flask("heartcode", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    rig.init_app(app, rig.Rig.from_settings(settings))
+    runtime.init_app(app, runtime.Rig.from_settings(settings))
     observe.init_app(app)
     errors.init_app(app)
     paths.init_app(app)

@@ -23,7 +23,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 if TYPE_CHECKING:
     from heartcode.inheritance import WorkerLike
-    from heartcode.rig import Rig
+    from heartcode.runtime.runtime import Rig
 
 # Who spawned whom is noted for every greenlet, and nobody asks.
 gevent.config.track_greenlet_tree = False

@@ -15,8 +15,8 @@ from flask import Blueprint, Response, jsonify, request
 from heartcode.errors import ApiError
 from heartcode.quarantine import is_gone
 from heartcode.relay import ask_all
-from heartcode.rig import Rig, current_rig
 from heartcode.routing.pool import Backend
+from heartcode.runtime.runtime import Rig, current_rig
 
 bp = Blueprint("fleet", __name__)
 

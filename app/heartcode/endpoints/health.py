@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from heartcode.errors import ApiError
-from heartcode.rig import current_rig
+from heartcode.runtime.runtime import current_rig
 
 bp = Blueprint("health", __name__)
 

@@ -20,9 +20,9 @@ from heartcode.relay.farewell import WithFarewell
 from heartcode.relay.fast_path import Outlet
 from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
-from heartcode.rig import current_rig
 from heartcode.routing.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.routing.model_registry import DEFAULT_HEADER
+from heartcode.runtime.runtime import current_rig
 from heartcode.surface import ENDPOINTS, Endpoint, Kind
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call

@@ -8,8 +8,8 @@ from flask import Blueprint, Response, jsonify
 
 from heartcode.errors import ApiError
 from heartcode.relay import ask_all
-from heartcode.rig import current_rig
 from heartcode.routing.model_registry import Model
+from heartcode.runtime.runtime import current_rig
 
 bp = Blueprint("models", __name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode.relay import ask_all
-from heartcode.rig import current_rig
 from heartcode.routing.model_registry import DEFAULT_HEADER
+from heartcode.runtime.runtime import current_rig
 
 bp = Blueprint("status", __name__)
 

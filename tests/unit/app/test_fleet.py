@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from heartcode.application import create_app
-from heartcode.rig import Rig
+from heartcode.runtime.runtime import Rig
 from heartcode.settings import Settings
 
 NAME = socket.gethostname()

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from heartcode.rig import Rig
 from heartcode.routing.throughput import LearntRatio, Lengths, Speeds
+from heartcode.runtime.runtime import Rig
 from heartcode.settings import Settings
 from heartcode.upstream.usage import Measured
 from hypothesis import given
