@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 
-from heartcode.application import create_app
-from heartcode.observe import log_to_stdout
+from heartcode.api.access_log import log_to_stdout
+from heartcode.api.app import create_app
 from heartcode.settings import Settings
 
 _settings = Settings.from_env(os.environ)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from heartcode.surface import ENDPOINTS, Endpoint
+from heartcode.api.routes import ENDPOINTS, Endpoint
 
 from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, Upstream, be_loading

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from heartcode import request_body
+from heartcode.api import validation
+from heartcode.api.routes import ENDPOINTS, Endpoint
 from heartcode.errors import ApiError
-from heartcode.surface import ENDPOINTS, Endpoint
 
 BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
@@ -16,7 +16,7 @@ HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
 def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
     with pytest.raises(ApiError) as raised:
-        request_body.check(fields, endpoint, max_tokens=1000)
+        validation.check(fields, endpoint, max_tokens=1000)
     assert raised.value.status == 400
     return raised.value
 
@@ -27,7 +27,7 @@ def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
 @pytest.mark.parametrize("where", [b'{"prompt": "%s"}', b'{"a": [{"x%s": 1}]}'])
 def test_half_a_character_is_refused(where: bytes, text: str) -> None:
     with pytest.raises(ApiError, match="half of a character") as raised:
-        request_body.parse(where % text.encode(), max_depth=10)
+        validation.parse(where % text.encode(), max_depth=10)
     assert (raised.value.status, raised.value.code) == (400, "invalid_json")
 
 
@@ -36,9 +36,7 @@ def test_half_a_character_is_refused(where: bytes, text: str) -> None:
     [(r"\ud83d\ude00", "\U0001f600"), (r"\\ud83d", r"\ud83d"), ("\U0001f600", "\U0001f600")],
 )
 def test_whole_characters_pass(text: str, prompt: str) -> None:
-    assert request_body.parse(f'{{"prompt": "{text}"}}'.encode(), max_depth=10) == {
-        "prompt": prompt
-    }
+    assert validation.parse(f'{{"prompt": "{text}"}}'.encode(), max_depth=10) == {"prompt": prompt}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,7 @@ def test_a_wrong_field_is_named(endpoint: Endpoint, fields: dict[str, Any], para
     ids=repr,
 )
 def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, Any]) -> None:
-    request_body.check(fields, endpoint, max_tokens=1000)
+    validation.check(fields, endpoint, max_tokens=1000)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +95,18 @@ def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, An
 )
 def test_what_python_takes_for_json_and_llama_server_does_not(body: bytes) -> None:
     with pytest.raises(ApiError, match="not valid JSON"):
-        request_body.parse(body, max_depth=10)
+        validation.parse(body, max_depth=10)
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
-    assert request_body.parse(b'\xef\xbb\xbf{"n": 1}', max_depth=10) == {"n": 1}
+    assert validation.parse(b'\xef\xbb\xbf{"n": 1}', max_depth=10) == {"n": 1}
 
 
 def test_depth() -> None:
     def nested(depth: int) -> bytes:
         return json.dumps({"a": [{"b": ["[[[["]}]} if depth == 4 else {"a": [[[[1]]]]}).encode()
 
-    assert request_body.parse(nested(4), max_depth=4)
+    assert validation.parse(nested(4), max_depth=4)
     with pytest.raises(ApiError) as raised:
-        request_body.parse(nested(5), max_depth=4)
+        validation.parse(nested(5), max_depth=4)
     assert raised.value.code == "json_too_deep"

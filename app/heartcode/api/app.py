@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flask import Flask
 
-from heartcode import errors, observe, paths
-from heartcode.endpoints import fleet, health, inference, models, status
+from heartcode import errors
+from heartcode.api import access_log, middleware
+from heartcode.api.endpoints import fleet, health, inference, models, status
 from heartcode.runtime import runtime
 from heartcode.settings import Settings
 
@@ -15,9 +16,9 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("heartcode", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     runtime.init_app(app, runtime.Rig.from_settings(settings))
-    observe.init_app(app)
+    access_log.init_app(app)
     errors.init_app(app)
-    paths.init_app(app)
+    middleware.init_app(app)
     for endpoints in (inference, models, status, fleet, health):
         app.register_blueprint(endpoints.bp)
     return app

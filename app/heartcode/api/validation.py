@@ -11,8 +11,8 @@ import math
 import re
 from typing import Any, NoReturn
 
+from heartcode.api.routes import Endpoint, Kind
 from heartcode.errors import ApiError
-from heartcode.surface import Endpoint, Kind
 
 # llama-server takes the first of the first three that is there; /v1/responses has its own.
 _TOKEN_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")

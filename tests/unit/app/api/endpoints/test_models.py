@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from heartcode.application import create_app
+from heartcode.api.app import create_app
 from heartcode.settings import Settings
 
 STHENO = ("stheno", "stheno-v3.4", "sao10k/stheno")

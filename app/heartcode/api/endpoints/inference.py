@@ -11,9 +11,10 @@ from typing import Any
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode import request_body, request_id
+from heartcode.api import request_id, validation
+from heartcode.api.access_log import current_record
+from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError, Deadline, SocketWatch
-from heartcode.observe import current_record
 from heartcode.relay import sse
 from heartcode.relay.client_stream import EventStream
 from heartcode.relay.farewell import WithFarewell
@@ -23,7 +24,6 @@ from heartcode.relay.transcript import transcript_of
 from heartcode.routing.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.runtime.runtime import current_rig
-from heartcode.surface import ENDPOINTS, Endpoint, Kind
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call
 
@@ -39,8 +39,8 @@ def relay(endpoint: Endpoint) -> Response:
     rig = current_rig()
     rig.refuse_if_draining()
     body = _whole_body()
-    fields = request_body.parse(body, max_depth=rig.settings.max_json_depth)
-    request_body.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
+    fields = validation.parse(body, max_depth=rig.settings.max_json_depth)
+    validation.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
     model = rig.catalogue.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
     )

@@ -15,12 +15,12 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from heartcode import request_id
+from heartcode.api import request_id
+from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay.client_stream import EventStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.admission import Ticket
-from heartcode.surface import INFERENCE_PATHS
 from heartcode.telemetry import client_names, log, metrics
 
 _log = logging.getLogger("heartcode.request")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from heartcode.application import create_app
+from heartcode.api.app import create_app
 from heartcode.runtime.runtime import Rig
 from heartcode.settings import Settings
 
