@@ -10,9 +10,9 @@ import os
 import sys
 from typing import Any
 
+from heartcode.server.worker import LAST_WORDS_S
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
 from heartcode.telemetry import metrics_files
-from heartcode.worker import LAST_WORDS_S
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -20,7 +20,7 @@ except SettingsError as error:
     print(error, file=sys.stderr)
     sys.exit(EXIT_BAD_SETTINGS)
 
-wsgi_app = "heartcode.wsgi:application"
+wsgi_app = "heartcode.server.wsgi:application"
 _host = f"[{_settings.listen}]" if ":" in _settings.listen else _settings.listen
 # Where no socket was handed over; heartcode.socket does that on a rig.
 bind = f"{_host}:{_settings.port}"
@@ -28,7 +28,7 @@ backlog = 2048
 
 # One process: it sees all requests of the rig and so knows how busy each backend is.
 workers = 1
-worker_class = "heartcode.worker.Worker"
+worker_class = "heartcode.server.worker.Worker"
 worker_connections = _settings.max_connections
 
 # How long the event loop may stand still, not how long a request may take.

@@ -1,4 +1,4 @@
-"""Where gunicorn finds the proxy: `heartcode.wsgi:application`."""
+"""Where gunicorn finds the proxy: `heartcode.server.wsgi:application`."""
 
 from __future__ import annotations
 

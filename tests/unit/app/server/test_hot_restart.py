@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from heartcode.inheritance import Heartbeat, InheritedWorker, bequeath, inherit
+from heartcode.server.hot_restart import Heartbeat, InheritedWorker, bequeath, inherit
 
 
 def test_descriptors_and_workers_are_inherited_by_the_same_process_alone(tmp_path: Path) -> None:

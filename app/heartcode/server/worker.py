@@ -22,8 +22,8 @@ from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 if TYPE_CHECKING:
-    from heartcode.inheritance import WorkerLike
     from heartcode.runtime.runtime import Rig
+    from heartcode.server.hot_restart import WorkerLike
 
 # Who spawned whom is noted for every greenlet, and nobody asks.
 gevent.config.track_greenlet_tree = False
