@@ -313,7 +313,7 @@ def test_the_reader_is_started_again_and_never_outlives_the_exporter(host: Host)
 
 def test_the_reader_is_a_program_for_people_too(host: Host) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "heartcode.gpu_reader", host.uuids[1]],
+        [sys.executable, "-m", "heartcode.exporter.gpu_reader", host.uuids[1]],
         env=host.env,
         cwd=APP,
         stdin=subprocess.PIPE,

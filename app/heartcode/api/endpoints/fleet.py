@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode.errors import ApiError
-from heartcode.quarantine import is_gone
+from heartcode.exporter.quarantine import is_gone
 from heartcode.relay import ask_all
 from heartcode.routing.pool import Backend
 from heartcode.runtime.runtime import Rig, current_rig

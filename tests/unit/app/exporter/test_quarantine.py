@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heartcode.quarantine import Quarantine
+from heartcode.exporter.quarantine import Quarantine
 from prometheus_client import CollectorRegistry, generate_latest
 
 

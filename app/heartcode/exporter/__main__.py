@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
 
 from heartcode import __version__
-from heartcode.gpus import Gpus
-from heartcode.llama_counters import LlamaCounters
-from heartcode.quarantine import Quarantine
+from heartcode.exporter.gpu_collector import Gpus
+from heartcode.exporter.llama_counters import LlamaCounters
+from heartcode.exporter.quarantine import Quarantine
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
 from heartcode.telemetry.metrics import BACKEND_INFO, BUILD_INFO
 from heartcode.telemetry.metrics_files import SummedFiles

@@ -76,7 +76,7 @@ class Gpus(Collector):
             threading.Thread(target=self._read_on, name="gpus", daemon=True).start()
 
     def _read_on(self) -> None:
-        command = [sys.executable, "-m", "heartcode.gpu_reader"]
+        command = [sys.executable, "-m", "heartcode.exporter.gpu_reader"]
         command += ["--interval", str(self._interval_s), "--timeout", str(self._timeout_s)]
         while True:
             # It ends when its standard input does, so it never outlives this process.

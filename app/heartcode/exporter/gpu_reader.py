@@ -1,4 +1,4 @@
-"""Reads the cards for the exporter: `python -m heartcode.gpu_reader [options] UUID...`.
+"""Reads the cards for the exporter: `python -m heartcode.exporter.gpu_reader [options] UUID...`.
 
 Prints a line of JSON for each reading (`gpus.Gpus.take` says which there are), until its standard
 input ends. Each card
@@ -23,7 +23,7 @@ from typing import Any
 
 import pynvml
 
-from heartcode.gpu_fields import read
+from heartcode.exporter.nvml_fields import read
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -255,7 +255,7 @@ def run(uuids: Sequence[str], interval_s: float, timeout_s: float) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="heartcode.gpu_reader", description=__doc__)
+    parser = argparse.ArgumentParser(prog="heartcode.exporter.gpu_reader", description=__doc__)
     parser.add_argument("uuids", metavar="UUID", nargs="+")
     parser.add_argument("--interval", type=float, default=5, help="seconds between two readings")
     parser.add_argument("--timeout", type=float, default=15, help="seconds to wait for the driver")
