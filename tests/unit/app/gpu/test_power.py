@@ -14,7 +14,7 @@ import pytest
 from tests.nvml.cards import Rig, p104, p106
 from tests.nvml.simulated import environment
 
-APP = Path(__file__).parents[3] / "app"
+APP = Path(__file__).parents[4] / "app"
 MODELS = {"P106-100": 90, "P104-100": 130}
 
 
@@ -45,7 +45,7 @@ class Host:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "heartcode.gpu_tune", self._config],
+            [sys.executable, "-m", "heartcode.gpu.power", self._config],
             env=self._environment,
             capture_output=True,
             text=True,
@@ -55,7 +55,7 @@ class Host:
 
     def shown(self, *fields: str) -> list[str]:
         """What nvidia-smi says of each card."""
-        script = Path(__file__).parents[2] / "nvml/nvidia_smi.py"
+        script = Path(__file__).parents[3] / "nvml/nvidia_smi.py"
         done = subprocess.run(
             [sys.executable, script, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
             env=self._environment,

@@ -1,4 +1,4 @@
-"""Measures one card with llama-bench: `python -m heartcode.card_bench TASK RESULTS`.
+"""Measures one card with llama-bench: `python -m heartcode.gpu.bench TASK RESULTS`.
 
 heartcode-bench@N.service runs it while the card's llama-server is stopped, with that one's settings
 in the environment (MODEL_PATH, N_GPU_LAYERS, N_THREADS, HEARTCODE_LOAD_MODE, CUDA_VISIBLE_DEVICES).
@@ -179,7 +179,7 @@ def _speeds(said: Sequence[dict[str, Any]], run: Sequence[Candidate]) -> Iterato
 def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the command; return its exit status."""
     if len(argv) != 2:  # noqa: PLR2004 - the two files
-        print("usage: python -m heartcode.card_bench TASK RESULTS", file=sys.stderr)
+        print("usage: python -m heartcode.gpu.bench TASK RESULTS", file=sys.stderr)
         return EXIT_BAD_SETTINGS
     results = Results(path=Path(argv[1]))
     try:

@@ -1,4 +1,4 @@
-"""Sets persistence mode and power limits: `python -m heartcode.gpu_tune CONFIG`.
+"""Sets persistence mode and power limits: `python -m heartcode.gpu.power CONFIG`.
 
 heartcode-gpu-tune.service runs it before the llama-servers start, since a card forgets both when
 the host boots. CONFIG is JSON, written by the role gpu_tune:
@@ -28,7 +28,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from heartcode.card_modes import STOCK, CardModes, UnreachableError, model_key, tune_card
+from heartcode.gpu.card_modes import STOCK, CardModes, UnreachableError, model_key, tune_card
 from heartcode.settings import EXIT_BAD_SETTINGS
 
 _NO_CARD = 1
@@ -164,7 +164,7 @@ def run(config: Config) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     if len(argv) != 1:
-        print("usage: python -m heartcode.gpu_tune CONFIG", file=sys.stderr)
+        print("usage: python -m heartcode.gpu.power CONFIG", file=sys.stderr)
         return EXIT_BAD_SETTINGS
     try:
         config = Config.load(Path(argv[0]))
