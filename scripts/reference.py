@@ -33,7 +33,7 @@ SETTINGS_HEAD = """# Settings
 The proxy and the exporter read these environment variables, on a rig from
 `/etc/heartcode/heartcode.env`, which the role `app` writes. Wrong settings are all reported at once
 and the service does not start (status 78). `scripts/reference.py` writes this page from
-`app/heartcode/settings.py`.
+`app/heartcode/settings/table.py`.
 
 | variable | default | unit | meaning |
 | --- | --- | --- | --- |
