@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,8 +21,6 @@ from heartcode.relay.client_stream import EventStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.admission import Ticket
 from heartcode.telemetry import client_names, log, metrics
-
-_log = logging.getLogger("heartcode.request")
 
 # In the log's order; None in the line of a request without an answer, and where nothing was told.
 _OF_AN_ANSWER = (
@@ -99,19 +96,6 @@ def init_app(app: Flask) -> None:
         return response
 
 
-def log_to_stdout(level: str) -> None:
-    """Write the log lines to standard output, where the journal picks them up."""
-    # Not even looked for, since no line says it: https://docs.python.org/3/howto/logging.html#optimization
-    logging._srcfile = None  # noqa: SLF001
-    logging.logThreads = logging.logMultiprocessing = False  # gunicorn's lines tell the process
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for logger in (_log, log.log):
-        logger.addHandler(handler)
-        logger.setLevel(level.upper())
-        logger.propagate = False
-
-
 def _account_for(record: Record, status: int) -> None:
     duration = time.monotonic() - record.started
     outcome = record.outcome(status)
@@ -142,7 +126,7 @@ def _account_for(record: Record, status: int) -> None:
     if record.answer is not None:
         line |= _account_for_answer(record, record.answer, client)
     probe_passed = record.endpoint in ("/health", "/livez") and outcome == "completed"
-    _log.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
+    log.requests.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
 
 
 def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str, Any]:

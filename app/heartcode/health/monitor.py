@@ -82,7 +82,7 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - a backend without its watch is worse
                 why = f"{type(error).__name__}\n{''.join(format_tb(error.__traceback__))}"
                 name = self.backend.name
-                log.note("watch_failed", backend=name, level=logging.ERROR, why=why)
+                log.backend_event("watch_failed", backend=name, level=logging.ERROR, why=why)
             # All at the same moments: the first one wakes the process for the others.
             gevent.sleep(_TICK_S - time.monotonic() % _TICK_S)
 
@@ -158,7 +158,7 @@ class Watch:
         if not self._hangs:
             self._hangs = True
             metrics.HANGS.labels(backend=self.backend.name).inc()
-            log.note("hang", backend=self.backend.name, level=logging.WARNING)
+            log.backend_event("hang", backend=self.backend.name, level=logging.WARNING)
         for lease in tuple(self.backend.at_work):
             lease.give_up()
         self._revival.ask()

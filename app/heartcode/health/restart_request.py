@@ -50,7 +50,7 @@ class Revival:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()
         except OSError as error:
-            log.note(
+            log.backend_event(
                 "revival_failed",
                 backend=self._backend,
                 level=logging.ERROR,
@@ -59,5 +59,7 @@ class Revival:
             return False
         self._asked = now
         metrics.REVIVALS.labels(backend=self._backend).inc()
-        log.note("revival", backend=self._backend, level=logging.WARNING, file=str(self._file))
+        log.backend_event(
+            "revival", backend=self._backend, level=logging.WARNING, file=str(self._file)
+        )
         return True

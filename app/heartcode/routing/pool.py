@@ -108,7 +108,7 @@ class Backend:
     def _tell(self, *, up: bool, why: str) -> None:
         metrics.BACKEND_UP.labels(backend=self.name).set(up)
         level = logging.INFO if up else logging.WARNING
-        log.note("backend", backend=self.name, level=level, up=up, why=why)
+        log.backend_event("backend", backend=self.name, level=level, up=up, why=why)
 
     def slot_free_in_s(self, now: float) -> float:
         """Return the seconds until it can take another request, as far as can be told."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 
-from heartcode.api.access_log import log_to_stdout
 from heartcode.api.app import create_app
 from heartcode.settings import Settings
+from heartcode.telemetry import log
 
 _settings = Settings.from_env(os.environ)
-log_to_stdout(_settings.log_level)
+log.to_stdout(_settings.log_level)
 application = create_app(_settings)
 
 # What is there now stays to the end, and a request leaves little garbage that only the collector
