@@ -15,8 +15,9 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from heartcode.api import request_id
+from heartcode.api.error_handlers import CLIENT_GONE_STATUS
 from heartcode.api.routes import INFERENCE_PATHS
-from heartcode.client import Client, ClientGoneError
+from heartcode.client import Client
 from heartcode.relay.client_stream import EventStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.admission import Ticket
@@ -27,8 +28,6 @@ _OF_AN_ANSWER = (
     *("backend", "retries", "resumes"),
     *("first_token_s", "prompt_tokens", "cached_tokens", "tokens"),
 )
-
-CLIENT_GONE_STATUS = 499  # nginx's number for it; nobody is left to read it
 
 
 @dataclass(kw_only=True)
@@ -82,10 +81,6 @@ def init_app(app: Flask) -> None:
         )
         if g.record.is_inference:
             metrics.ACTIVE.inc()
-
-    @app.errorhandler(ClientGoneError)
-    def client_gone(_: ClientGoneError) -> Response:
-        return Response(status=CLIENT_GONE_STATUS)
 
     @app.after_request
     def end_with(response: Response) -> Response:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from heartcode import errors
-from heartcode.api import access_log, middleware
+from heartcode.api import access_log, error_handlers, middleware
 from heartcode.api.endpoints import fleet, health, inference, models, status
 from heartcode.runtime import runtime
 from heartcode.settings import Settings
@@ -17,7 +16,7 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     runtime.init_app(app, runtime.Rig.from_settings(settings))
     access_log.init_app(app)
-    errors.init_app(app)
+    error_handlers.init_app(app)
     middleware.init_app(app)
     for endpoints in (inference, models, status, fleet, health):
         app.register_blueprint(endpoints.bp)

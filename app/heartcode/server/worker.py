@@ -3,8 +3,8 @@
 gunicorn's own would cut the streams that are still running when the time for them is over, and
 would answer what its parser refuses with HTML.
 
-gunicorn's master imports this module before a worker exists, so that what belongs to a worker alone
-(the metrics; whatever gevent has to patch first) is imported where it is used.
+gunicorn's master imports this module before a worker exists: what belongs to a worker alone (the
+metrics; whatever gevent has to patch first) must not be imported here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
+
+from heartcode.errors import ApiError
 
 if TYPE_CHECKING:
     from heartcode.runtime.runtime import Rig
@@ -134,8 +136,6 @@ def is_closed(worker: WorkerLike) -> bool:
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    from heartcode.errors import ApiError  # noqa: PLC0415 - see the module's docstring
-
     body = json.dumps(ApiError(status, message, code=code).body()).encode()
     head = (
         f"HTTP/1.1 {status} {code}\r\nConnection: close\r\nContent-Type: application/json\r\n"
