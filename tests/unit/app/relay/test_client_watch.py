@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import gevent
 import gevent.event
 import pytest
-from heartcode.client import Client, SocketWatch
+from heartcode.client import Client
+from heartcode.relay.client_watch import SocketWatch
 
 
 @pytest.fixture
