@@ -10,8 +10,8 @@ from time import monotonic
 
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.relay import event_loop, sse
-from heartcode.relay.fast_path import Outlet
+from heartcode.relay import sse
+from heartcode.relay.fast_path import Outlet, while_readable
 from heartcode.relay.future import Pending
 from heartcode.relay.retry import Journey
 from heartcode.relay.token_times import Pace
@@ -152,7 +152,7 @@ class BackendEvents:
         exchange = self._exchange
         if not exchange.is_complete:
             try:
-                event_loop.while_readable(exchange, self._step(outlet, keep_time, keep))
+                while_readable(exchange, self._step(outlet, keep_time, keep))
             except OSError as error:
                 raise failure(error) from error
         if not exchange.is_complete:
