@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 import gevent
 
-from heartcode.relay.client_stream import WholeAnswer
+from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.admission import Ticket
 from heartcode.routing.pool import Backend
 from heartcode.routing.prompt_hash import Prompt

@@ -1,4 +1,4 @@
-"""Whole answers, made of a stream.
+"""Whole answers: one that came as such, and one that is made of a stream.
 
 llama-server looks for the client of an answer that is not streamed only in a second without any
 result of any slot: while others are served, never. So the proxy asks for a stream, of which it can
@@ -12,13 +12,61 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from heartcode.errors import ApiError
 from heartcode.relay import sse
+from heartcode.relay.token_times import Pace
 from heartcode.upstream import progress
+from heartcode.upstream.exchange import BackendError, Exchange, Reason
+from heartcode.upstream.usage import Measured
+
+# Guards the proxy's memory against a backend that has gone wrong.
+MAX_HELD_BYTES = 64 * 1024 * 1024
 
 CONTENT_TYPE = "application/json; charset=utf-8"  # llama-server's
 
 # In llama-server's order; whatever else it says follows.
 _FIELDS = ("created", "model", "system_fingerprint", "object", "usage", "id", "timings")
+
+
+class WholeAnswer:
+    """An answer that is no stream; it was read to its end, and the backend is free again.
+
+    Attributes:
+        status, content_type, body: the answer.
+        measured: what it tells of tokens and times.
+        resumes, pace: as of a stream: none and nothing.
+    """
+
+    resumes = 0
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.pace = Pace()
+        self.status = exchange.status
+        self.content_type = exchange.content_type
+        body = bytearray()
+        while data := exchange.read_some():
+            body += data
+            if len(body) > MAX_HELD_BYTES:
+                raise BackendError(Reason.BROKEN, "an answer without end")
+        self.body = bytes(body)
+        self.measured = Measured.in_body(self.body)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether clients of this API can read it."""
+        return self.content_type.startswith("application/json")
+
+    def as_error(self) -> ApiError:
+        """Return what it says as an error, for a client that can get no status any more."""
+        try:
+            error = json.loads(self.body)["error"]
+            return ApiError(self.status, str(error["message"]), code=str(error["type"]))
+        except (ValueError, LookupError, TypeError):
+            message = f"the backend answered {self.status}"
+            return ApiError(502, message, code="backend_failed")
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
 
 
 def as_stream(fields: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,7 @@
         ...
 
 Inference has no side effects, so until the first byte of an answer is passed on, a request that
-failed on one backend moves to the next. What happens later is the subject of `stream` and `resume`.
+failed on one backend moves to the next. What happens later is the subject of `client_stream`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
-from heartcode.relay.client_stream import BackendEvents, EventStream, Opened, WholeAnswer
+from heartcode.relay.backend_stream import BackendEvents
+from heartcode.relay.buffered import WholeAnswer
+from heartcode.relay.client_stream import EventStream, Opened
 from heartcode.relay.future import Pending
 from heartcode.relay.retry import Journey
 from heartcode.relay.transcript import Seam, Transcript

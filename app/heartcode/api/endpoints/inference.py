@@ -16,9 +16,8 @@ from heartcode.api.access_log import current_record
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import sse
-from heartcode.relay.client_stream import EventStream
+from heartcode.relay.client_stream import EventStream, WithFarewell
 from heartcode.relay.client_watch import Deadline, SocketWatch
-from heartcode.relay.farewell import WithFarewell
 from heartcode.relay.fast_path import Outlet
 from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 from heartcode.client import Client
-from heartcode.relay.client_stream import BackendEvents
+from heartcode.relay.backend_stream import BackendEvents
 from heartcode.relay.fast_path import Outlet
 from heartcode.routing.pool import Backend, Lease
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
