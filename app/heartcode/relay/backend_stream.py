@@ -11,14 +11,14 @@ from heartcode.errors import ApiError
 from heartcode.relay import sse
 from heartcode.relay.buffered import MAX_HELD_BYTES
 from heartcode.relay.fast_path import Outlet, while_readable
-from heartcode.relay.transcript import Seam, SeamError
+from heartcode.relay.splice import Seam, SeamError
 from heartcode.routing.pool import Lease
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
 from heartcode.upstream.usage import Measured
 
 _PIECE_BYTES = 8 * 1024
-_EVENT_IN_CHUNK_END = b"\n\n" + chunked.END
+_EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
 
 
 class BackendEvents:

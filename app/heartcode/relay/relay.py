@@ -24,7 +24,8 @@ from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import EventStream, Opened
 from heartcode.relay.future import Pending
 from heartcode.relay.retry import Journey
-from heartcode.relay.transcript import Seam, Transcript
+from heartcode.relay.splice import Seam
+from heartcode.relay.transcript import Transcript
 from heartcode.routing.admission import Ticket
 from heartcode.routing.pool import Backend, Lease, Pool
 from heartcode.telemetry import metrics

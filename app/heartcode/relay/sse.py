@@ -19,8 +19,11 @@ HEADERS = {
 
 # A comment: clients skip it, and nothing on the way takes the connection for dead.
 PING = b": ping\n\n"
+# What llama-server writes, like this proxy, after an event, and as its last one.
+EVENT_END = b"\n\n"
+DONE = b"data: [DONE]"
 
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+_EVENT_ENDS = (EVENT_END, b"\r\n\r\n")
 _LONGEST_END = max(map(len, _EVENT_ENDS))
 
 
@@ -45,7 +48,7 @@ class WholeEvents:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream; return all events that are complete by now."""
-        if not self.torn and data.endswith(b"\n\n"):
+        if not self.torn and data.endswith(EVENT_END):
             return data
         # An end may lie across the seam; what came before it was searched already.
         search_from = max(0, len(self.torn) - _LONGEST_END + 1)
@@ -62,15 +65,20 @@ class WholeEvents:
 
 def data_event(payload: Mapping[str, Any]) -> bytes:
     """Return the event that carries `payload` as JSON."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + EVENT_END
+
+
+def payload(event: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of an event of one line; None if it is none."""
+    try:
+        payload = json.loads(event.removeprefix(b"data: "))
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None
 
 
 def payloads(events: bytes) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of complete events of one line; skip all others."""
-    for event in events.split(b"\n\n"):
-        try:
-            payload = json.loads(event.removeprefix(b"data: "))
-        except ValueError:
-            continue
-        if isinstance(payload, dict):
-            yield payload
+    for event in events.split(EVENT_END):
+        if (found := payload(event)) is not None:
+            yield found

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from heartcode.relay.transcript import CHAT, COMPLETIONS, SeamError, Transcript, transcript_of
+from heartcode.relay.splice import SeamError
+from heartcode.relay.transcript import CHAT, COMPLETIONS, Transcript, transcript_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
