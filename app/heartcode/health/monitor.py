@@ -22,7 +22,8 @@ from gevent import Greenlet
 
 from heartcode.health import probe
 from heartcode.health.restart_request import Revival
-from heartcode.routing.pool import Backend, Pool
+from heartcode.routing.backend import Backend
+from heartcode.routing.pool import Pool
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason
 

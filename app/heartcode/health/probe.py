@@ -18,7 +18,7 @@ import gevent
 
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.admission import Ticket
-from heartcode.routing.pool import Backend
+from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from heartcode.upstream.usage import Measured

@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 
 from heartcode.errors import ApiError
-from heartcode.routing.pool import Backend
+from heartcode.routing.backend import Backend
 from heartcode.upstream.exchange import BackendError, Call, Exchange
 
 

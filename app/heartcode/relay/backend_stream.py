@@ -12,7 +12,7 @@ from heartcode.relay import sse
 from heartcode.relay.buffered import MAX_HELD_BYTES
 from heartcode.relay.fast_path import Outlet, while_readable
 from heartcode.relay.splice import Seam, SeamError
-from heartcode.routing.pool import Lease
+from heartcode.routing.lease import Lease
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
 from heartcode.upstream.usage import Measured

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from heartcode.errors import ApiError
-from heartcode.routing.pool import Backend, Lease
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease
 from heartcode.upstream.exchange import BackendError, Reason
 
 # One death may be chance. A request that was there at two is not given a third backend: if it is

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heartcode.errors import ApiError
-from heartcode.routing.pool import Backend
+from heartcode.routing.backend import Backend
 
 # What SillyTavern asks /tokenize for while nobody has chosen a model: a text made of JavaScript's
 # `undefined` (1.19.0, src/endpoints/tokenizers.js).

@@ -17,10 +17,11 @@ from heartcode.health.monitor import Vigilance, Watch
 from heartcode.health.restart_request import DIRECTORY, Revival
 from heartcode.relay.relay import Patience, Relay
 from heartcode.routing.admission import Limits
+from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import Breaker
 from heartcode.routing.model_registry import Catalogue
 from heartcode.routing.policy import POLICIES
-from heartcode.routing.pool import Backend, Pool
+from heartcode.routing.pool import Pool
 from heartcode.routing.throughput import Lengths, Speeds
 from heartcode.settings import Settings
 

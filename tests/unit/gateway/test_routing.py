@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from heartcode.errors import ApiError
+from heartcode.routing.backend import Backend
 from heartcode.routing.model_registry import Catalogue
-from heartcode.routing.pool import Backend
 
 Call = Callable[..., Any]
 

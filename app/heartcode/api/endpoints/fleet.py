@@ -15,7 +15,7 @@ from flask import Blueprint, Response, jsonify, request
 from heartcode.errors import ApiError
 from heartcode.exporter.quarantine import is_gone
 from heartcode.relay import ask_all
-from heartcode.routing.pool import Backend
+from heartcode.routing.backend import Backend
 from heartcode.runtime.runtime import Rig, current_rig
 
 bp = Blueprint("fleet", __name__)

@@ -11,7 +11,8 @@ import pytest
 from heartcode.client import Client
 from heartcode.relay.backend_stream import BackendEvents
 from heartcode.relay.fast_path import Outlet
-from heartcode.routing.pool import Backend, Lease
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from httptools import HttpResponseParser
 from hypothesis import given

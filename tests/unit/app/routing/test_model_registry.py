@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from heartcode.errors import ApiError
+from heartcode.routing.backend import Backend
 from heartcode.routing.model_registry import Catalogue
-from heartcode.routing.pool import Backend
 
 BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 

@@ -12,9 +12,11 @@ from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.health.probe import ticket as probe_ticket
 from heartcode.routing.admission import Limits, Ticket, Try
+from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import State
+from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import POLICIES
-from heartcode.routing.pool import Backend, Lease, Pool, SlotLease
+from heartcode.routing.pool import Pool
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.upstream.usage import Measured
 from hypothesis import given
