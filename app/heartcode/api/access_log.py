@@ -20,7 +20,7 @@ from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import Client
 from heartcode.relay.client_stream import EventStream
 from heartcode.relay.relay import Answer
-from heartcode.routing.admission import Ticket
+from heartcode.routing.request_info import Ticket
 from heartcode.telemetry import client_names, log, metrics
 
 # In the log's order; None in the line of a request without an answer, and where nothing was told.

@@ -17,9 +17,9 @@ from http import HTTPStatus
 import gevent
 
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.routing.admission import Ticket
 from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
+from heartcode.routing.request_info import Ticket
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from heartcode.upstream.usage import Measured
 

@@ -26,10 +26,10 @@ from heartcode.relay.future import Pending
 from heartcode.relay.retry import Journey
 from heartcode.relay.splice import Seam
 from heartcode.relay.transcript import Transcript
-from heartcode.routing.admission import Ticket
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.routing.pool import Pool
+from heartcode.routing.request_info import Ticket
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 

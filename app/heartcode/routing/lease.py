@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 
-from heartcode.routing.admission import Ticket
 from heartcode.routing.backend import Backend
 from heartcode.routing.prefix_cache import Place
+from heartcode.routing.request_info import Ticket
 from heartcode.routing.throughput import Lengths
 from heartcode.upstream.usage import Measured
 

@@ -16,11 +16,12 @@ from itertools import count
 
 from heartcode.client import Client
 from heartcode.routing import policy
-from heartcode.routing.admission import Limits, Ticket, WaitingRoom, Wish
+from heartcode.routing.admission import Limits, WaitingRoom, Wish
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Offer, Policy
 from heartcode.routing.prompt_hash import Prompt
+from heartcode.routing.request_info import Ticket
 from heartcode.routing.throughput import Lengths
 
 

@@ -21,8 +21,8 @@ from heartcode.relay.client_watch import Deadline, SocketWatch
 from heartcode.relay.fast_path import Outlet
 from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
-from heartcode.routing.admission import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.routing.model_registry import DEFAULT_HEADER
+from heartcode.routing.request_info import CLIENT_HEADER, TRY_HEADER, Ticket, Try
 from heartcode.runtime.runtime import current_rig
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call

@@ -11,13 +11,14 @@ from gevent import Greenlet
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.health.probe import ticket as probe_ticket
-from heartcode.routing.admission import Limits, Ticket, Try
+from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import State
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
 from heartcode.routing.prompt_hash import Prompt
+from heartcode.routing.request_info import Ticket, Try
 from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st
