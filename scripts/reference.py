@@ -19,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "app"))
 
+from heartcode.exporter import readings  # noqa: E402 - needs the path
 from heartcode.settings import TABLE  # noqa: E402 - needs the path
 from heartcode.telemetry import metrics  # noqa: E402 - needs the path
 from planlib.min_vram import requirements  # noqa: E402
@@ -43,8 +44,9 @@ and the service does not start (status 78). `scripts/reference.py` writes this p
 METRICS_HEAD = """# Metrics
 
 What `heartcode-exporter.service` serves on port 9091 of a rig. `scripts/reference.py` writes this
-page from `app/heartcode/telemetry/metrics.py`. Prometheus adds the label `rig`. Recording rules and
-alerts are made of these: [roles/prometheus](../../roles/prometheus/README.md).
+page from `app/heartcode/telemetry/metrics.py` and `app/heartcode/exporter/readings.py`. Prometheus
+adds the label `rig`. Recording rules and alerts are made of these:
+[roles/prometheus](../../roles/prometheus/README.md).
 
 """
 MEASURED_HEAD = """## What a gateway measures
@@ -69,11 +71,11 @@ def metrics_page() -> str:
         for metric, family in counted
     ]
     page = f"{METRICS_HEAD}## What the proxy counts\n\n{METRICS_TABLE}{''.join(rows)}"
-    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.READINGS]
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.READINGS]
     page += f"\n## What the exporter reads\n\n{METRICS_TABLE}{''.join(rows)}"
-    reasons = "".join(f"- `{r}`: {text}\n" for r, text in metrics.GPU_READ_ERROR_REASONS.items())
-    page += f"\n`reason` of `{metrics.GPU_READ_ERRORS.name}`:\n\n{reasons}"
-    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.MEASURED]
+    reasons = "".join(f"- `{r}`: {text}\n" for r, text in readings.GPU_READ_ERROR_REASONS.items())
+    page += f"\n`reason` of `{readings.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.MEASURED]
     return f"{page}\n{MEASURED_HEAD}{METRICS_TABLE}{''.join(rows)}"
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from heartcode.telemetry.metrics import CARD, GPU_FIELDS, GPU_READ_ERROR_REASONS, READINGS
+from heartcode.exporter.readings import CARD, GPU_FIELDS, GPU_READ_ERROR_REASONS, READINGS
 
 from tests.integration.processes import APP, Exporter, free_port, wait_until
 from tests.nvml.cards import Rig, p104, p106

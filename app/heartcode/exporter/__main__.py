@@ -20,8 +20,8 @@ from heartcode import __version__
 from heartcode.exporter.gpu_collector import Gpus
 from heartcode.exporter.llama_counters import LlamaCounters
 from heartcode.exporter.quarantine import Quarantine
+from heartcode.exporter.readings import BACKEND_INFO, BUILD_INFO
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
-from heartcode.telemetry.metrics import BACKEND_INFO, BUILD_INFO
 from heartcode.telemetry.metrics_files import SummedFiles
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from heartcode.telemetry import metrics
+from heartcode.exporter import readings
 
 #: After these the last values say nothing of the card any more; after the others they stay.
 _NOT_THERE = ("lost", "missing", "driver")
@@ -121,15 +121,15 @@ class Gpus(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return what is known, without waiting for anything."""
-        readings = (
-            metrics.GPU_UP,
-            metrics.GPU_INFO,
-            *metrics.GPU_FIELDS.values(),
-            metrics.GPU_XID_ERRORS,
-            metrics.GPU_READING_AGE,
-            metrics.GPU_READ_ERRORS,
+        of_cards = (
+            readings.GPU_UP,
+            readings.GPU_INFO,
+            *readings.GPU_FIELDS.values(),
+            readings.GPU_XID_ERRORS,
+            readings.GPU_READING_AGE,
+            readings.GPU_READ_ERRORS,
         )
-        families = {reading.name: reading.family() for reading in readings}
+        families = {reading.name: reading.family() for reading in of_cards}
         with self._lock:
             for card in self._cards.values():
                 for name, labels, value in self._samples(card):
@@ -139,17 +139,17 @@ class Gpus(Collector):
     def _samples(self, card: _Card) -> Iterable[tuple[str, Sequence[str], float]]:
         age = None if card.read_at is None else self._clock() - card.read_at
         up = not card.gone and age is not None and age <= self._interval_s + self._timeout_s
-        yield metrics.GPU_UP.name, (), up
-        texts = metrics.GPU_INFO.labels[len(metrics.CARD) :]
-        yield metrics.GPU_INFO.name, [card.texts.get(text, "") for text in texts], 1
+        yield readings.GPU_UP.name, (), up
+        texts = readings.GPU_INFO.labels[len(readings.CARD) :]
+        yield readings.GPU_INFO.name, [card.texts.get(text, "") for text in texts], 1
         if age is not None:
-            yield metrics.GPU_READING_AGE.name, (), age
+            yield readings.GPU_READING_AGE.name, (), age
         for name, label, value in card.series:
             yield name, [label] if label else (), value
         for xid, count in card.xids.items():
-            yield metrics.GPU_XID_ERRORS.name, [str(xid)], count
-        for reason in metrics.GPU_READ_ERROR_REASONS:
-            yield metrics.GPU_READ_ERRORS.name, [reason], card.errors[reason]
+            yield readings.GPU_XID_ERRORS.name, [str(xid)], count
+        for reason in readings.GPU_READ_ERROR_REASONS:
+            yield readings.GPU_READ_ERRORS.name, [reason], card.errors[reason]
 
 
 def _say(card: _Card, what: str) -> None:

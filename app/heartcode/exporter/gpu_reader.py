@@ -33,7 +33,7 @@ _MILLISECONDS = 1000
 
 
 class GoneError(Exception):
-    """The card cannot be read; `reason` is one of metrics.GPU_READ_ERROR_REASONS."""
+    """The card cannot be read; `reason` is one of readings.GPU_READ_ERROR_REASONS."""
 
     def __init__(self, reason: str, why: object) -> None:
         super().__init__(str(why))

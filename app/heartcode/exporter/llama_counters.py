@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from heartcode.telemetry.metrics import LLAMA_COUNTERS
+from heartcode.exporter.readings import LLAMA_COUNTERS
 
 _PREFIX = "llamacpp:"
 #: A batch on a slow card takes seconds; until it has ended there is no answer.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from heartcode.telemetry.metrics import BACKEND_QUARANTINED
+from heartcode.exporter.readings import BACKEND_QUARANTINED
 
 
 def is_gone(run_dir: Path, number: int) -> bool:
