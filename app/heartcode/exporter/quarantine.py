@@ -1,9 +1,4 @@
-"""Which backends' cards are gone, as their units have found.
-
-`heartcode-llama-server` leaves a file `llama/N.quarantined` in the run directory when the driver
-says that its card is gone, and takes it away when the card answers again. Looking for it asks no
-driver.
-"""
+"""The metric of the backends whose cards are gone."""
 
 from __future__ import annotations
 
@@ -15,11 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from heartcode.exporter.readings import BACKEND_QUARANTINED
-
-
-def is_gone(run_dir: Path, number: int) -> bool:
-    """Whether the card of the backend with this number is gone."""
-    return (run_dir / "llama" / f"{number}.quarantined").exists()
+from heartcode.health.quarantine import is_gone
 
 
 class Quarantine(Collector):

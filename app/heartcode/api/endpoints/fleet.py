@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode.errors import ApiError
-from heartcode.exporter.quarantine import is_gone
+from heartcode.health.quarantine import is_gone
 from heartcode.relay import ask_all
 from heartcode.routing.backend import Backend
 from heartcode.runtime.runtime import Rig, current_rig
