@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Flask
 
-from heartcode.api import access_log, error_handlers, middleware
+from heartcode.api import access_log, context, error_handlers, middleware
 from heartcode.api.endpoints import fleet, health, inference, models, status
-from heartcode.runtime import runtime
+from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
 
 
@@ -14,7 +14,7 @@ def create_app(settings: Settings) -> Flask:
     """Return the proxy as a WSGI application."""
     app = Flask("heartcode", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    runtime.init_app(app, runtime.Rig.from_settings(settings))
+    context.init_app(app, Runtime.from_settings(settings))
     access_log.init_app(app)
     error_handlers.init_app(app)
     middleware.init_app(app)

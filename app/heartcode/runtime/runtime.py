@@ -1,15 +1,12 @@
-"""What the endpoints of this rig work with: its settings, its backends and the way to them."""
+"""What the endpoints work with: the rig's settings, its backends and the way to them."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import gevent
-from flask import Flask, current_app
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
@@ -23,30 +20,30 @@ from heartcode.routing.model_registry import Catalogue
 from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
 from heartcode.routing.throughput import Lengths, Speeds
+from heartcode.runtime.draining import Draining
 from heartcode.settings import Settings
-
-_EXTENSION = "heartcode"
 
 # While /health waits for the first verdict; a probe takes tens of milliseconds.
 _LOOK_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rig:
-    """One host with its backends.
+class Runtime:
+    """One host with its backends, as one process serves it.
 
-    `running` are the clients whose requests this process is serving.
+    `running` are the clients whose requests it is serving.
     """
 
     settings: Settings
     pool: Pool
     catalogue: Catalogue
     relay: Relay
+    draining: Draining
     watches: tuple[Watch, ...] = ()
     running: set[Client] = field(default_factory=set)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Rig:
+    def from_settings(cls, settings: Settings) -> Runtime:
         """Set up the rig; nothing is connected yet."""
         rig_speeds = Speeds()
         backends = [
@@ -82,6 +79,7 @@ class Rig:
             pool=pool,
             catalogue=catalogue,
             relay=relay,
+            draining=Draining(settings.run_dir),
             watches=tuple(_watches(pool, settings)),
         )
 
@@ -109,23 +107,6 @@ class Rig:
             gevent.sleep(_LOOK_AGAIN_S)
         return up
 
-    @cached_property
-    def _sign_of_draining(self) -> str:
-        return str(self.settings.run_dir / "draining")
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the rig is being emptied.
-
-        The sign is a file, so that it can be set twice and outlives a restart of the proxy.
-        """
-        return os.path.exists(self._sign_of_draining)  # noqa: PTH110 - a Path costs ten times that
-
-    def refuse_if_draining(self) -> None:
-        """Raise the 503 that answers everything new while the rig is being emptied."""
-        if self.is_draining:
-            raise ApiError(503, "this rig is draining", code="draining")
-
     def end_requests(self) -> None:
         """Give up every client that is still being served: this process is about to end."""
         for client in tuple(self.running):
@@ -145,14 +126,3 @@ def _watches(pool: Pool, settings: Settings) -> Iterator[Watch]:
             pause_s=settings.revive_pause_s,
         )
         yield Watch(backend, pool, vigilance=vigilance, revival=revival)
-
-
-def init_app(app: Flask, rig: Rig) -> None:
-    """Let the endpoints of `app` find the rig."""
-    app.extensions[_EXTENSION] = rig
-
-
-def current_rig() -> Rig:
-    """Return the rig of the app that serves this request."""
-    rig: Rig = current_app.extensions[_EXTENSION]
-    return rig

@@ -24,7 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from heartcode.errors import ApiError
 
 if TYPE_CHECKING:
-    from heartcode.runtime.runtime import Rig
+    from heartcode.runtime.runtime import Runtime
     from heartcode.server.hot_restart import WorkerLike
 
 # Who spawned whom is noted for every greenlet, and nobody asks.
@@ -111,8 +111,8 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             os.kill(self.ppid, _NEWS)
         if time.monotonic() >= self._ends_at:
             self._ends_at = math.inf
-            rig: Rig = self.wsgi.extensions["heartcode"]
-            rig.end_requests()
+            runtime: Runtime = self.wsgi.extensions["heartcode"]
+            runtime.end_requests()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what gunicorn's parser refuses in OpenAI's shape."""

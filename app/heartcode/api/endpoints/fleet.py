@@ -12,11 +12,12 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.health.quarantine import is_gone
 from heartcode.relay import ask_all
 from heartcode.routing.backend import Backend
-from heartcode.runtime.runtime import Rig, current_rig
+from heartcode.runtime.runtime import Runtime
 
 bp = Blueprint("fleet", __name__)
 
@@ -33,7 +34,7 @@ def fleet() -> Response:
     form = request.args.get("format", "json")
     if form not in ("json", "text"):
         raise ApiError(400, "format must be json or text", code="bad_request", param="format")
-    rigs = [_shown(current_rig())]
+    rigs = [_shown(current_runtime())]
     if form == "json":
         return jsonify(rigs=rigs)
     return Response("".join(rows(rigs)), mimetype="text/plain")
@@ -51,35 +52,38 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield "\t".join(str(field) for field in fields) + "\n"
 
 
-def _shown(rig: Rig) -> dict[str, Any]:
-    there = ask_all.answers(rig.pool.backends, "/health", timeout_s=rig.settings.status_timeout_s)
+def _shown(runtime: Runtime) -> dict[str, Any]:
+    there = ask_all.answers(
+        runtime.pool.backends, "/health", timeout_s=runtime.settings.status_timeout_s
+    )
     alive = {backend for backend, _ in there}
     backends = [
-        _backend(rig, number, b, alive=b in alive) for number, b in enumerate(rig.pool.backends)
+        _backend(runtime, number, b, alive=b in alive)
+        for number, b in enumerate(runtime.pool.backends)
     ]
     up = sum(backend["state"] == "up" for backend in backends)
     state = "up" if up == len(backends) else "degraded" if up else "down"
     return {
         "name": socket.gethostname(),
-        "state": "draining" if rig.is_draining else state,
+        "state": "draining" if runtime.draining.is_on else state,
         "backends": backends,
     }
 
 
-def _backend(rig: Rig, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
-    model = next((m.id for m in rig.catalogue.models if backend in m.backends), "-")
+def _backend(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
+    model = next((m.id for m in runtime.catalogue.models if backend in m.backends), "-")
     return {
         "number": number,
         "backend": backend.name,
         "model": model,
-        "state": _state(rig, number, backend, alive=alive),
+        "state": _state(runtime, number, backend, alive=alive),
         "slots": backend.slots,
         "busy": backend.in_flight,
     }
 
 
-def _state(rig: Rig, number: int, backend: Backend, *, alive: bool) -> str:
-    if is_gone(rig.settings.run_dir, number):
+def _state(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> str:
+    if is_gone(runtime.settings.run_dir, number):
         return "gone"
     if not backend.breaker.known:
         return "starting"

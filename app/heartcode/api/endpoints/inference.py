@@ -13,6 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from heartcode.api import request_id, validation
 from heartcode.api.access_log import current_record
+from heartcode.api.context import current_runtime
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import sse
@@ -23,7 +24,6 @@ from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.routing.request_info import CLIENT_HEADER, TRY_HEADER, Ticket, Try
-from heartcode.runtime.runtime import current_rig
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call
 
@@ -36,12 +36,12 @@ _PASSED_ON = ("Accept", "Content-Type")
 
 def relay(endpoint: Endpoint) -> Response:
     """Relay the request to a backend of this rig that serves its model."""
-    rig = current_rig()
-    rig.refuse_if_draining()
+    runtime = current_runtime()
+    runtime.draining.refuse_new()
     body = _whole_body()
-    fields = validation.parse(body, max_depth=rig.settings.max_json_depth)
-    validation.check(fields, endpoint, max_tokens=rig.settings.max_tokens)
-    model = rig.catalogue.chosen_by(
+    fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
+    validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
+    model = runtime.catalogue.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
     )
     record = current_record()
@@ -58,9 +58,9 @@ def relay(endpoint: Endpoint) -> Response:
         call = replace(call, body=progress.asked_for(body), hides_progress=True)
     client = record.client = Client()
     with ExitStack() as watched:
-        rig.running.add(client)
-        watched.callback(rig.running.discard, client)
-        watched.enter_context(Deadline(client, rig.settings.request_timeout_s))
+        runtime.running.add(client)
+        watched.callback(runtime.running.discard, client)
+        watched.enter_context(Deadline(client, runtime.settings.request_timeout_s))
         # The backend's connection is shut as soon as the client leaves. When the slot is free is up
         # to llama-server: at the next token or sign of progress. Without either it looks for its
         # peer only after a second in which no slot had a result (server-queue.cpp,
@@ -71,14 +71,14 @@ def relay(endpoint: Endpoint) -> Response:
         asked = Request(call=call, client=client, serving=model.backends, ticket=record.ticket)
         try:
             if record.stream:
-                record.answer = rig.relay.stream(asked, transcript)
+                record.answer = runtime.relay.stream(asked, transcript)
             elif transcript is not None:
-                record.answer = rig.relay.collect(asked, transcript, fields)
+                record.answer = runtime.relay.collect(asked, transcript, fields)
             else:
-                record.answer = rig.relay.ask(asked)
+                record.answer = runtime.relay.ask(asked)
         except ClientGoneError:
             raise client.error or ClientGoneError from None
-        response = _response(record.answer, client, rig.settings.client_stall_timeout_s)
+        response = _response(record.answer, client, runtime.settings.client_stall_timeout_s)
         response.call_on_close(watched.pop_all().close)
     return response
 

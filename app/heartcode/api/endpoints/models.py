@@ -6,10 +6,10 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
+from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.relay import ask_all
 from heartcode.routing.model_registry import Model
-from heartcode.runtime.runtime import current_rig
 
 bp = Blueprint("models", __name__)
 
@@ -34,10 +34,12 @@ def model(name: str) -> Response:
 
 
 def _shown_models() -> list[dict[str, Any]]:
-    rig = current_rig()
-    if rig.catalogue.models:
-        return [_shown(model) for model in rig.catalogue.models]
-    answers = ask_all.ask(rig.pool.backends, "/v1/models", timeout_s=rig.settings.status_timeout_s)
+    runtime = current_runtime()
+    if runtime.catalogue.models:
+        return [_shown(model) for model in runtime.catalogue.models]
+    answers = ask_all.ask(
+        runtime.pool.backends, "/v1/models", timeout_s=runtime.settings.status_timeout_s
+    )
     # By id: what several backends serve is one model.
     return list({shown["id"]: shown for _, answer in answers for shown in answer["data"]}.values())
 

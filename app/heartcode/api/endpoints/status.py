@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from heartcode.api.context import current_runtime
 from heartcode.relay import ask_all
 from heartcode.routing.model_registry import DEFAULT_HEADER
-from heartcode.runtime.runtime import current_rig
 
 bp = Blueprint("status", __name__)
 
@@ -22,10 +22,10 @@ def props() -> Response:
 
     They are those of the default model, or of `?model=`; backends differ in little else.
     """
-    rig = current_rig()
+    runtime = current_runtime()
     default = request.headers.get(DEFAULT_HEADER)
-    backends = rig.catalogue.chosen_by(request.args.get("model"), default=default).backends
-    answers = ask_all.ask(backends, "/props", timeout_s=rig.settings.status_timeout_s)
+    backends = runtime.catalogue.chosen_by(request.args.get("model"), default=default).backends
+    answers = ask_all.ask(backends, "/props", timeout_s=runtime.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])
     merged["total_slots"] = sum(answer.get("total_slots", 0) for answer in found)
@@ -40,8 +40,10 @@ def props() -> Response:
 @bp.get("/slots")
 def slots() -> Response:
     """List the slots of all backends, each with its backend's name and without its texts."""
-    rig = current_rig()
-    answers = ask_all.ask(rig.pool.backends, "/slots", timeout_s=rig.settings.status_timeout_s)
+    runtime = current_runtime()
+    answers = ask_all.ask(
+        runtime.pool.backends, "/slots", timeout_s=runtime.settings.status_timeout_s
+    )
     return jsonify(
         [{"backend": backend.name, **_numbers(s)} for backend, slots in answers for s in slots]
     )

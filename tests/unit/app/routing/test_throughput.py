@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from heartcode.routing.throughput import LearntRatio, Lengths, Speeds
-from heartcode.runtime.runtime import Rig
+from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
 from heartcode.upstream.usage import Measured
 from hypothesis import given
@@ -81,7 +81,7 @@ def test_a_rig_starts_with_the_speeds_of_its_settings() -> None:
             "HEARTCODE_DECODE_SPEEDS": "60,0",
         }
     )
-    fast, slow = Rig.from_settings(settings).pool.backends
+    fast, slow = Runtime.from_settings(settings).pool.backends
     assert fast.speeds.prompt.value == pytest.approx(900, rel=0.02)
     assert slow.speeds.prompt.value == pytest.approx(100, rel=0.2)
     assert fast.speeds.decode.value == pytest.approx(60, rel=0.02)

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from heartcode.api.app import create_app
-from heartcode.runtime.runtime import Rig
+from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
 
 NAME = socket.gethostname()
@@ -26,8 +26,8 @@ def app(settings: Settings) -> Flask:
 
 
 @pytest.fixture
-def rig(app: Flask) -> Rig:
-    found: Rig = app.extensions["heartcode"]
+def runtime(app: Flask) -> Runtime:
+    found: Runtime = app.extensions["heartcode"]
     return found
 
 
@@ -115,8 +115,8 @@ def test_backends_that_answer_fail_and_lose_their_card(alive: Settings, tmp_path
     assert states(client) == ("degraded", ["down", "up"])
 
 
-def test_what_has_ended_since_it_generated_is_down(client: FlaskClient, rig: Rig) -> None:
-    for backend in rig.pool.backends:
+def test_what_has_ended_since_it_generated_is_down(client: FlaskClient, runtime: Runtime) -> None:
+    for backend in runtime.pool.backends:
         backend.has_answered()
     assert states(client) == ("down", ["down", "down"])
 
