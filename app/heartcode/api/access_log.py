@@ -20,7 +20,7 @@ from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import Client
 from heartcode.relay.client_stream import EventStream
 from heartcode.relay.relay import Answer
-from heartcode.routing.request_info import Ticket
+from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import client_names, log, metrics
 
 # In the log's order; None in the line of a request without an answer, and where nothing was told.
@@ -40,7 +40,7 @@ class Record:
     is_inference: bool
     stream: bool = False
     model: str | None = None
-    ticket: Ticket | None = None
+    info: RequestInfo | None = None
     answer: Answer | None = None
     client: Client | None = None
     started: float = field(default_factory=time.monotonic)
@@ -94,7 +94,7 @@ def init_app(app: Flask) -> None:
 def _account_for(record: Record, status: int) -> None:
     duration = time.monotonic() - record.started
     outcome = record.outcome(status)
-    client = client_names.label(record.ticket.client) if record.ticket else ""
+    client = client_names.label(record.info.client) if record.info else ""
     if record.is_inference:
         metrics.ACTIVE.dec()
         metrics.REQUESTS.labels(endpoint=record.endpoint, status=str(status), outcome=outcome).inc()
@@ -102,8 +102,8 @@ def _account_for(record: Record, status: int) -> None:
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
         # Who was sent elsewhere, or turned away at the door, has not been in the queue.
-        if record.ticket and (record.answer is not None or record.ticket.queued_s):
-            metrics.QUEUE_SECONDS.observe(record.ticket.queued_s)
+        if record.info and (record.answer is not None or record.info.queued_s):
+            metrics.QUEUE_SECONDS.observe(record.info.queued_s)
     line: dict[str, Any] = {
         "event": "request",
         "id": record.id,
@@ -111,10 +111,10 @@ def _account_for(record: Record, status: int) -> None:
         "endpoint": record.endpoint,
         "status": status,
         "outcome": outcome,
-        "client": record.ticket.client if record.ticket else None,
+        "client": record.info.client if record.info else None,
         "model": record.model,
         "stream": record.stream,
-        "queue_s": round(record.ticket.queued_s, 3) if record.ticket else None,
+        "queue_s": round(record.info.queued_s, 3) if record.info else None,
         **dict.fromkeys(_OF_AN_ANSWER),
         "duration_s": round(duration, 3),
     }

@@ -111,7 +111,7 @@ class Watch:
             self._batch_ended = self._clock()
 
     def _ask_for_a_token(self) -> None:
-        lease = self._pool.take_idle(self.backend, probe.ticket())
+        lease = self._pool.take_idle(self.backend, probe.info())
         if lease is None:
             return
         # Judged before the slot is free: whoever waits for it then knows what to make of it.

@@ -19,7 +19,7 @@ import gevent
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
-from heartcode.routing.request_info import Ticket
+from heartcode.routing.request_info import RequestInfo
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 from heartcode.upstream.usage import Measured
 
@@ -43,9 +43,9 @@ class LateError(Exception):
     """The proxy stood still while it waited, so that nothing can be said of the backend."""
 
 
-def ticket() -> Ticket:
-    """Return what admission knows of a probe."""
-    return Ticket(client="", prompt=_PROMPT, max_tokens=1)
+def info() -> RequestInfo:
+    """Return what routing knows of a probe."""
+    return RequestInfo(client="", prompt=_PROMPT, max_tokens=1)
 
 
 def generate_token(backend: Backend, *, timeout_s: float) -> None:

@@ -29,7 +29,7 @@ from heartcode.relay.transcript import Transcript
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.routing.pool import Pool
-from heartcode.routing.request_info import Ticket
+from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
 
@@ -65,13 +65,13 @@ class Request:
         call: the request as it goes to a backend.
         client: who waits for the answer.
         serving: the backends that can be asked; None: all of them.
-        ticket: with it the call takes a slot and may wait for it, see `Pool.take`.
+        info: with it the call takes a slot and may wait for it, see `Pool.take`.
     """
 
     call: Call
     client: Client
     serving: Container[Backend] | None = None
-    ticket: Ticket | None = None
+    info: RequestInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class Relay:
     def _journey(self, asked: Request) -> Journey:
         def take(tried: Container[Backend]) -> Lease | None:
             return self._pool.take(
-                except_for=tried, serving=asked.serving, ticket=asked.ticket, client=asked.client
+                except_for=tried, serving=asked.serving, info=asked.info, client=asked.client
             )
 
         return Journey(take, max_moves=self._max_moves)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from heartcode.routing.breaker import Breaker
-from heartcode.routing.prefix_cache import PrefixIndex
-from heartcode.routing.throughput import Speeds
+from heartcode.routing.prefix_cache import PrefixCache
+from heartcode.routing.throughput import Throughput
 from heartcode.telemetry import log, metrics
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Backend:
         last_heard: when it last said something, by the clock of the pool; set for every token.
         breaker: whether it is believed to work.
         cache: the conversations that it probably holds.
-        speeds: how fast it is.
+        throughput: how fast it is.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Backend:
         *,
         slots: int = 1,
         host_cache_chars: int = 0,
-        rig_speeds: Speeds | None = None,
+        rig_throughput: Throughput | None = None,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,8 +52,8 @@ class Backend:
         self.questions: set[Lease] = set()
         self.last_heard = clock()
         self.breaker = breaker or Breaker(clock=clock)
-        self.cache = PrefixIndex(slots=slots, host_chars=host_cache_chars, clock=clock)
-        self.speeds = Speeds(rig_speeds)
+        self.cache = PrefixCache(slots=slots, host_chars=host_cache_chars, clock=clock)
+        self.throughput = Throughput(rig_throughput)
         self._clock = clock
         metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from heartcode.routing.backend import Backend
 from heartcode.routing.prefix_cache import Place
-from heartcode.routing.request_info import Ticket
+from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.throughput import Lengths
 from heartcode.upstream.usage import Measured
 
@@ -73,7 +73,7 @@ class SlotLease(Lease):
 
     Args:
         backend: the backend.
-        ticket: the request's.
+        info: what is known of the request.
         prompt_s: how long its prompt will probably take, from now on.
         lengths: what is known about the lengths of texts; it is told of this answer.
         clock: seconds.
@@ -86,21 +86,23 @@ class SlotLease(Lease):
     def __init__(
         self,
         backend: Backend,
-        ticket: Ticket,
+        info: RequestInfo,
         *,
         prompt_s: float,
         lengths: Lengths,
         clock: Callable[[], float],
         released: Callable[[], None],
     ) -> None:
-        self._ticket = ticket
+        self._info = info
         self._lengths = lengths
         self._clock = clock
         self._released = released
         self.prompt_done = clock() + prompt_s
-        self._answer_s = lengths.answer_of_at_most(ticket.max_tokens) / backend.speeds.decode.value
+        self._answer_s = (
+            lengths.answer_of_at_most(info.max_tokens) / backend.throughput.decode.value
+        )
         self._answer_chars = 0
-        self._place: Place | None = backend.cache.begin(ticket.prompt)
+        self._place: Place | None = backend.cache.begin(info.prompt)
         super().__init__(backend, clock=clock)
 
     def _enter(self) -> None:
@@ -120,8 +122,8 @@ class SlotLease(Lease):
         """Correct the backend's speeds, the lengths of texts and what its cache holds."""
         if measured is None:
             return
-        self.backend.speeds.learn(measured)
-        self._lengths.learn(measured, prompt_chars=self._ticket.prompt.chars)
+        self.backend.throughput.learn(measured)
+        self._lengths.learn(measured, prompt_chars=self._info.prompt.chars)
         tokens_per_char = self._lengths.tokens_per_char.value
         if self._place is not None:
             self._place.found(round(measured.cached / tokens_per_char))

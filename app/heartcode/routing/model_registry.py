@@ -1,7 +1,7 @@
 """Which models the rig serves, and which backends have each of them.
 
-catalogue = Catalogue.of(backends, settings.models)
-catalogue.chosen_by("stheno").backends  # those that have it
+registry = ModelRegistry.of(backends, settings.models)
+registry.chosen_by("stheno").backends  # those that have it
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Model:
         return self.names[0]
 
 
-class Catalogue:
+class ModelRegistry:
     """The rig's models; the first is the default.
 
     Without any model the names are unknown, and every backend serves every name.
@@ -46,7 +46,7 @@ class Catalogue:
         self._by_name = {name: model for model in models for name in model.names}
 
     @classmethod
-    def of(cls, backends: Sequence[Backend], names: Sequence[tuple[str, ...]]) -> Catalogue:
+    def of(cls, backends: Sequence[Backend], names: Sequence[tuple[str, ...]]) -> ModelRegistry:
         """Take `names` of one model for all backends, or of one for each."""
         each = list(names) * len(backends) if len(names) == 1 else list(names)
         having: dict[tuple[str, ...], list[Backend]] = {}

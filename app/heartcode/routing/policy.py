@@ -1,16 +1,16 @@
 """Which backend gets a request.
 
-A policy is a function of offers, one for each backend that may be asked, and has no effects:
+A policy is a function of candidates, one for each backend that may be asked, without effects:
 
     time to first token = wait for a slot + work before us + prompt tokens not cached ÷ prompt speed
 
-and the cost of an offer is that time plus what the choice costs later, because it overwrites
+and the cost of a candidate is that time plus what the choice costs later, because it overwrites
 another conversation in the backend's KV cache:
 
     loss = tokens overwritten ÷ prompt speed × chance that they are asked for again
     chance = exp(−seconds since they were used ÷ 600) ÷ 2
 
-Offers whose costs differ by less than the estimate is worth (a tenth, and 50 ms) count as equal.
+Those whose costs differ by less than the estimate is worth (a tenth, and 50 ms) count as equal.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _EQUAL_S = 0.05
 
 
 @dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
-class Offer:
-    """What a backend can do for one request.
+class Candidate:
+    """A backend that may be asked, and what it can do for one request.
 
     Attributes:
         backend: its number among those that may be asked.
@@ -67,7 +67,7 @@ class Offer:
         return self.prompt_s + self.loss_s
 
 
-Policy = Callable[[Sequence[Offer]], Offer | None]
+Policy = Callable[[Sequence[Candidate]], Candidate | None]
 
 
 def prompt_seconds(match: Match, *, chars: int, tokens_per_char: float, speed: float) -> float:
@@ -84,34 +84,38 @@ def loss_seconds(match: Match, *, tokens_per_char: float, speed: float) -> float
     return match.lost_chars * tokens_per_char / speed * chance
 
 
-def time_to_first_token(offers: Sequence[Offer]) -> Offer | None:
-    """Choose the offer of least cost; it may be one that has to be waited for.
+def time_to_first_token(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Choose the candidate of least cost; it may be one that has to be waited for.
 
     Among equals: a free one, the fewest requests in flight, the most in the cache, then in turns.
     """
-    usable = _usable(offers)
+    usable = _usable(candidates)
     if not usable:
         return None
-    costs = [offer.cost_s for offer in usable]
+    costs = [candidate.cost_s for candidate in usable]
     enough = min(costs) * (1 + _EQUAL_SHARE) + _EQUAL_S
-    equals = [offer for offer, cost_s in zip(usable, costs, strict=True) if cost_s <= enough]
-    return min(equals, key=lambda o: (not o.free, o.in_flight, round(o.prompt_s, 3), o.last_taken))
+    equals = [
+        candidate for candidate, cost_s in zip(usable, costs, strict=True) if cost_s <= enough
+    ]
+    return min(equals, key=lambda c: (not c.free, c.in_flight, round(c.prompt_s, 3), c.last_taken))
 
 
-def least_busy(offers: Sequence[Offer]) -> Offer | None:
+def least_busy(candidates: Sequence[Candidate]) -> Candidate | None:
     """Choose the fewest requests in flight; among equals in turns. Never waits for a better one."""
-    return min(_usable(offers), key=lambda o: (not o.free, o.in_flight, o.last_taken), default=None)
+    return min(
+        _usable(candidates), key=lambda c: (not c.free, c.in_flight, c.last_taken), default=None
+    )
 
 
-def round_robin(offers: Sequence[Offer]) -> Offer | None:
+def round_robin(candidates: Sequence[Candidate]) -> Candidate | None:
     """Choose in turns among those with a free slot."""
-    return min(_usable(offers), key=lambda o: (not o.free, o.last_taken), default=None)
+    return min(_usable(candidates), key=lambda c: (not c.free, c.last_taken), default=None)
 
 
-def _usable(offers: Iterable[Offer]) -> list[Offer]:
+def _usable(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Leave out what failed a moment ago, unless all did: being refused costs less than nothing."""
-    offers = list(offers)
-    return [offer for offer in offers if not offer.avoided] or offers
+    candidates = list(candidates)
+    return [candidate for candidate in candidates if not candidate.avoided] or candidates
 
 
 POLICIES: dict[str, Policy] = {

@@ -1,8 +1,8 @@
 """The backends of this rig, and how a request gets one.
 
-    with pool.take(ticket=ticket, client=client) as lease:
+    with pool.take(info=info, client=client) as lease:
         ...  # lease.backend works for us until here
-        lease.learn(measured)
+        lease.learn(usage)
 
 The counts belong to one process. A single worker sees all of the rig's traffic; with several, each
 of them balances its own share.
@@ -16,12 +16,12 @@ from itertools import count
 
 from heartcode.client import Client
 from heartcode.routing import policy
-from heartcode.routing.admission import Limits, WaitingRoom, Wish
+from heartcode.routing.admission import AdmissionQueue, Limits, Waiter
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease, SlotLease
-from heartcode.routing.policy import Offer, Policy
+from heartcode.routing.policy import Candidate, Policy
 from heartcode.routing.prompt_hash import Prompt
-from heartcode.routing.request_info import Ticket
+from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.throughput import Lengths
 
 
@@ -41,7 +41,7 @@ class Pool:
         self._clock = clock
         self._lengths = Lengths()
         self._serial = count(1)
-        self._room: WaitingRoom[SlotLease] = WaitingRoom(
+        self._queue: AdmissionQueue[SlotLease] = AdmissionQueue(
             self._grant, self._free_slots, self._next_slot_s, limits, clock=clock
         )
 
@@ -50,13 +50,13 @@ class Pool:
         *,
         except_for: Container[Backend] = (),
         serving: Container[Backend] | None = None,
-        ticket: Ticket | None = None,
+        info: RequestInfo | None = None,
         client: Client | None = None,
     ) -> Lease | None:
         """Lease the backend that the policy prefers; None if none is left.
 
         `serving` are the backends that have the model that is asked for; None: all of them.
-        With a ticket this takes a slot and waits until there is one, as long as the client stays.
+        With `info` this takes a slot and waits until there is one, as long as the client stays.
         Without one it asks for an answer that needs no slot, and never waits.
 
         Raises:
@@ -64,63 +64,63 @@ class Pool:
                 should try another rig.
             ClientGoneError: when the client left.
         """
-        candidates = [
+        backends = [
             b for b in self.backends if b not in except_for and (serving is None or b in serving)
         ]
-        if not candidates:
+        if not backends:
             return None
-        if ticket is None:
-            best = min(candidates, key=lambda b: (b.avoided, b.in_flight))
+        if info is None:
+            best = min(backends, key=lambda b: (b.avoided, b.in_flight))
             return Lease(best, clock=self._clock)
-        wish: Wish[SlotLease] = Wish(ticket=ticket, candidates=candidates)
-        lease = self._room.enter(wish, client or Client())
-        ticket.admitted = True
+        waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends)
+        lease = self._queue.enter(waiter, client or Client())
+        info.admitted = True
         return lease
 
-    def take_idle(self, backend: Backend, ticket: Ticket) -> SlotLease | None:
+    def take_idle(self, backend: Backend, info: RequestInfo) -> SlotLease | None:
         """Lease `backend` for a probe; None if it works on anything, which says more than a probe.
 
         Whose turn it is among the backends stays as it is.
         """
         if backend.at_work:
             return None
-        return self._slot_lease(backend, ticket, prompt_s=0.0)
+        return self._slot_lease(backend, info, prompt_s=0.0)
 
-    def _grant(self, wish: Wish[SlotLease]) -> SlotLease | None:
-        candidates = _worth_asking(wish)
-        if not any(b.has_free_slot for b in candidates):
+    def _grant(self, waiter: Waiter[SlotLease]) -> SlotLease | None:
+        backends = _worth_asking(waiter)
+        if not any(b.has_free_slot for b in backends):
             return None  # before anything is looked up: this is asked often
         now = self._clock()
-        prompt, tokens_per_char = wish.ticket.prompt, self._lengths.tokens_per_char.value
-        offers = [
-            _offer(n, b, prompt, tokens_per_char=tokens_per_char, now=now)
-            for n, b in enumerate(candidates)
+        prompt, tokens_per_char = waiter.info.prompt, self._lengths.tokens_per_char.value
+        candidates = [
+            _candidate(n, b, prompt, tokens_per_char=tokens_per_char, now=now)
+            for n, b in enumerate(backends)
         ]
-        best = self._choose(offers)
+        best = self._choose(candidates)
         if best is not None and not best.free:
-            second = self._choose([offer for offer in offers if offer.free])
-            best = second if second and not _is_held(wish, best, second, now) else None
+            second = self._choose([candidate for candidate in candidates if candidate.free])
+            best = second if second and not _is_held(waiter, best, second, now) else None
         if best is None:
             return None
-        return self._lease(candidates[best.backend], best, wish.ticket)
+        return self._lease(backends[best.backend], best, waiter.info)
 
-    def _lease(self, backend: Backend, offer: Offer, ticket: Ticket) -> SlotLease:
+    def _lease(self, backend: Backend, candidate: Candidate, info: RequestInfo) -> SlotLease:
         backend.last_taken = next(self._serial)
-        return self._slot_lease(backend, ticket, prompt_s=offer.ahead_s + offer.prompt_s)
+        return self._slot_lease(backend, info, prompt_s=candidate.ahead_s + candidate.prompt_s)
 
-    def _slot_lease(self, backend: Backend, ticket: Ticket, *, prompt_s: float) -> SlotLease:
+    def _slot_lease(self, backend: Backend, info: RequestInfo, *, prompt_s: float) -> SlotLease:
         return SlotLease(
             backend,
-            ticket,
+            info,
             prompt_s=prompt_s,
             lengths=self._lengths,
             clock=self._clock,
-            released=self._room.call_next,
+            released=self._queue.call_next,
         )
 
-    def _free_slots(self, wish: Wish[SlotLease] | None) -> int:
-        """Return how many slots are free: of those that `wish` could have, or of all."""
-        backends = self.backends if wish is None else _worth_asking(wish)
+    def _free_slots(self, waiter: Waiter[SlotLease] | None) -> int:
+        """Return how many slots are free: of those that `waiter` could have, or of all."""
+        backends = self.backends if waiter is None else _worth_asking(waiter)
         return sum(max(0, backend.slots - backend.in_flight) for backend in backends)
 
     def _next_slot_s(self) -> float:
@@ -130,18 +130,18 @@ class Pool:
         return min(backend.slot_free_in_s(now) for backend in working)
 
 
-def _worth_asking(wish: Wish[SlotLease]) -> Sequence[Backend]:
+def _worth_asking(waiter: Waiter[SlotLease]) -> Sequence[Backend]:
     # What failed a moment ago is no alternative to waiting for what works.
-    return [b for b in wish.candidates if not b.avoided] or wish.candidates
+    return [b for b in waiter.backends if not b.avoided] or waiter.backends
 
 
-def _offer(
+def _candidate(
     number: int, backend: Backend, prompt: Prompt, *, tokens_per_char: float, now: float
-) -> Offer:
+) -> Candidate:
     match = backend.cache.look_up(prompt)
-    speed = backend.speeds.prompt.value
+    speed = backend.throughput.prompt.value
     is_free = backend.has_free_slot
-    return Offer(
+    return Candidate(
         backend=number,
         free=is_free,
         avoided=backend.avoided,
@@ -156,12 +156,12 @@ def _offer(
     )
 
 
-def _is_held(wish: Wish[SlotLease], best: Offer, second: Offer, now: float) -> bool:
+def _is_held(waiter: Waiter[SlotLease], best: Candidate, second: Candidate, now: float) -> bool:
     """Say whether a request still waits for its best backend while another one is free.
 
     It does so for as long as the free one would take longer, decided once: when the estimate of the
     wait was wrong, it has lost no more time than the better cache could have saved.
     """
-    if wish.hold_until is None:
-        wish.hold_until = now + max(0.0, second.cost_s - best.cost_without_wait_s)
-    return now < wish.hold_until
+    if waiter.hold_until is None:
+        waiter.hold_until = now + max(0.0, second.cost_s - best.cost_without_wait_s)
+    return now < waiter.hold_until

@@ -1,11 +1,11 @@
 """Which conversations a llama-server's KV cache probably still holds.
 
-    index = PrefixIndex(slots=2, host_chars=0)
-    index.look_up(prompt).cached_chars       # what would be found there
-    place = index.begin(prompt)              # the request goes there
+    cache = PrefixIndex(slots=2, host_chars=0)
+    cache.look_up(prompt).cached_chars       # what would be found there
+    place = cache.begin(prompt)              # the request goes there
     place.end(answer_chars=320)              # its answer is complete
 
-The index does what llama-server does (tools/server/server-context.cpp, get_available_slot, and
+The cache does what llama-server does (tools/server/server-context.cpp, get_available_slot, and
 server-task.cpp, server_prompt_cache, at the pinned version): a request goes into the idle slot that
 shares the longest beginning with it, if that is more than a tenth of the prompt, else into the one
 that was used longest ago. What a slot held beyond that beginning is overwritten. If more than half
@@ -95,7 +95,7 @@ class _Choice:
     match: Match
 
 
-class PrefixIndex:
+class PrefixCache:
     """The sequences of one llama-server: in its slots and, with `host_chars`, in host memory."""
 
     def __init__(
@@ -200,9 +200,9 @@ class Place:
     """
 
     def __init__(
-        self, index: PrefixIndex, slot: _Slot, promised: Match, older: list[_Sequence]
+        self, cache: PrefixCache, slot: _Slot, promised: Match, older: list[_Sequence]
     ) -> None:
-        self._index = index
+        self._cache = cache
         self._slot = slot
         self._sequence = slot.sequence
         self._promised = promised
@@ -215,13 +215,13 @@ class Place:
         one that was asked holds the prompt by now.
         """
         if cached_chars < self._promised.cached_chars / 2:
-            self._index.are_gone(self._older)
+            self._cache.are_gone(self._older)
 
     def end(self, *, answer_chars: int = 0) -> None:
         """Note that the slot is idle; it keeps the prompt and the answer."""
         if self._sequence is not None:
             self._sequence.answer_chars = max(0, answer_chars)
-        self._index.end(self._slot)
+        self._cache.end(self._slot)
 
 
 def _first(blocks: array[int]) -> int | None:

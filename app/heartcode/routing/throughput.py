@@ -50,7 +50,7 @@ class LearntRatio:
             self._prior.learn(numerator, denominator)
 
 
-class Speeds:
+class Throughput:
     """The speeds of one llama-server, or of a whole rig.
 
     Attributes:
@@ -58,7 +58,7 @@ class Speeds:
         decode: tokens generated per second for one conversation.
     """
 
-    def __init__(self, rig: Speeds | None = None) -> None:
+    def __init__(self, rig: Throughput | None = None) -> None:
         self.prompt: LearntRatio = LearntRatio(
             rig.prompt if rig else 300.0, weight=0.5, memory=_PROMPT_MEMORY_S
         )

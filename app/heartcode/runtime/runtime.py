@@ -16,10 +16,10 @@ from heartcode.relay.relay import Patience, Relay
 from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import Breaker
-from heartcode.routing.model_registry import Catalogue
+from heartcode.routing.model_registry import ModelRegistry
 from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
-from heartcode.routing.throughput import Lengths, Speeds
+from heartcode.routing.throughput import Lengths, Throughput
 from heartcode.runtime.draining import Draining
 from heartcode.settings import Settings
 
@@ -36,7 +36,7 @@ class Runtime:
 
     settings: Settings
     pool: Pool
-    catalogue: Catalogue
+    registry: ModelRegistry
     relay: Relay
     draining: Draining
     watches: tuple[Watch, ...] = ()
@@ -45,7 +45,7 @@ class Runtime:
     @classmethod
     def from_settings(cls, settings: Settings) -> Runtime:
         """Set up the rig; nothing is connected yet."""
-        rig_speeds = Speeds()
+        rig_throughput = Throughput()
         backends = [
             Backend(
                 url,
@@ -54,7 +54,7 @@ class Runtime:
                 host_cache_chars=round(
                     settings.host_cache_tokens / Lengths().tokens_per_char.value
                 ),
-                rig_speeds=rig_speeds,
+                rig_throughput=rig_throughput,
                 breaker=Breaker(
                     first_pause_s=settings.probe_pause_s,
                     longest_pause_s=settings.probe_pause_max_s,
@@ -63,7 +63,7 @@ class Runtime:
             for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
         ]
         for backend, (prompt, decode) in zip(backends, settings.speeds_of_backends(), strict=True):
-            backend.speeds.start_with(prompt=prompt, decode=decode)
+            backend.throughput.start_with(prompt=prompt, decode=decode)
         limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
         pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
         patience = Patience(
@@ -73,11 +73,11 @@ class Runtime:
             ping_interval_s=settings.ping_interval_s,
         )
         relay = Relay(pool, patience=patience, max_moves=settings.max_moves)
-        catalogue = Catalogue.of(pool.backends, settings.models)
+        registry = ModelRegistry.of(pool.backends, settings.models)
         return cls(
             settings=settings,
             pool=pool,
-            catalogue=catalogue,
+            registry=registry,
             relay=relay,
             draining=Draining(settings.run_dir),
             watches=tuple(_watches(pool, settings)),

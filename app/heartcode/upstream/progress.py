@@ -27,7 +27,7 @@ def may_be_asked_for(fields: Mapping[str, Any]) -> bool:
 
 
 def asked_for(body: bytes) -> bytes:
-    """Return `body`, a JSON object with fields, with the wish; its other bytes stay as they are."""
+    """Return `body`, a JSON object with fields, that asks; its other bytes stay as they are."""
     return body.replace(b"{", b'{"return_progress":true,', 1)
 
 

@@ -71,7 +71,7 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
 
 
 def _backend(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
-    model = next((m.id for m in runtime.catalogue.models if backend in m.backends), "-")
+    model = next((m.id for m in runtime.registry.models if backend in m.backends), "-")
     return {
         "number": number,
         "backend": backend.name,

@@ -23,7 +23,7 @@ from heartcode.relay.fast_path import Outlet
 from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
-from heartcode.routing.request_info import CLIENT_HEADER, TRY_HEADER, Ticket, Try
+from heartcode.routing.request_info import CLIENT_HEADER, OVERFLOW_HEADER, Overflow, RequestInfo
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import Call
 
@@ -41,15 +41,15 @@ def relay(endpoint: Endpoint) -> Response:
     body = _whole_body()
     fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
     validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
-    model = runtime.catalogue.chosen_by(
+    model = runtime.registry.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
     )
     record = current_record()
     record.model = model.id
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
-        tries = Try.of(request.headers.get(TRY_HEADER))
-        record.ticket = Ticket.of(fields, request.headers.get(CLIENT_HEADER), tries=tries)
+        overflow = Overflow.of(request.headers.get(OVERFLOW_HEADER))
+        record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     call = Call(method="POST", path=endpoint.path, headers=headers, body=body)
@@ -68,7 +68,7 @@ def relay(endpoint: Endpoint) -> Response:
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        asked = Request(call=call, client=client, serving=model.backends, ticket=record.ticket)
+        asked = Request(call=call, client=client, serving=model.backends, info=record.info)
         try:
             if record.stream:
                 record.answer = runtime.relay.stream(asked, transcript)

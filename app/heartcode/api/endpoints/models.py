@@ -35,8 +35,8 @@ def model(name: str) -> Response:
 
 def _shown_models() -> list[dict[str, Any]]:
     runtime = current_runtime()
-    if runtime.catalogue.models:
-        return [_shown(model) for model in runtime.catalogue.models]
+    if runtime.registry.models:
+        return [_shown(model) for model in runtime.registry.models]
     answers = ask_all.ask(
         runtime.pool.backends, "/v1/models", timeout_s=runtime.settings.status_timeout_s
     )

@@ -24,7 +24,7 @@ def props() -> Response:
     """
     runtime = current_runtime()
     default = request.headers.get(DEFAULT_HEADER)
-    backends = runtime.catalogue.chosen_by(request.args.get("model"), default=default).backends
+    backends = runtime.registry.chosen_by(request.args.get("model"), default=default).backends
     answers = ask_all.ask(backends, "/props", timeout_s=runtime.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])

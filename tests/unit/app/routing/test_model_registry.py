@@ -3,35 +3,35 @@ from __future__ import annotations
 import pytest
 from heartcode.errors import ApiError
 from heartcode.routing.backend import Backend
-from heartcode.routing.model_registry import Catalogue
+from heartcode.routing.model_registry import ModelRegistry
 
 BACKENDS = tuple(Backend(f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 
 
 def test_one_model_for_all_backends() -> None:
-    catalogue = Catalogue.of(BACKENDS, [("a", "b")])
+    registry = ModelRegistry.of(BACKENDS, [("a", "b")])
     assert (
-        catalogue.chosen_by("a").backends
-        == catalogue.chosen_by("b").backends
-        == catalogue.chosen_by(None).backends
+        registry.chosen_by("a").backends
+        == registry.chosen_by("b").backends
+        == registry.chosen_by(None).backends
         == BACKENDS
     )
 
 
 def test_a_model_for_each_backend() -> None:
-    catalogue = Catalogue.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
-    assert [model.id for model in catalogue.models] == ["a", "b"]
+    registry = ModelRegistry.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
+    assert [model.id for model in registry.models] == ["a", "b"]
     assert (
-        catalogue.chosen_by("a").backends
-        == catalogue.chosen_by("").backends
+        registry.chosen_by("a").backends
+        == registry.chosen_by("").backends
         == (BACKENDS[0], BACKENDS[2])
     )
-    assert catalogue.chosen_by("c").backends == (BACKENDS[1],)
+    assert registry.chosen_by("c").backends == (BACKENDS[1],)
 
 
 @pytest.mark.parametrize("name", [None, "", "undefined"])
 def test_without_a_name_the_default_serves(name: object) -> None:
-    assert Catalogue.of(BACKENDS, [("a",), ("b",), ("b",)]).chosen_by(name).backends == (
+    assert ModelRegistry.of(BACKENDS, [("a",), ("b",), ("b",)]).chosen_by(name).backends == (
         BACKENDS[0],
     )
 
@@ -41,23 +41,23 @@ def test_without_a_name_the_default_serves(name: object) -> None:
 def test_the_gateway_s_default_comes_before_the_rig_s(
     name: object, default: str, backend: int
 ) -> None:
-    catalogue = Catalogue.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
-    assert BACKENDS[backend] in catalogue.chosen_by(name, default=default).backends
-    assert catalogue.chosen_by("a", default=default).id == "a"
+    registry = ModelRegistry.of(BACKENDS, [("a",), ("b", "c"), ("a",)])
+    assert BACKENDS[backend] in registry.chosen_by(name, default=default).backends
+    assert registry.chosen_by("a", default=default).id == "a"
 
 
 @pytest.mark.parametrize("name", ["c", "Undefined", 7, ["a"]])
 def test_a_wrong_name_is_no_missing_one(name: object) -> None:
     with pytest.raises(ApiError) as error:
-        Catalogue.of(BACKENDS, [("a",)]).chosen_by(name)
+        ModelRegistry.of(BACKENDS, [("a",)]).chosen_by(name)
     assert (error.value.status, error.value.code) == (404, "model_not_found")
 
 
 def test_a_model_may_be_called_undefined() -> None:
-    catalogue = Catalogue.of(BACKENDS, [("a",), ("undefined",), ("a",)])
-    assert catalogue.chosen_by("undefined").backends == (BACKENDS[1],)
+    registry = ModelRegistry.of(BACKENDS, [("a",), ("undefined",), ("a",)])
+    assert registry.chosen_by("undefined").backends == (BACKENDS[1],)
 
 
 @pytest.mark.parametrize("name", ["a", "", None, 7])
 def test_without_names_every_backend_serves_every_name(name: object) -> None:
-    assert Catalogue.of(BACKENDS, []).chosen_by(name).backends == BACKENDS
+    assert ModelRegistry.of(BACKENDS, []).chosen_by(name).backends == BACKENDS

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from heartcode.routing.policy import (
     POLICIES,
-    Offer,
+    Candidate,
     Policy,
     least_busy,
     loss_seconds,
@@ -21,9 +21,9 @@ SECONDS = st.floats(0, 1000)
 
 
 @st.composite
-def offers(draw: st.DrawFn) -> Offer:
+def candidates(draw: st.DrawFn) -> Candidate:
     in_flight, free = draw(st.integers(0, 9)), draw(st.booleans())
-    return Offer(
+    return Candidate(
         backend=draw(st.integers(0, 11)),
         free=free,
         avoided=draw(st.booleans()),
@@ -37,53 +37,58 @@ def offers(draw: st.DrawFn) -> Offer:
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_no_offer_no_choice(policy: Policy) -> None:
+def test_no_candidate_no_choice(policy: Policy) -> None:
     assert policy([]) is None
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@given(st.lists(offers(), min_size=1))
-def test_what_failed_comes_after_all_others_and_comes(policy: Policy, given: list[Offer]) -> None:
+@given(st.lists(candidates(), min_size=1))
+def test_what_failed_comes_after_all_others_and_comes(
+    policy: Policy, given: list[Candidate]
+) -> None:
     chosen = policy(given)
     assert chosen in given
     assert chosen is not None
-    assert not chosen.avoided or all(offer.avoided for offer in given)
+    assert not chosen.avoided or all(candidate.avoided for candidate in given)
 
 
-@given(st.lists(offers(), min_size=1))
-def test_no_other_offer_is_much_cheaper(given: list[Offer]) -> None:
+@given(st.lists(candidates(), min_size=1))
+def test_no_other_candidate_is_much_cheaper(given: list[Candidate]) -> None:
     chosen = time_to_first_token(given)
     assert chosen is not None
-    usable = [offer for offer in given if not offer.avoided] or given
-    best = min(offer.wait_s + offer.ahead_s + offer.prompt_s + offer.loss_s for offer in usable)
+    usable = [candidate for candidate in given if not candidate.avoided] or given
+    best = min(c.wait_s + c.ahead_s + c.prompt_s + c.loss_s for c in usable)
     assert chosen.cost_s <= best * 1.1 + 0.05
 
 
-@given(st.lists(offers(), min_size=1))
-def test_the_least_busy_is_least_busy(given: list[Offer]) -> None:
+@given(st.lists(candidates(), min_size=1))
+def test_the_least_busy_is_least_busy(given: list[Candidate]) -> None:
     chosen = least_busy(given)
     assert chosen is not None
-    usable = [offer for offer in given if not offer.avoided] or given
-    usable = [offer for offer in usable if offer.free] or usable
-    assert chosen.in_flight == min(offer.in_flight for offer in usable)
-    equals = [offer for offer in usable if offer.in_flight == chosen.in_flight]
-    assert chosen.last_taken == min(offer.last_taken for offer in equals)
+    usable = [candidate for candidate in given if not candidate.avoided] or given
+    usable = [candidate for candidate in usable if candidate.free] or usable
+    assert chosen.in_flight == min(candidate.in_flight for candidate in usable)
+    equals = [candidate for candidate in usable if candidate.in_flight == chosen.in_flight]
+    assert chosen.last_taken == min(candidate.last_taken for candidate in equals)
 
 
 def test_a_cached_prefix_decides() -> None:
-    cold, warm = Offer(backend=0, prompt_s=10), Offer(backend=1, prompt_s=0.1)
+    cold, warm = Candidate(backend=0, prompt_s=10), Candidate(backend=1, prompt_s=0.1)
     assert time_to_first_token([cold, warm]) is warm
 
 
 def test_a_short_wait_for_a_cached_prefix_is_worth_it_and_a_long_one_is_not() -> None:
-    cold = Offer(backend=0, prompt_s=10)
-    warm = Offer(backend=1, free=False, in_flight=1, wait_s=3, prompt_s=0.1)
+    cold = Candidate(backend=0, prompt_s=10)
+    warm = Candidate(backend=1, free=False, in_flight=1, wait_s=3, prompt_s=0.1)
     assert time_to_first_token([cold, warm]) is warm
     assert time_to_first_token([cold, replace(warm, wait_s=30)]) is cold
 
 
 def test_a_prompt_that_is_being_evaluated_is_in_the_way() -> None:
-    busy, idle = Offer(backend=0, in_flight=1, ahead_s=5, prompt_s=1), Offer(backend=1, prompt_s=4)
+    busy, idle = (
+        Candidate(backend=0, in_flight=1, ahead_s=5, prompt_s=1),
+        Candidate(backend=1, prompt_s=4),
+    )
     assert time_to_first_token([busy, idle]) is idle
 
 
@@ -104,12 +109,15 @@ def test_a_young_conversation_is_worth_more_than_an_old_one() -> None:
 
 
 def test_equals_take_turns() -> None:
-    one, other = Offer(backend=0, last_taken=5, prompt_s=3), Offer(backend=1, prompt_s=3.0001)
+    one, other = (
+        Candidate(backend=0, last_taken=5, prompt_s=3),
+        Candidate(backend=1, prompt_s=3.0001),
+    )
     for policy in POLICIES.values():
         assert policy([one, other]) is other
 
 
 def test_round_robin_looks_at_the_turn_alone() -> None:
-    busy, idle = Offer(backend=0, in_flight=3), Offer(backend=1, last_taken=1)
+    busy, idle = Candidate(backend=0, in_flight=3), Candidate(backend=1, last_taken=1)
     assert round_robin([busy, idle]) is busy
     assert round_robin([replace(busy, free=False), idle]) is idle

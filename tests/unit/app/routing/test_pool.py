@@ -10,7 +10,7 @@ import pytest
 from gevent import Greenlet
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
-from heartcode.health.probe import ticket as probe_ticket
+from heartcode.health.probe import info as probe_info
 from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import State
@@ -18,7 +18,7 @@ from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
 from heartcode.routing.prompt_hash import Prompt
-from heartcode.routing.request_info import Ticket, Try
+from heartcode.routing.request_info import Overflow, RequestInfo
 from heartcode.upstream.usage import Measured
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,15 +35,19 @@ class Clock:
         return self.now
 
 
-def ticket(
-    client: str = "anna", *, chars: int = 40, letter: str = "", tries: Try = Try.NOTHING
-) -> Ticket:
+def info(
+    client: str = "anna",
+    *,
+    chars: int = 40,
+    letter: str = "",
+    overflow: Overflow = Overflow.NEVER,
+) -> RequestInfo:
     text = letter * chars or f"{next(_serial)} ".ljust(chars, "x")
-    return Ticket(client=client, prompt=Prompt.of({"prompt": text}), tries=tries)
+    return RequestInfo(client=client, prompt=Prompt.of({"prompt": text}), overflow=overflow)
 
 
-def take(pool: Pool, asked: Ticket | None = None, client: Client | None = None) -> Lease:
-    lease = pool.take(ticket=asked or ticket(), client=client)
+def take(pool: Pool, asked: RequestInfo | None = None, client: Client | None = None) -> Lease:
+    lease = pool.take(info=asked or info(), client=client)
     assert lease is not None
     return lease
 
@@ -51,7 +55,7 @@ def take(pool: Pool, asked: Ticket | None = None, client: Client | None = None) 
 def learn(lease: Lease, *, prompt_speed: float, decode_speed: float = 25.0) -> None:
     """Let the backend have answered in these speeds, often enough that the priors have faded."""
     assert isinstance(lease, SlotLease)
-    tokens = lease._ticket.prompt.chars / 4
+    tokens = lease._info.prompt.chars / 4
     measured = Measured(
         evaluated=tokens,
         cached=0,
@@ -133,9 +137,9 @@ def test_a_question_needs_no_slot(make_pool: MakePool) -> None:
 
 def test_each_backend_can_be_excepted(make_pool: MakePool) -> None:
     pool = make_pool(1, 1, 1)
-    for asked in (None, ticket()):
+    for asked in (None, info()):
         tried: list[Backend] = []
-        while lease := pool.take(except_for=tried, ticket=asked):
+        while lease := pool.take(except_for=tried, info=asked):
             lease.release()
             tried.append(lease.backend)
         assert set(tried) == set(pool.backends)
@@ -149,7 +153,7 @@ def test_a_failed_backend_is_avoided_until_it_answers(make_pool: MakePool, spawn
     assert {lease.backend for lease in leases} == set(others)
     waits = spawn(take, pool)
     assert not waits.ready()
-    probe = pool.take_idle(bad, ticket())
+    probe = pool.take_idle(bad, info())
     assert probe is not None
     with probe:
         assert bad.breaker.state is State.HALF_OPEN
@@ -188,12 +192,12 @@ def test_a_probe_waits_for_an_idle_backend_and_takes_nobodys_turn(make_pool: Mak
     first, second = pool.backends
     question = pool.take(except_for=[second])
     assert question is not None
-    assert pool.take_idle(first, ticket()) is None
+    assert pool.take_idle(first, info()) is None
     question.release()
     with take(pool) as lease:
         assert lease.backend is first
-        assert pool.take_idle(first, ticket()) is None
-    probe = pool.take_idle(second, ticket())
+        assert pool.take_idle(first, info()) is None
+    probe = pool.take_idle(second, info())
     assert probe is not None
     assert second.in_flight == 1
     probe.release()
@@ -207,15 +211,15 @@ def test_a_probe_overwrites_the_oldest_conversation_and_then_itself(
     pool = make_pool(2)
     (backend,) = pool.backends
     for letter in "ab":
-        with take(pool, ticket(chars=8000, letter=letter)):
+        with take(pool, info(chars=8000, letter=letter)):
             clock.now += 1
     for _ in range(3):
         clock.now += 300
-        probe = pool.take_idle(backend, probe_ticket())
+        probe = pool.take_idle(backend, probe_info())
         assert probe is not None
         probe.release()
     held = [
-        backend.cache.look_up(ticket(chars=8000, letter=letter).prompt).cached_chars
+        backend.cache.look_up(info(chars=8000, letter=letter).prompt).cached_chars
         for letter in "ab"
     ]
     assert held == [0, 8000]
@@ -249,21 +253,21 @@ def test_a_conversation_goes_back_to_its_backend(make_pool: MakePool, clock: Clo
     pool = make_pool(1, 1, 1)
     homes: dict[str, Backend] = {}
     for letter in "abc":
-        with take(pool, ticket(chars=8000, letter=letter)) as lease:
+        with take(pool, info(chars=8000, letter=letter)) as lease:
             homes[letter] = lease.backend
         clock.now += 1
     assert len(set(homes.values())) == 3
     for letter in "bacab":
-        with take(pool, ticket(chars=9000, letter=letter)) as lease:
+        with take(pool, info(chars=9000, letter=letter)) as lease:
             assert lease.backend is homes[letter]
 
 
 def test_a_backend_that_failed_has_lost_its_conversations(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
-    with take(pool, ticket(chars=8000, letter="a")) as lease:
+    with take(pool, info(chars=8000, letter="a")) as lease:
         lease.backend.has_failed("test")
         lease.backend.has_answered()
-    with take(pool, ticket(chars=8000, letter="a")) as again:
+    with take(pool, info(chars=8000, letter="a")) as again:
         assert again.backend is not lease.backend
 
 
@@ -271,24 +275,24 @@ def test_a_new_conversation_overwrites_the_oldest(make_pool: MakePool, clock: Cl
     pool = make_pool(1, 1, 1)
     homes = []
     for letter in "abc":
-        with take(pool, ticket(chars=8000, letter=letter)) as lease:
+        with take(pool, info(chars=8000, letter=letter)) as lease:
             homes.append(lease.backend)
         clock.now += 600
-    with take(pool, ticket(chars=8000, letter="a")):
+    with take(pool, info(chars=8000, letter="a")):
         pass
-    with take(pool, ticket(chars=8000, letter="d")) as lease:
+    with take(pool, info(chars=8000, letter="d")) as lease:
         assert lease.backend is homes[1]
 
 
 def test_the_faster_card_gets_the_long_prompt(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
-    slow, fast = take(pool, ticket(chars=8000)), take(pool, ticket(chars=8000))
+    slow, fast = take(pool, info(chars=8000)), take(pool, info(chars=8000))
     learn(slow, prompt_speed=200)
     learn(fast, prompt_speed=400)
     slow.release()
     fast.release()
     for letter in "ab":
-        with take(pool, ticket(chars=8000, letter=letter)) as lease:
+        with take(pool, info(chars=8000, letter=letter)) as lease:
             assert lease.backend is fast.backend
 
 
@@ -296,17 +300,17 @@ def test_a_short_wait_for_its_own_backend_is_chosen_and_limited(
     make_pool: MakePool, clock: Clock, spawn: Spawn
 ) -> None:
     pool = make_pool(1, 1)
-    first = take(pool, ticket(chars=12000, letter="a"))
+    first = take(pool, info(chars=12000, letter="a"))
     learn(first, prompt_speed=300, decode_speed=100)
     first.release()
-    other = Ticket(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
+    other = RequestInfo(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
     running = take(pool, other)
     assert running.backend is first.backend
     # 10 s of prompt elsewhere, or half a second of waiting.
-    waits = spawn(take, pool, ticket(chars=12100, letter="a"))
+    waits = spawn(take, pool, info(chars=12100, letter="a"))
     assert not waits.ready()
     # A stranger is not held up by it.
-    stranger = take(pool, ticket("cleo"))
+    stranger = take(pool, info("cleo"))
     assert stranger.backend is not first.backend
     stranger.release()
     assert not waits.ready()
@@ -320,7 +324,7 @@ def test_clients_take_turns(make_pool: MakePool, spawn: Spawn) -> None:
     served: list[str] = []
 
     def work(name: str) -> None:
-        with take(pool, ticket(name)):
+        with take(pool, info(name)):
             served.append(name)
             gevent.sleep(0)
 
@@ -339,7 +343,7 @@ def test_a_full_queue_says_when_to_come_again(
     first = take(pool)
     learn(first, prompt_speed=300, decode_speed=25)
     first.release()
-    take(pool, Ticket(client="ben", prompt=Prompt.of({"prompt": "x"}), max_tokens=500))
+    take(pool, RequestInfo(client="ben", prompt=Prompt.of({"prompt": "x"}), max_tokens=500))
     spawn(take, pool)
     for elapsed, low, high in ((0, 2, 5), (2, 1, 3), (100, 1, 2)):
         clock.now += elapsed
@@ -359,37 +363,37 @@ def test_without_a_queue_a_request_is_served_or_refused_at_once(make_pool: MakeP
 
 def test_who_tries_for_a_slot_does_not_wait(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    lease = take(pool, ticket(tries=Try.SLOT))
+    lease = take(pool, info(overflow=Overflow.WHEN_BUSY))
     with pytest.raises(ApiError) as refused:
-        take(pool, ticket(tries=Try.SLOT))
+        take(pool, info(overflow=Overflow.WHEN_BUSY))
     assert (refused.value.status, refused.value.code) == (403, "slots_busy")
     lease.release()
-    take(pool, ticket(tries=Try.SLOT))
+    take(pool, info(overflow=Overflow.WHEN_BUSY))
 
 
 def test_a_slot_of_another_model_is_none_for_who_tries(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
-    lease = pool.take(serving=pool.backends[:1], ticket=ticket())
+    lease = pool.take(serving=pool.backends[:1], info=info())
     assert lease
     with pytest.raises(ApiError, match="busy"):
-        pool.take(serving=pool.backends[:1], ticket=ticket(tries=Try.SLOT))
+        pool.take(serving=pool.backends[:1], info=info(overflow=Overflow.WHEN_BUSY))
 
 
 def test_no_more_wait_for_a_better_slot_than_slots_are_free(
     make_pool: MakePool, spawn: Spawn
 ) -> None:
     pool = make_pool(1, 1)
-    first = take(pool, ticket(chars=12000, letter="a"))
+    first = take(pool, info(chars=12000, letter="a"))
     learn(first, prompt_speed=300, decode_speed=100)
     first.release()
     running = take(
-        pool, Ticket(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
+        pool, RequestInfo(client="ben", prompt=Prompt.of({"prompt": "a" * 12000}), max_tokens=50)
     )
     # Half a second of waiting, or 10 s of prompt at the free one.
-    held = spawn(take, pool, ticket(chars=12100, letter="a", tries=Try.SLOT))
+    held = spawn(take, pool, info(chars=12100, letter="a", overflow=Overflow.WHEN_BUSY))
     assert not held.ready()
     with pytest.raises(ApiError, match="busy"):
-        take(pool, ticket("cleo", tries=Try.SLOT))
+        take(pool, info("cleo", overflow=Overflow.WHEN_BUSY))
     running.release()
     assert held.get(timeout=5).backend is first.backend
 
@@ -397,10 +401,10 @@ def test_no_more_wait_for_a_better_slot_than_slots_are_free(
 def test_who_tries_for_the_queue_waits_unless_it_is_full(make_pool: MakePool, spawn: Spawn) -> None:
     pool = make_pool(1, length=1)
     lease = take(pool)
-    waiting = spawn(take, pool, ticket(tries=Try.QUEUE))
+    waiting = spawn(take, pool, info(overflow=Overflow.WHEN_FULL))
     gevent.sleep(0)
     with pytest.raises(ApiError) as refused:
-        take(pool, ticket(tries=Try.QUEUE))
+        take(pool, info(overflow=Overflow.WHEN_FULL))
     assert (refused.value.status, refused.value.code) == (403, "queue_full")
     assert int(refused.value.headers["Retry-After"]) >= 1
     lease.release()
@@ -409,11 +413,11 @@ def test_who_tries_for_the_queue_waits_unless_it_is_full(make_pool: MakePool, sp
 
 def test_what_was_admitted_once_is_not_refused(make_pool: MakePool, spawn: Spawn) -> None:
     pool = make_pool(1, 1, length=0)
-    moving = ticket()
+    moving = info()
     failed = take(pool, moving)
     busy = take(pool)
     failed.release()
-    again = spawn(lambda: pool.take(except_for=[failed.backend], ticket=moving))
+    again = spawn(lambda: pool.take(except_for=[failed.backend], info=moving))
     assert not again.ready()
     busy.release()
     assert again.get(timeout=1).backend is busy.backend
@@ -421,7 +425,7 @@ def test_what_was_admitted_once_is_not_refused(make_pool: MakePool, spawn: Spawn
 
 def test_waiting_has_an_end(make_pool: MakePool, clock: Clock, spawn: Spawn) -> None:
     pool = make_pool(1, wait_s=20)
-    holder, late = take(pool), ticket()
+    holder, late = take(pool), info()
     waits = spawn(take, pool, late)
     clock.now += 20
     with pytest.raises(ApiError) as refused:
@@ -435,7 +439,7 @@ def test_waiting_has_an_end(make_pool: MakePool, clock: Clock, spawn: Spawn) -> 
 def test_who_leaves_is_gone_at_once(make_pool: MakePool, spawn: Spawn) -> None:
     pool = make_pool(1, length=2)
     holder, leaver = take(pool), Client()
-    leaves = spawn(take, pool, ticket(), leaver)
+    leaves = spawn(take, pool, info(), leaver)
     stays = spawn(take, pool)
     leaver.has_left()
     third = spawn(take, pool)  # there is room again, before anybody else ran
@@ -458,9 +462,9 @@ def test_a_wait_that_is_broken_off_gives_the_slot_back(make_pool: MakePool, spaw
 
 def test_an_answer_teaches_the_pool(make_pool: MakePool) -> None:
     pool = make_pool(1, 1)
-    lease = take(pool, ticket(chars=4000))
+    lease = take(pool, info(chars=4000))
     learn(lease, prompt_speed=500, decode_speed=40)
-    known, unknown = (backend.speeds for backend in pool.backends)
+    known, unknown = (backend.throughput for backend in pool.backends)
     assert known.prompt.value == pytest.approx(500, rel=0.02)
     assert known.decode.value == pytest.approx(40, rel=0.05)
     assert unknown.prompt.value == 300  # made without a rig's speeds
@@ -475,7 +479,7 @@ def test_in_any_order_slots_are_kept_and_everyone_is_served(
     served = []
 
     def work(client: str, pauses: int) -> None:
-        with take(pool, ticket(client, chars=200)) as lease:
+        with take(pool, info(client, chars=200)) as lease:
             assert lease.backend.in_flight <= lease.backend.slots
             for _ in range(pauses):
                 gevent.sleep(0)

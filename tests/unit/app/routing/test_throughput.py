@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from heartcode.routing.throughput import LearntRatio, Lengths, Speeds
+from heartcode.routing.throughput import LearntRatio, Lengths, Throughput
 from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
 from heartcode.upstream.usage import Measured
@@ -50,18 +50,18 @@ def test_a_few_tokens_weigh_little() -> None:
 
 
 def test_an_unknown_backend_is_taken_to_be_like_the_others() -> None:
-    rig = Speeds()
-    known, unknown = Speeds(rig), Speeds(rig)
+    rig = Throughput()
+    known, unknown = Throughput(rig), Throughput(rig)
     for _ in range(5):
         known.learn(Measured(evaluated=6000, cached=0, generated=400, prompt_s=10, decode_s=10))
     assert unknown.prompt.value == pytest.approx(known.prompt.value, rel=0.05)
     assert unknown.decode.value == pytest.approx(40, rel=0.1)
-    assert Speeds().prompt.value == 300
+    assert Throughput().prompt.value == 300
 
 
 def test_speeds_measured_before_count_until_answers_tell() -> None:
-    rig = Speeds()
-    tuned, unknown = Speeds(rig), Speeds(rig)
+    rig = Throughput()
+    tuned, unknown = Throughput(rig), Throughput(rig)
     tuned.start_with(prompt=900, decode=60)
     unknown.start_with(prompt=0, decode=0)
     assert tuned.prompt.value == pytest.approx(900, rel=0.02)
@@ -82,10 +82,10 @@ def test_a_rig_starts_with_the_speeds_of_its_settings() -> None:
         }
     )
     fast, slow = Runtime.from_settings(settings).pool.backends
-    assert fast.speeds.prompt.value == pytest.approx(900, rel=0.02)
-    assert slow.speeds.prompt.value == pytest.approx(100, rel=0.2)
-    assert fast.speeds.decode.value == pytest.approx(60, rel=0.02)
-    assert slow.speeds.decode.value == pytest.approx(60, rel=0.02)
+    assert fast.throughput.prompt.value == pytest.approx(900, rel=0.02)
+    assert slow.throughput.prompt.value == pytest.approx(100, rel=0.2)
+    assert fast.throughput.decode.value == pytest.approx(60, rel=0.02)
+    assert slow.throughput.decode.value == pytest.approx(60, rel=0.02)
 
 
 def test_lengths() -> None:
