@@ -134,19 +134,19 @@ def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str
     }
     if not record.is_inference:
         return line
-    model, pace, measured = record.model or "", source.pace, source.measured
+    model, pace, usage = record.model or "", source.pace, source.usage
     pace.report(since=record.started, model=model)
     if pace.first is not None:
         line["first_token_s"] = round(pace.first - record.started, 3)
-    if measured is not None:
-        prompt = round(measured.evaluated + measured.cached)
+    if usage is not None:
+        prompt = round(usage.evaluated + usage.cached)
         if prompt:  # unknown when the answer broke off
-            line |= {"prompt_tokens": prompt, "cached_tokens": round(measured.cached)}
-        line["tokens"] = round(measured.generated)
+            line |= {"prompt_tokens": prompt, "cached_tokens": round(usage.cached)}
+        line["tokens"] = round(usage.generated)
         for kind, number in (
             ("prompt", prompt),
-            ("cached", measured.cached),
-            ("completion", measured.generated),
+            ("cached", usage.cached),
+            ("completion", usage.generated),
         ):
             metrics.TOKENS.labels(kind=kind, model=model).inc(number)
             metrics.CLIENT_TOKENS.labels(kind=kind, client=client).inc(number)

@@ -20,8 +20,8 @@ from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
-from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+from heartcode.upstream.usage import Usage
 
 # Of more than ten tokens, so that the one with which every text begins is less than a tenth of it:
 # then llama-server does not take it for the beginning of somebody's conversation, and gives it the
@@ -31,9 +31,11 @@ _PROMPT = Prompt.of(_FIELDS)
 
 _HEADERS = {"User-Agent": "heartcode-probe", "Content-Type": "application/json"}
 
-TOKEN = Call(method="POST", path="/completion", headers=_HEADERS, body=json.dumps(_FIELDS).encode())
-SLOTS = Call(method="GET", path="/slots", headers=_HEADERS)
-LOOP = Call(method="GET", path="/lora-adapters", headers=_HEADERS)
+TOKEN = UpstreamRequest(
+    method="POST", path="/completion", headers=_HEADERS, body=json.dumps(_FIELDS).encode()
+)
+SLOTS = UpstreamRequest(method="GET", path="/slots", headers=_HEADERS)
+LOOP = UpstreamRequest(method="GET", path="/lora-adapters", headers=_HEADERS)
 
 # A limit that was noticed so much too late proves nothing: the proxy itself was stopped or starved.
 _LATE_S = 1.0
@@ -55,8 +57,8 @@ def generate_token(backend: Backend, *, timeout_s: float) -> None:
         BackendError: when it does not; SILENT after `timeout_s` in all.
     """
     answer = _ask(backend, TOKEN, timeout_s)
-    measured = Measured.in_body(answer.body) if answer.status == HTTPStatus.OK else None
-    if measured is None or measured.generated < 1:
+    usage = Usage.in_body(answer.body) if answer.status == HTTPStatus.OK else None
+    if usage is None or usage.generated < 1:
         raise BackendError(Reason.ERROR, f"no token, but status {answer.status}")
 
 
@@ -83,22 +85,22 @@ def end_batch(backend: Backend, *, timeout_s: float) -> None:
     _ask(backend, LOOP, timeout_s)
 
 
-def _ask(backend: Backend, call: Call, timeout_s: float) -> WholeAnswer:
+def _ask(backend: Backend, request: UpstreamRequest, timeout_s: float) -> WholeAnswer:
     began = time.monotonic()
     try:
-        return _answer(backend, call, timeout_s)
+        return _answer(backend, request, timeout_s)
     except BackendError as error:
         if error.reason is Reason.SILENT and time.monotonic() - began > timeout_s + _LATE_S:
             raise LateError from error
         raise
 
 
-def _answer(backend: Backend, call: Call, timeout_s: float) -> WholeAnswer:
+def _answer(backend: Backend, request: UpstreamRequest, timeout_s: float) -> WholeAnswer:
     # The one limit for all: a backend that hangs may still accept a connection, or not even that.
     never_s = 2 * timeout_s
     with (
         gevent.Timeout(timeout_s, BackendError(Reason.SILENT)),
         Exchange(backend.host, backend.port) as exchange,
     ):
-        exchange.send(call, connect_timeout_s=never_s, silence_timeout_s=never_s)
+        exchange.send(request, connect_timeout_s=never_s, silence_timeout_s=never_s)
         return WholeAnswer(exchange)

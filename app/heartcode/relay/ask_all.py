@@ -12,7 +12,7 @@ import gevent
 
 from heartcode.errors import ApiError
 from heartcode.routing.backend import Backend
-from heartcode.upstream.exchange import BackendError, Call, Exchange
+from heartcode.upstream.exchange import BackendError, Exchange, UpstreamRequest
 
 
 def ask(backends: Iterable[Backend], path: str, *, timeout_s: float) -> list[tuple[Backend, Any]]:
@@ -40,7 +40,7 @@ def _ask_one(backend: Backend, path: str, timeout_s: float) -> Any:
     # A backend that is loading or dying, or talks nonsense, has nothing to tell: None.
     with suppress(BackendError, ValueError), Exchange(backend.host, backend.port) as exchange:
         exchange.send(
-            Call(method="GET", path=path),
+            UpstreamRequest(method="GET", path=path),
             connect_timeout_s=timeout_s,
             silence_timeout_s=timeout_s,
         )

@@ -15,7 +15,7 @@ from heartcode.relay.splice import Seam, SeamError
 from heartcode.routing.lease import Lease
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 _PIECE_BYTES = 8 * 1024
 _EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
@@ -30,7 +30,7 @@ class BackendEvents:
         status: the answer's HTTP status.
         reads_prompt: whether no token has come yet.
         last_heard: when the backend sent something last (`time.monotonic()`).
-        measured: what the backend told at the end, for the whole answer; None if nothing.
+        usage: what the backend told at the end, for the whole answer; None if nothing.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class BackendEvents:
         self._hides_progress = hides_progress
         self.reads_prompt = True
         self.last_heard = 0.0
-        self.measured: Measured | None = None
+        self.usage: Usage | None = None
         self._seam = seam
         self._events = sse.WholeEvents()
         self._first = b""
@@ -166,10 +166,10 @@ class BackendEvents:
     def _end(self) -> None:
         if self._events.torn:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
-        measured = Measured.in_stream(self._last_but_one + self._last)
-        self._lease.learn(measured)
-        if measured is not None:
-            self.measured = self._seam.whole(measured) if self._seam else measured
+        usage = Usage.in_stream(self._last_but_one + self._last)
+        self._lease.learn(usage)
+        if usage is not None:
+            self.usage = self._seam.whole(usage) if self._seam else usage
 
     def _while_it_reads(self, events: bytes) -> bytes:
         tokens = progress.without(events)

@@ -17,7 +17,7 @@ from heartcode.relay import sse
 from heartcode.relay.token_times import Pace
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 # Guards the proxy's memory against a backend that has gone wrong.
 MAX_HELD_BYTES = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ class WholeAnswer:
 
     Attributes:
         status, content_type, body: the answer.
-        measured: what it tells of tokens and times.
+        usage: what it tells of tokens and times.
         resumes, pace: as of a stream: none and nothing.
     """
 
@@ -49,7 +49,7 @@ class WholeAnswer:
             if len(body) > MAX_HELD_BYTES:
                 raise BackendError(Reason.BROKEN, "an answer without end")
         self.body = bytes(body)
-        self.measured = Measured.in_body(self.body)
+        self.usage = Usage.in_body(self.body)
 
     @property
     def is_json(self) -> bool:

@@ -16,7 +16,7 @@ from heartcode.relay.token_times import Pace
 from heartcode.relay.transcript import Transcript
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Reason
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 Opened = BackendEvents | WholeAnswer
 
@@ -49,7 +49,7 @@ class EventStream:
         self.resumes = 0
         self.outlet: Outlet | None = None
         self.pace = Pace()
-        self._measured: Measured | None = None
+        self._usage: Usage | None = None
         self._source: Pending[Opened] | Opened = opened
         self._journey = journey
         self._client = client
@@ -58,11 +58,11 @@ class EventStream:
         self._reopen = reopen
 
     @property
-    def measured(self) -> Measured | None:
+    def usage(self) -> Usage | None:
         """What is known of the whole answer's tokens; of a broken one's, how many went out."""
-        if self._measured is None and self._transcript is not None:
-            return Measured(evaluated=0, cached=0, generated=self._transcript.tokens)
-        return self._measured
+        if self._usage is None and self._transcript is not None:
+            return Usage(evaluated=0, cached=0, generated=self._transcript.tokens)
+        return self._usage
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -118,7 +118,7 @@ class EventStream:
             if self.outlet is not None and not events.reads_prompt:
                 self._pour(events, self.outlet)
                 break
-        self._measured = events.measured
+        self._usage = events.usage
         if self._transcript is not None and self._transcript.is_cut:
             raise BackendError(Reason.BROKEN, "a stream without its last event")
 

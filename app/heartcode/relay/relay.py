@@ -1,6 +1,6 @@
 """Brings a request to a backend that can serve it and the answer back as it arrives.
 
-    answer = relay.ask(call, client)  # or relay.stream(call, client, transcript)
+    answer = relay.ask(request)  # or relay.stream(request, transcript)
     for piece in answer.body:
         ...
 
@@ -31,7 +31,7 @@ from heartcode.routing.lease import Lease
 from heartcode.routing.pool import Pool
 from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import metrics
-from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
 
 _OK = 200
 # More than the events that follow the last token.
@@ -62,13 +62,13 @@ class Request:
     """What is asked for.
 
     Attributes:
-        call: the request as it goes to a backend.
+        upstream_request: the request as it goes to a backend.
         client: who waits for the answer.
         serving: the backends that can be asked; None: all of them.
-        info: with it the call takes a slot and may wait for it, see `Pool.take`.
+        info: with it the request takes a slot and may wait for it, see `Pool.take`.
     """
 
-    call: Call
+    upstream_request: UpstreamRequest
     client: Client
     serving: Container[Backend] | None = None
     info: RequestInfo | None = None
@@ -140,9 +140,11 @@ class Relay:
         """Return a whole answer, like `ask()`, of what is asked for as a stream.
 
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
-        at the next token, see `whole`. `fields` are those of the call's body.
+        at the next token, see `buffered`. `fields` are those of the request's body.
         """
-        streamed = replace(asked, call=replace(asked.call, body=buffered.as_stream(fields)))
+        streamed = replace(
+            asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
+        )
         way = _Way(streamed, self._journey(asked), self._patience, transcript)
         answer = way.answer(way.open())
         if isinstance(answer.body, bytes):
@@ -178,7 +180,7 @@ class _Way:
         patience: Patience,
         transcript: Transcript | None = None,
     ) -> None:
-        self._call = asked.call
+        self._request = asked.upstream_request
         self._client = asked.client
         self._journey = journey
         self._patience = patience
@@ -214,7 +216,7 @@ class _Way:
         reason: Reason | None = None
         refusal: WholeAnswer | None = None
         while True:
-            call, seam = self._next_call()
+            request, seam = self._next_request()
             try:
                 lease = self._journey.next_lease()
             except ApiError:
@@ -224,7 +226,7 @@ class _Way:
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             try:
-                opened = self._open_at(lease, call, seam)
+                opened = self._open_at(lease, request, seam)
             except BackendError as error:
                 if self._client.gone:
                     raise ClientGoneError from None
@@ -237,15 +239,15 @@ class _Way:
             refusal = opened
             reason = self._journey.has_failed(BackendError(Reason.ERROR, opened.status))
 
-    def _next_call(self) -> tuple[Call, Seam | None]:
+    def _next_request(self) -> tuple[UpstreamRequest, Seam | None]:
         if self._transcript is None or not self._transcript.has_begun:
-            return self._call, None
-        continuation = self._transcript.continuation(self._call.body or b"")
+            return self._request, None
+        continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
             raise self._journey.lost()
-        return replace(self._call, body=continuation.body), continuation.seam
+        return replace(self._request, body=continuation.body), continuation.seam
 
-    def _open_at(self, lease: Lease, call: Call, seam: Seam | None) -> Opened:
+    def _open_at(self, lease: Lease, request: UpstreamRequest, seam: Seam | None) -> Opened:
         backend, patience = lease.backend, self._patience
         with ExitStack() as held:
             held.enter_context(lease)
@@ -253,7 +255,9 @@ class _Way:
             self._client.when_gone(exchange.abort)
             lease.when_given_up(exchange.abort)
             exchange.send(
-                call, connect_timeout_s=patience.connect_s, silence_timeout_s=patience.silence_s
+                request,
+                connect_timeout_s=patience.connect_s,
+                silence_timeout_s=patience.silence_s,
             )
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
@@ -261,7 +265,7 @@ class _Way:
                     exchange,
                     lease,
                     token_silence_s=patience.token_silence_s,
-                    hides_progress=call.hides_progress,
+                    hides_progress=request.hides_progress,
                     seam=seam,
                 )
                 opened.wait_for_first()
@@ -269,6 +273,6 @@ class _Way:
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
                 opened = WholeAnswer(exchange)
-                lease.learn(opened.measured)
+                lease.learn(opened.usage)
             lease.has_answered(opened.status)
             return opened

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from heartcode.relay import sse
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 
 class SeamError(Exception):
@@ -132,9 +132,9 @@ class Seam:
         # With nothing left to generate a backend still generates one token, which is dropped.
         return 1 if self._is_spent else 0
 
-    def whole(self, measured: Measured) -> Measured:
+    def whole(self, usage: Usage) -> Usage:
         """Return the tokens of the whole answer, made of what the last backend told of its part."""
-        prompt = max(0.0, measured.evaluated + measured.cached - self._tokens)
-        cached = min(measured.cached, prompt)
-        generated = measured.generated + self._tokens - self._dropped
-        return replace(measured, evaluated=prompt - cached, cached=cached, generated=generated)
+        prompt = max(0.0, usage.evaluated + usage.cached - self._tokens)
+        cached = min(usage.cached, prompt)
+        generated = usage.generated + self._tokens - self._dropped
+        return replace(usage, evaluated=prompt - cached, cached=cached, generated=generated)

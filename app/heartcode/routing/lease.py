@@ -10,7 +10,7 @@ from heartcode.routing.backend import Backend
 from heartcode.routing.prefix_cache import Place
 from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.throughput import Lengths
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 # A share of the expected answer that is always taken to be left: what has run for longer than
 # expected will not end at once for that.
@@ -43,7 +43,7 @@ class Lease:
         What needs no slot is answered beside the loop that generates, and says nothing of it.
         """
 
-    def learn(self, measured: Measured | None) -> None:
+    def learn(self, usage: Usage | None) -> None:
         """Take what the backend said about its answer when it was complete."""
 
     def when_given_up(self, abort: Callable[[], None]) -> None:
@@ -118,16 +118,16 @@ class SlotLease(Lease):
         answer_left = min(self._answer_s, self.prompt_done + self._answer_s - now)
         return max(0.0, self.prompt_done - now) + max(_NEVER_LESS * self._answer_s, answer_left)
 
-    def learn(self, measured: Measured | None) -> None:
+    def learn(self, usage: Usage | None) -> None:
         """Correct the backend's speeds, the lengths of texts and what its cache holds."""
-        if measured is None:
+        if usage is None:
             return
-        self.backend.throughput.learn(measured)
-        self._lengths.learn(measured, prompt_chars=self._info.prompt.chars)
+        self.backend.throughput.learn(usage)
+        self._lengths.learn(usage, prompt_chars=self._info.prompt.chars)
         tokens_per_char = self._lengths.tokens_per_char.value
         if self._place is not None:
-            self._place.found(round(measured.cached / tokens_per_char))
-        self._answer_chars = round(measured.generated / tokens_per_char)
+            self._place.found(round(usage.cached / tokens_per_char))
+        self._answer_chars = round(usage.generated / tokens_per_char)
 
     def release(self) -> None:
         """Free the slot; whoever waits for one is called."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 _ABSURD = 1e9
 _PROMPT_MEMORY_S, _DECODE_MEMORY_S = 60.0, 300.0
@@ -75,10 +75,10 @@ class Throughput:
         self.prompt.learn(prompt * _PROMPT_MEMORY_S / 2, _PROMPT_MEMORY_S / 2)
         self.decode.learn(decode * _DECODE_MEMORY_S / 2, _DECODE_MEMORY_S / 2)
 
-    def learn(self, measured: Measured) -> None:
+    def learn(self, usage: Usage) -> None:
         """Take the times of an answer, as far as it told any."""
-        self.prompt.learn(measured.evaluated, measured.prompt_s)
-        self.decode.learn(measured.generated, measured.decode_s)
+        self.prompt.learn(usage.evaluated, usage.prompt_s)
+        self.decode.learn(usage.generated, usage.decode_s)
 
 
 class Lengths:
@@ -93,10 +93,10 @@ class Lengths:
         self.tokens_per_char = LearntRatio(0.25, weight=500.0, memory=200_000.0)
         self.answer_tokens = LearntRatio(200.0, weight=1.0, memory=30.0)
 
-    def learn(self, measured: Measured, *, prompt_chars: int) -> None:
+    def learn(self, usage: Usage, *, prompt_chars: int) -> None:
         """Take the tokens of an answer to a prompt of so many characters."""
-        self.tokens_per_char.learn(measured.evaluated + measured.cached, prompt_chars)
-        self.answer_tokens.learn(measured.generated, 1.0)
+        self.tokens_per_char.learn(usage.evaluated + usage.cached, prompt_chars)
+        self.answer_tokens.learn(usage.generated, 1.0)
 
     def answer_of_at_most(self, max_tokens: int | None) -> float:
         """Return how many tokens an answer will probably have."""

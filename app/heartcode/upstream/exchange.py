@@ -1,7 +1,7 @@
 """One request to one backend over HTTP, and its answer as it arrives.
 
     with Exchange(backend.host, backend.port) as exchange:
-        exchange.send(call, connect_timeout_s=2, silence_timeout_s=600)
+        exchange.send(request, connect_timeout_s=2, silence_timeout_s=600)
         while data := exchange.read_some():
             ...
 
@@ -49,7 +49,7 @@ class BackendError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class UpstreamRequest:
     """A request as it goes to a backend; `body` is passed on byte for byte.
 
     `hides_progress` says that the client did not ask how far its prompt was read, see `progress`.
@@ -117,8 +117,10 @@ class Exchange:
         self.silence_s = 0.0
         self.last_heard = 0.0
 
-    def send(self, call: Call, *, connect_timeout_s: float, silence_timeout_s: float) -> None:
-        """Send `call` and wait for the head of the answer.
+    def send(
+        self, request: UpstreamRequest, *, connect_timeout_s: float, silence_timeout_s: float
+    ) -> None:
+        """Send `request` and wait for the head of the answer.
 
         Raises:
             BackendError: when there is no answer, or one that only says "not yet".
@@ -133,7 +135,7 @@ class Exchange:
         if self._aborted:
             raise BackendError(Reason.BROKEN, "aborted")
         try:
-            self._socket.sendall(_head(call, self._host, self._port) + (call.body or b""))
+            self._socket.sendall(_head(request, self._host, self._port) + (request.body or b""))
         except OSError as error:
             raise failure(error) from error
         head_bytes = 0
@@ -271,12 +273,12 @@ def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
     return sock
 
 
-def _head(call: Call, host: str, port: int) -> bytes:
+def _head(request: UpstreamRequest, host: str, port: int) -> bytes:
     bracketed = f"[{host}]" if ":" in host else host
-    fields = {"Host": f"{bracketed}:{port}", **call.headers, "Connection": "close"}
-    if call.body is not None:
-        fields["Content-Length"] = str(len(call.body))
-    lines = [f"{call.method} {call.path} HTTP/1.1"]
+    fields = {"Host": f"{bracketed}:{port}", **request.headers, "Connection": "close"}
+    if request.body is not None:
+        fields["Content-Length"] = str(len(request.body))
+    lines = [f"{request.method} {request.path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in fields.items()]
     if any("\r" in line or "\n" in line for line in lines):  # gunicorn lets none in
         raise ValueError("a header with a line break")

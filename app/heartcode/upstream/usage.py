@@ -1,7 +1,7 @@
 """What llama-server says about an answer when it is complete: tokens and times.
 
-    measured = Measured.in_body(body)            # an answer that was read whole
-    measured = Measured.in_stream(last_pieces)   # the end of a stream
+    usage = Usage.in_body(body)            # an answer that was read whole
+    usage = Usage.in_stream(last_pieces)   # the end of a stream
 
 Chat and text completions tell both; whole answers of /v1/messages and /v1/responses tell tokens
 alone, and the end of a stream of /v1/messages tells nothing that could be used.
@@ -26,7 +26,7 @@ _COMPLETIONS = ("prompt", "completion")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Usage:
     """Tokens of one answer, and seconds where they were told.
 
     Attributes:
@@ -44,7 +44,7 @@ class Measured:
     decode_s: float = 0.0
 
     @classmethod
-    def of(cls, answer: Any) -> Measured | None:
+    def of(cls, answer: Any) -> Usage | None:
         """Return what a JSON answer or event tells, or None if it tells nothing."""
         if not isinstance(answer, Mapping):
             return None
@@ -60,7 +60,7 @@ class Measured:
         return cls._of_usage(usage) if isinstance(usage, Mapping) else None
 
     @classmethod
-    def _of_usage(cls, usage: Mapping[str, Any]) -> Measured | None:
+    def _of_usage(cls, usage: Mapping[str, Any]) -> Usage | None:
         """Read the counts of chat and text completions, of responses, or of messages."""
         if "cache_read_input_tokens" in usage:  # Anthropic's: the input is without the cached
             return cls(
@@ -80,12 +80,12 @@ class Measured:
         )
 
     @classmethod
-    def in_body(cls, body: bytes) -> Measured | None:
+    def in_body(cls, body: bytes) -> Usage | None:
         """Return what a whole answer tells."""
         return cls.of(_json(body)) if len(body) <= _MAX_BODY_BYTES else None
 
     @classmethod
-    def in_stream(cls, end: bytes) -> Measured | None:
+    def in_stream(cls, end: bytes) -> Usage | None:
         """Return what the end of a stream, complete events, tells; the last word counts."""
         for line in reversed(end.splitlines()[-3 * _LAST_EVENTS :]):
             tells = line.startswith(b"data:") and (b'"timings"' in line or b'"usage"' in line)

@@ -25,7 +25,7 @@ from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.routing.request_info import CLIENT_HEADER, OVERFLOW_HEADER, Overflow, RequestInfo
 from heartcode.upstream import progress
-from heartcode.upstream.exchange import Call
+from heartcode.upstream.exchange import UpstreamRequest
 
 bp = Blueprint("inference", __name__)
 
@@ -52,10 +52,14 @@ def relay(endpoint: Endpoint) -> Response:
         record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
-    call = Call(method="POST", path=endpoint.path, headers=headers, body=body)
+    upstream_request = UpstreamRequest(
+        method="POST", path=endpoint.path, headers=headers, body=body
+    )
     transcript = transcript_of(endpoint.path, fields)
     if transcript is not None and record.stream and progress.may_be_asked_for(fields):
-        call = replace(call, body=progress.asked_for(body), hides_progress=True)
+        upstream_request = replace(
+            upstream_request, body=progress.asked_for(body), hides_progress=True
+        )
     client = record.client = Client()
     with ExitStack() as watched:
         runtime.running.add(client)
@@ -68,7 +72,12 @@ def relay(endpoint: Endpoint) -> Response:
         if "gunicorn.socket" in request.environ:
             watch = SocketWatch(client, request.environ["gunicorn.socket"])
             watched.enter_context(watch)
-        asked = Request(call=call, client=client, serving=model.backends, info=record.info)
+        asked = Request(
+            upstream_request=upstream_request,
+            client=client,
+            serving=model.backends,
+            info=record.info,
+        )
         try:
             if record.stream:
                 record.answer = runtime.relay.stream(asked, transcript)

@@ -13,7 +13,7 @@ from heartcode.relay.backend_stream import BackendEvents
 from heartcode.relay.fast_path import Outlet
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
-from heartcode.upstream.exchange import BackendError, Call, Exchange, Reason
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
 from httptools import HttpResponseParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,8 +68,8 @@ def events_of(pieces: list[bytes]) -> Iterator[BackendEvents]:
             theirs.sendall(piece)
         theirs.shutdown(socket.SHUT_WR)
         with patch("heartcode.upstream.exchange._connect", return_value=ours):
-            call = Call(method="POST", path="/completion", body=b"{}")
-            exchange.send(call, connect_timeout_s=1, silence_timeout_s=60)
+            request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
+            exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
         lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
         events = BackendEvents(exchange, lease, token_silence_s=60, hides_progress=False)
         events.wait_for_first()

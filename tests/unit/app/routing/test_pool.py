@@ -19,7 +19,7 @@ from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import Overflow, RequestInfo
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def learn(lease: Lease, *, prompt_speed: float, decode_speed: float = 25.0) -> N
     """Let the backend have answered in these speeds, often enough that the priors have faded."""
     assert isinstance(lease, SlotLease)
     tokens = lease._info.prompt.chars / 4
-    measured = Measured(
+    usage = Usage(
         evaluated=tokens,
         cached=0,
         generated=decode_speed,
@@ -64,7 +64,7 @@ def learn(lease: Lease, *, prompt_speed: float, decode_speed: float = 25.0) -> N
         decode_s=1.0,
     )
     for _ in range(20):
-        lease.learn(measured)
+        lease.learn(usage)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from heartcode.routing.throughput import LearntRatio, Lengths, Throughput
 from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_an_unknown_backend_is_taken_to_be_like_the_others() -> None:
     rig = Throughput()
     known, unknown = Throughput(rig), Throughput(rig)
     for _ in range(5):
-        known.learn(Measured(evaluated=6000, cached=0, generated=400, prompt_s=10, decode_s=10))
+        known.learn(Usage(evaluated=6000, cached=0, generated=400, prompt_s=10, decode_s=10))
     assert unknown.prompt.value == pytest.approx(known.prompt.value, rel=0.05)
     assert unknown.decode.value == pytest.approx(40, rel=0.1)
     assert Throughput().prompt.value == 300
@@ -68,7 +68,7 @@ def test_speeds_measured_before_count_until_answers_tell() -> None:
     assert tuned.decode.value == pytest.approx(60, rel=0.02)
     assert unknown.prompt.value == pytest.approx(900, rel=0.02)  # like the rig's others
     for _ in range(30):
-        tuned.learn(Measured(evaluated=3000, cached=0, generated=600, prompt_s=10, decode_s=60))
+        tuned.learn(Usage(evaluated=3000, cached=0, generated=600, prompt_s=10, decode_s=60))
     assert tuned.prompt.value == pytest.approx(300, rel=0.1)
     assert tuned.decode.value == pytest.approx(10, rel=0.1)
 
@@ -91,8 +91,8 @@ def test_a_rig_starts_with_the_speeds_of_its_settings() -> None:
 def test_lengths() -> None:
     lengths = Lengths()
     for _ in range(100):
-        measured = Measured(evaluated=200, cached=800, generated=50)
-        lengths.learn(measured, prompt_chars=3000)
+        usage = Usage(evaluated=200, cached=800, generated=50)
+        lengths.learn(usage, prompt_chars=3000)
     assert lengths.tokens_per_char.value == pytest.approx(1 / 3, rel=0.01)
     assert lengths.answer_of_at_most(None) == pytest.approx(50, rel=0.2)
     assert lengths.answer_of_at_most(7) == 7

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import requests
-from heartcode.upstream.usage import Measured
+from heartcode.upstream.usage import Usage
 
 from tests.integration.conftest import StartLlamas
 
@@ -32,7 +32,7 @@ def url(llama_servers: StartLlamas) -> str:
 def test_whole_answers(url: str) -> None:
     for path, fields in REQUESTS.items():
         body = requests.post(url + path, json=fields, timeout=60).content
-        check(path, Measured.in_body(body), times=path not in TELL_NO_TIMES)
+        check(path, Usage.in_body(body), times=path not in TELL_NO_TIMES)
 
 
 def test_the_last_two_events_of_streams(url: str) -> None:
@@ -43,13 +43,13 @@ def test_the_last_two_events_of_streams(url: str) -> None:
             asked = {**fields, **more, "stream": True}
             stream = requests.post(url + path, json=asked, timeout=60).content
             events = [event + b"\n\n" for event in stream.split(b"\n\n") if event]
-            measured = Measured.in_stream(events[-2] + events[-1])
-            check(f"{path} {more}", measured, times=True)
+            usage = Usage.in_stream(events[-2] + events[-1])
+            check(f"{path} {more}", usage, times=True)
 
 
-def check(what: str, measured: Measured | None, *, times: bool) -> None:
-    if measured is None:
+def check(what: str, usage: Usage | None, *, times: bool) -> None:
+    if usage is None:
         pytest.fail(f"{what} tells nothing")
-    assert measured.generated == 5, what
-    assert measured.evaluated + measured.cached > 3, what
-    assert (measured.prompt_s > 0) == (measured.decode_s > 0) == times, what
+    assert usage.generated == 5, what
+    assert usage.evaluated + usage.cached > 3, what
+    assert (usage.prompt_s > 0) == (usage.decode_s > 0) == times, what
