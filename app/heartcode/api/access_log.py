@@ -18,7 +18,7 @@ from heartcode.api import request_id
 from heartcode.api.error_handlers import CLIENT_GONE_STATUS
 from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import Client
-from heartcode.relay.client_stream import EventStream
+from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import client_names, log, metrics
@@ -53,7 +53,7 @@ class Record:
             return "failed"
         if status >= HTTPStatus.BAD_REQUEST:
             return "rejected"
-        if self.answer is not None and isinstance(self.answer.body, EventStream):
+        if self.answer is not None and isinstance(self.answer.body, ClientStream):
             given_up = self.client is not None and self.client.error is not None
             outcome = self.answer.body.outcome
             return "failed" if given_up and outcome == "disconnected" else outcome
@@ -134,10 +134,10 @@ def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str
     }
     if not record.is_inference:
         return line
-    model, pace, usage = record.model or "", source.pace, source.usage
-    pace.report(since=record.started, model=model)
-    if pace.first is not None:
-        line["first_token_s"] = round(pace.first - record.started, 3)
+    model, token_times, usage = record.model or "", source.token_times, source.usage
+    token_times.report(since=record.started, model=model)
+    if token_times.first is not None:
+        line["first_token_s"] = round(token_times.first - record.started, 3)
     if usage is not None:
         prompt = round(usage.evaluated + usage.cached)
         if prompt:  # unknown when the answer broke off

@@ -10,8 +10,8 @@ from time import monotonic
 from heartcode.errors import ApiError
 from heartcode.relay import sse
 from heartcode.relay.buffered import MAX_HELD_BYTES
-from heartcode.relay.fast_path import Outlet, while_readable
-from heartcode.relay.splice import Seam, SeamError
+from heartcode.relay.fast_path import ClientWriter, while_readable
+from heartcode.relay.splice import Splice, SpliceError
 from heartcode.routing.lease import Lease
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
@@ -21,7 +21,7 @@ _PIECE_BYTES = 8 * 1024
 _EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
 
 
-class BackendEvents:
+class BackendStream:
     """The events that one backend sends, as far as the client is to get them.
 
     From the first token on the backend may pause for `token_silence_s` at most.
@@ -40,7 +40,7 @@ class BackendEvents:
         *,
         token_silence_s: float,
         hides_progress: bool,
-        seam: Seam | None = None,
+        splice: Splice | None = None,
     ) -> None:
         self.status = exchange.status
         self._exchange = exchange
@@ -50,7 +50,7 @@ class BackendEvents:
         self.reads_prompt = True
         self.last_heard = 0.0
         self.usage: Usage | None = None
-        self._seam = seam
+        self._splice = splice
         self._events = sse.WholeEvents()
         self._first = b""
         # The end of the stream tells tokens and times; [DONE] may come by itself.
@@ -84,9 +84,12 @@ class BackendEvents:
         return b""
 
     def pour(
-        self, outlet: Outlet, keep_time: Callable[[float], None], keep: Callable[[bytes], None]
+        self,
+        writer: ClientWriter,
+        keep_time: Callable[[float], None],
+        keep: Callable[[bytes], None],
     ) -> bool:
-        """Let `outlet` have the events as they arrive, until it can take no more or they end.
+        """Let `writer` have the events as they arrive, until it can take no more or they end.
 
         For all that it gets, `keep_time` is told when it came and `keep` what it was. This happens
         in the event loop, without a greenlet that would have to be woken for every token, so none
@@ -99,7 +102,7 @@ class BackendEvents:
         exchange = self._exchange
         if not exchange.is_complete:
             try:
-                while_readable(exchange, self._step(outlet, keep_time, keep))
+                while_readable(exchange, self._step(writer, keep_time, keep))
             except OSError as error:
                 raise failure(error) from error
         if not exchange.is_complete:
@@ -108,14 +111,17 @@ class BackendEvents:
         return False
 
     def _step(
-        self, outlet: Outlet, keep_time: Callable[[float], None], keep: Callable[[bytes], None]
+        self,
+        writer: ClientWriter,
+        keep_time: Callable[[float], None],
+        keep: Callable[[bytes], None],
     ) -> Callable[[], bool]:
         """Return what `pour()` does whenever there is something to read."""
         # What is needed for every token, at hand.
         exchange, backend, parts = self._exchange, self._lease.backend, self._events
-        source, write_as_it_is = exchange.fileno(), outlet.write_as_it_is
+        source, write_as_it_is = exchange.fileno(), writer.write_as_it_is
         heads, end = chunked.HEADS, -len(chunked.END)
-        is_straight = outlet.is_chunked and self._seam is None
+        is_straight = writer.is_chunked and self._splice is None
 
         def step() -> bool:
             try:
@@ -144,7 +150,7 @@ class BackendEvents:
             if events:
                 keep_time(exchange.last_heard)
                 keep(events)
-            return (not events or outlet.write_now(events)) and not exchange.is_complete
+            return (not events or writer.write_now(events)) and not exchange.is_complete
 
         return step
 
@@ -159,8 +165,8 @@ class BackendEvents:
         self._last_but_one, self._last = self._last, events
         if self.reads_prompt:
             events = self._while_it_reads(events)
-        if events and self._seam is not None:
-            events = self._sewn_on(events, self._seam)
+        if events and self._splice is not None:
+            events = self._spliced(events, self._splice)
         return events
 
     def _end(self) -> None:
@@ -169,7 +175,7 @@ class BackendEvents:
         usage = Usage.in_stream(self._last_but_one + self._last)
         self._lease.learn(usage)
         if usage is not None:
-            self.usage = self._seam.whole(usage) if self._seam else usage
+            self.usage = self._splice.whole(usage) if self._splice else usage
 
     def _while_it_reads(self, events: bytes) -> bytes:
         tokens = progress.without(events)
@@ -180,10 +186,10 @@ class BackendEvents:
             self._exchange.be_silent_at_most(self._token_silence_s)
         return tokens if self._hides_progress else events
 
-    def _sewn_on(self, events: bytes, seam: Seam) -> bytes:
+    def _spliced(self, events: bytes, splice: Splice) -> bytes:
         try:
-            return seam.rewrite(events)
-        except SeamError as error:
+            return splice.rewrite(events)
+        except SpliceError as error:
             message = f"the answer could not be continued: {error}"
             raise ApiError(502, message, code="backend_failed") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from heartcode.errors import ApiError
 from heartcode.relay import sse
-from heartcode.relay.token_times import Pace
+from heartcode.relay.token_times import TokenTimes
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason
 from heartcode.upstream.usage import Usage
@@ -34,13 +34,13 @@ class WholeAnswer:
     Attributes:
         status, content_type, body: the answer.
         usage: what it tells of tokens and times.
-        resumes, pace: as of a stream: none and nothing.
+        resumes, token_times: as of a stream: none and nothing.
     """
 
     resumes = 0
 
     def __init__(self, exchange: Exchange) -> None:
-        self.pace = Pace()
+        self.token_times = TokenTimes()
         self.status = exchange.status
         self.content_type = exchange.content_type
         body = bytearray()

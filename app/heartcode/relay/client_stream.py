@@ -7,39 +7,40 @@ from collections.abc import Callable, Generator, Iterator
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import sse
-from heartcode.relay.backend_stream import BackendEvents
+from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.relay.fast_path import Outlet
-from heartcode.relay.future import Pending
-from heartcode.relay.retry import Journey
-from heartcode.relay.token_times import Pace
+from heartcode.relay.fast_path import ClientWriter
+from heartcode.relay.future import Future
+from heartcode.relay.retry import RetryBudget
+from heartcode.relay.token_times import TokenTimes
 from heartcode.relay.transcript import Transcript
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Reason
 from heartcode.upstream.usage import Usage
 
-Opened = BackendEvents | WholeAnswer
+Opened = BackendStream | WholeAnswer
 
 
-class EventStream:
+class ClientStream:
     """The one stream that the client gets; iterating yields bytes that end where an event ends.
 
-    It never ends without a word. While there is nothing to pass on, before the first token or
-    because another backend has to read the prompt to go on, it gives signs of life. When a backend
-    fails, another one goes on where that is possible; where it is not, the last event is an error.
+    While there is nothing to pass on, before the first token or because another backend has to read
+    the prompt to go on, it gives signs of life. When a backend fails, another one goes on where
+    that is possible; where it is not, and when the client is given up, the last event is an error.
 
     Attributes:
-        outcome: how the stream ended: completed, failed, or disconnected (the client left).
+        outcome: how the stream ended: completed, failed, or disconnected (the client left, or was
+            given up).
         resumes: how often another backend went on.
-        outlet: the short way to the client; None: every piece is yielded.
-        pace: when the tokens came.
+        writer: the fast path to the client; None: every piece is yielded.
+        token_times: when the tokens came.
     """
 
     def __init__(
         self,
-        opened: Pending[Opened] | BackendEvents,
+        opened: Future[Opened] | BackendStream,
         *,
-        journey: Journey,
+        budget: RetryBudget,
         client: Client,
         ping_interval_s: float,
         transcript: Transcript | None = None,
@@ -47,11 +48,11 @@ class EventStream:
     ) -> None:
         self.outcome = "disconnected"
         self.resumes = 0
-        self.outlet: Outlet | None = None
-        self.pace = Pace()
+        self.writer: ClientWriter | None = None
+        self.token_times = TokenTimes()
         self._usage: Usage | None = None
-        self._source: Pending[Opened] | Opened = opened
-        self._journey = journey
+        self._source: Future[Opened] | Opened = opened
+        self._budget = budget
         self._client = client
         self._ping_interval_s = ping_interval_s
         self._transcript = transcript
@@ -69,7 +70,9 @@ class EventStream:
             yield from self.pieces()
             self.outcome = "completed"
         except ClientGoneError:
-            return
+            # A client that was given up is still there: it is told why.
+            if self._client.error is not None:
+                yield sse.data_event(self._client.error.body())
         except ApiError as error:
             self.outcome = "failed"
             yield sse.data_event(error.body())
@@ -84,7 +87,7 @@ class EventStream:
                 if self._client.gone:
                     raise ClientGoneError from None
                 events.close()
-                reason = self._journey.has_failed(error)
+                reason = self._budget.has_failed(error)
             else:
                 return
             ending = self._transcript.ending if self._transcript is not None else None
@@ -92,15 +95,15 @@ class EventStream:
                 yield ending
                 return
             if self._reopen is None:
-                raise self._journey.lost()
-            self._source = Pending(self._reopen)
+                raise self._budget.lost()
+            self._source = Future(self._reopen)
             events = yield from self._opened()
             self.resumes += 1
             metrics.RESUMES.labels(reason=reason.value).inc()
 
-    def _opened(self) -> Generator[bytes, None, BackendEvents]:
+    def _opened(self) -> Generator[bytes, None, BackendStream]:
         """Yield signs of life until a backend sends events; return them."""
-        while isinstance(self._source, Pending):
+        while isinstance(self._source, Future):
             while not self._source.is_there(within_s=self._ping_interval_s):
                 yield sse.PING
             self._source = self._source.take()
@@ -109,55 +112,35 @@ class EventStream:
             raise self._source.as_error()
         return self._source
 
-    def _passed_on(self, events: BackendEvents) -> Iterator[bytes]:
+    def _passed_on(self, events: BackendStream) -> Iterator[bytes]:
         while piece := events.read():
             self._note(piece, events)
             yield piece
             # The server has written the head by now, and what may come late has another limit than
             # what follows the first token.
-            if self.outlet is not None and not events.reads_prompt:
-                self._pour(events, self.outlet)
+            if self.writer is not None and not events.reads_prompt:
+                self._pour(events, self.writer)
                 break
         self._usage = events.usage
         if self._transcript is not None and self._transcript.is_cut:
             raise BackendError(Reason.BROKEN, "a stream without its last event")
 
-    def _pour(self, events: BackendEvents, outlet: Outlet) -> None:
+    def _pour(self, events: BackendStream, writer: ClientWriter) -> None:
         keep = self._transcript.note if self._transcript is not None else _forget
         goes_on = True
         while goes_on:
-            goes_on = events.pour(outlet, self.pace.note, keep)
-            outlet.flush(self._client)
+            goes_on = events.pour(writer, self.token_times.note, keep)
+            writer.flush(self._client)
 
-    def _note(self, piece: bytes, events: BackendEvents) -> None:
+    def _note(self, piece: bytes, events: BackendStream) -> None:
         if not events.reads_prompt:
-            self.pace.note(events.last_heard)
+            self.token_times.note(events.last_heard)
         if self._transcript is not None:
             self._transcript.note(piece)
 
     def close(self) -> None:
         """End the stream, finished or not; the backend's slot is free again."""
         self._source.close()
-
-
-class WithFarewell:
-    """An `EventStream` whose last event is the reason when its client was given up.
-
-    To the stream that looks as if the client had left, so it ends without a word.
-    """
-
-    def __init__(self, stream: EventStream, client: Client) -> None:
-        self._stream = stream
-        self._client = client
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
-        if self._client.error is not None and self._stream.outcome == "disconnected":
-            yield sse.data_event(self._client.error.body())
-
-    def close(self) -> None:
-        """End the stream, finished or not."""
-        self._stream.close()
 
 
 def _forget(_: bytes) -> None:

@@ -4,9 +4,9 @@ A greenlet that reads tokens is woken for each of them: it tries to read, waits,
 and fro. A callback in the loop costs a third of that (docs/adr/0011-the-hot-path.md). It writes to
 the client's socket without a detour through the WSGI server:
 
-    outlet = Outlet(sock, chunked=True, stall_s=60)
-    if not outlet.write_now(event):     # in the event loop, for each token
-        outlet.flush(client)            # in the stream's greenlet: the client reads slowly
+    writer = ClientWriter(sock, chunked=True, stall_s=60)
+    if not writer.write_now(event):     # in the event loop, for each token
+        writer.flush(client)            # in the stream's greenlet: the client reads slowly
 
 Only for a response whose head is out, and between two pieces that the server writes itself.
 """
@@ -76,7 +76,7 @@ def while_readable(exchange: Exchange, step: Callable[[], bool]) -> None:
         raise steps.error
 
 
-class Outlet:
+class ClientWriter:
     """Writes the body of one response.
 
     Args:

@@ -17,13 +17,13 @@ class Closable(Protocol):
 T = TypeVar("T", bound=Closable)
 
 
-class Pending(Generic[T]):
+class Future(Generic[T]):
     """The result of `work`, which runs in a greenlet of its own, as soon as it is there.
 
-    pending = Pending(work)
-    while not pending.is_there(within_s=15):
+    future = Future(work)
+    while not future.is_there(within_s=15):
         ...
-    result = pending.take()
+    result = future.take()
     """
 
     def __init__(self, work: Callable[[], T]) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
-from heartcode.relay.backend_stream import BackendEvents
+from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.relay.client_stream import EventStream, Opened
-from heartcode.relay.future import Pending
-from heartcode.relay.retry import Journey
-from heartcode.relay.splice import Seam
+from heartcode.relay.client_stream import ClientStream, Opened
+from heartcode.relay.future import Future
+from heartcode.relay.retry import RetryBudget
+from heartcode.relay.splice import Splice
 from heartcode.relay.transcript import Transcript
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
@@ -41,7 +41,7 @@ _FAILURES = (500, 502, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long what may take.
 
     Attributes:
@@ -84,38 +84,38 @@ class Answer:
 
     status: int
     content_type: str
-    journey: Journey
-    body: bytes | EventStream
-    source: EventStream | WholeAnswer
+    budget: RetryBudget
+    body: bytes | ClientStream
+    source: ClientStream | WholeAnswer
 
     @property
     def backend(self) -> str | None:
         """The name of the backend that the answer came from, the last one if several did."""
-        return self.journey.backend.name if self.journey.backend else None
+        return self.budget.backend.name if self.budget.backend else None
 
     @property
     def retries(self) -> int:
         """How often the request was moved to another backend before anything had gone out."""
-        return self.journey.moves - self.source.resumes
+        return self.budget.moves - self.source.resumes
 
 
 class Relay:
     """The way to the backends of a pool."""
 
-    def __init__(self, pool: Pool, *, patience: Patience, max_moves: int) -> None:
+    def __init__(self, pool: Pool, *, timeouts: Timeouts, max_moves: int) -> None:
         self._pool = pool
-        self._patience = patience
+        self._timeouts = timeouts
         self._max_moves = max_moves
 
     def ask(self, asked: Request) -> Answer:
         """Return the answer of the first backend that gives one; each is tried at most once.
 
         Raises:
-            ApiError: when there is none, see `Journey`.
+            ApiError: when there is none, see `RetryBudget`.
             ClientGoneError: when the client left.
         """
-        way = _Way(asked, self._journey(asked), self._patience)
-        return way.answer(way.open())
+        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts)
+        return relayed.answer(relayed.open())
 
     def stream(self, asked: Request, transcript: Transcript | None) -> Answer:
         """Return the answer to a request for a stream, which `transcript` allows to continue.
@@ -127,12 +127,12 @@ class Relay:
         Raises:
             ApiError, ClientGoneError: as in `ask()`.
         """
-        way = _Way(asked, self._journey(asked), self._patience, transcript)
+        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts, transcript)
         with ExitStack() as held:
-            opening = Pending(way.open)
+            opening = Future(relayed.open)
             held.callback(opening.close)
-            is_there = opening.is_there(within_s=self._patience.ping_interval_s)
-            answer = way.answer(opening.take() if is_there else opening)
+            is_there = opening.is_there(within_s=self._timeouts.ping_interval_s)
+            answer = relayed.answer(opening.take() if is_there else opening)
             held.pop_all()
             return answer
 
@@ -145,8 +145,8 @@ class Relay:
         streamed = replace(
             asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
         )
-        way = _Way(streamed, self._journey(asked), self._patience, transcript)
-        answer = way.answer(way.open())
+        relayed = _RelayedRequest(streamed, self._budget(asked), self._timeouts, transcript)
+        answer = relayed.answer(relayed.open())
         if isinstance(answer.body, bytes):
             return answer
         last: deque[bytes] = deque(maxlen=_LAST_PIECES)
@@ -161,52 +161,52 @@ class Relay:
             return self.ask(asked)
         return replace(answer, content_type=buffered.CONTENT_TYPE, body=body)
 
-    def _journey(self, asked: Request) -> Journey:
+    def _budget(self, asked: Request) -> RetryBudget:
         def take(tried: Container[Backend]) -> Lease | None:
             return self._pool.take(
                 except_for=tried, serving=asked.serving, info=asked.info, client=asked.client
             )
 
-        return Journey(take, max_moves=self._max_moves)
+        return RetryBudget(take, max_moves=self._max_moves)
 
 
-class _Way:
-    """One request, with what it needs on its way."""
+class _RelayedRequest:
+    """One request that is relayed, with what it needs for that."""
 
     def __init__(
         self,
         asked: Request,
-        journey: Journey,
-        patience: Patience,
+        budget: RetryBudget,
+        timeouts: Timeouts,
         transcript: Transcript | None = None,
     ) -> None:
         self._request = asked.upstream_request
         self._client = asked.client
-        self._journey = journey
-        self._patience = patience
+        self._budget = budget
+        self._timeouts = timeouts
         self._transcript = transcript
 
-    def answer(self, opened: Pending[Opened] | Opened) -> Answer:
+    def answer(self, opened: Future[Opened] | Opened) -> Answer:
         if isinstance(opened, WholeAnswer):
             return Answer(
                 status=opened.status,
                 content_type=opened.content_type,
-                journey=self._journey,
+                budget=self._budget,
                 body=opened.body,
                 source=opened,
             )
-        stream = EventStream(
+        stream = ClientStream(
             opened,
-            journey=self._journey,
+            budget=self._budget,
             client=self._client,
-            ping_interval_s=self._patience.ping_interval_s,
+            ping_interval_s=self._timeouts.ping_interval_s,
             transcript=self._transcript,
             reopen=self.open if self._transcript is not None else None,
         )
         return Answer(
-            status=opened.status if isinstance(opened, BackendEvents) else _OK,
+            status=opened.status if isinstance(opened, BackendStream) else _OK,
             content_type=sse.CONTENT_TYPE,
-            journey=self._journey,
+            budget=self._budget,
             body=stream,
             source=stream,
         )
@@ -216,9 +216,9 @@ class _Way:
         reason: Reason | None = None
         refusal: WholeAnswer | None = None
         while True:
-            request, seam = self._next_request()
+            request, splice = self._next_request()
             try:
-                lease = self._journey.next_lease()
+                lease = self._budget.next_lease()
             except ApiError:
                 if refusal is not None and refusal.is_json:
                     return refusal
@@ -226,29 +226,29 @@ class _Way:
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             try:
-                opened = self._open_at(lease, request, seam)
+                opened = self._open_at(lease, request, splice)
             except BackendError as error:
                 if self._client.gone:
                     raise ClientGoneError from None
-                reason = self._journey.has_failed(error)
+                reason = self._budget.has_failed(error)
                 continue
             if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
                 return opened
             if refusal is not None and opened.is_json:
                 return opened  # two say so: it is the request
             refusal = opened
-            reason = self._journey.has_failed(BackendError(Reason.ERROR, opened.status))
+            reason = self._budget.has_failed(BackendError(Reason.ERROR, opened.status))
 
-    def _next_request(self) -> tuple[UpstreamRequest, Seam | None]:
+    def _next_request(self) -> tuple[UpstreamRequest, Splice | None]:
         if self._transcript is None or not self._transcript.has_begun:
             return self._request, None
         continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
-            raise self._journey.lost()
-        return replace(self._request, body=continuation.body), continuation.seam
+            raise self._budget.lost()
+        return replace(self._request, body=continuation.body), continuation.splice
 
-    def _open_at(self, lease: Lease, request: UpstreamRequest, seam: Seam | None) -> Opened:
-        backend, patience = lease.backend, self._patience
+    def _open_at(self, lease: Lease, request: UpstreamRequest, splice: Splice | None) -> Opened:
+        backend, timeouts = lease.backend, self._timeouts
         with ExitStack() as held:
             held.enter_context(lease)
             exchange = held.enter_context(Exchange(backend.host, backend.port))
@@ -256,17 +256,17 @@ class _Way:
             lease.when_given_up(exchange.abort)
             exchange.send(
                 request,
-                connect_timeout_s=patience.connect_s,
-                silence_timeout_s=patience.silence_s,
+                connect_timeout_s=timeouts.connect_s,
+                silence_timeout_s=timeouts.silence_s,
             )
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
-                opened = BackendEvents(
+                opened = BackendStream(
                     exchange,
                     lease,
-                    token_silence_s=patience.token_silence_s,
+                    token_silence_s=timeouts.token_silence_s,
                     hides_progress=request.hides_progress,
-                    seam=seam,
+                    splice=splice,
                 )
                 opened.wait_for_first()
                 opened.keep(held.pop_all())

@@ -1,4 +1,4 @@
-"""The way of one request from backend to backend, and when it has been enough."""
+"""Moving a request from backend to backend, and when it has been enough."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heartcode.upstream.exchange import BackendError, Reason
 _DEATHS_ENOUGH = 2
 
 
-class Journey:
+class RetryBudget:
     """Leases one backend after the other to a request, each at most once.
 
     `take` leases a backend that is not among those tried, see `Pool.take`.

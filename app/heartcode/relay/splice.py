@@ -13,11 +13,11 @@ from heartcode.relay import sse
 from heartcode.upstream.usage import Usage
 
 
-class SeamError(Exception):
+class SpliceError(Exception):
     """The next backend does not go on where the last one ended."""
 
 
-class Seam:
+class Splice:
     """Rewrites the events of a backend that goes on with an answer, so that it stays one answer.
 
     `usage` is right for the whole: the text so far, which the backend has counted to its prompt,
@@ -53,25 +53,25 @@ class Seam:
                 self._rewritten(event) for event in events.split(sse.EVENT_END) if event
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise SeamError("an event of an unknown shape") from error
+            raise SpliceError("an event of an unknown shape") from error
 
     def _rewritten(self, event: bytes) -> bytes:
         if event == sse.DONE or event.startswith(b":"):
             return event + sse.EVENT_END
         payload = sse.payload(event)
         if payload is None:
-            raise SeamError("an event that is not JSON")
+            raise SpliceError("an event that is not JSON")
         payload.update((name, value) for name, value in self._head.items() if name in payload)
         choices = payload.get("choices")
         if "stop" in payload:
-            if not self._sewn_on_native(payload):
+            if not self._spliced_native(payload):
                 return b""
         elif choices and not self._says_something(choices[0]):
             return b""
         self._count(payload)
         return sse.data_event(payload)
 
-    def _sewn_on_native(self, payload: dict[str, Any]) -> bool:
+    def _spliced_native(self, payload: dict[str, Any]) -> bool:
         """Make an event of the native endpoint one of the whole; return whether it counts."""
         is_final = payload["stop"] is True
         if self._is_spent:
@@ -92,7 +92,7 @@ class Seam:
         """Take the role, and what the client has already, out of `choice`; return what is left."""
         is_final = choice.get("finish_reason") is not None
         if is_final and self._repeated:
-            raise SeamError("an end before the seam")
+            raise SpliceError("an end before the seam")
         if is_final and self._is_spent:
             choice["finish_reason"] = "length"
         if "text" in choice:
@@ -109,7 +109,7 @@ class Seam:
     def _new_part(self, text: str) -> str:
         known = min(len(text), len(self._repeated))
         if text[:known] != self._repeated[:known]:
-            raise SeamError("another beginning")
+            raise SpliceError("another beginning")
         self._repeated = self._repeated[known:]
         return "" if self._is_spent else text[known:]
 

@@ -50,7 +50,7 @@ class WholeEvents:
         """Take the next bytes of the stream; return all events that are complete by now."""
         if not self.torn and data.endswith(EVENT_END):
             return data
-        # An end may lie across the seam; what came before it was searched already.
+        # An end may lie partly in what was torn; what comes before was searched already.
         search_from = max(0, len(self.torn) - _LONGEST_END + 1)
         data = self.torn + data
         cut = 0

@@ -11,7 +11,7 @@ from heartcode.telemetry import metrics
 _BOUNDS = metrics.INTER_TOKEN_BUCKETS
 
 
-class Pace:
+class TokenTimes:
     """The times of one answer's tokens, in seconds by `time.monotonic()`.
 
     They are only written down, eight bytes each, and worked out when the answer is over: this is

@@ -4,13 +4,13 @@
     transcript.note(events)  # for all that the client gets
     ...
     continuation = transcript.continuation(body)  # None: what the client has cannot be continued
-    events = continuation.seam.rewrite(events)  # for all that the next backend sends
+    events = continuation.splice.rewrite(events)  # for all that the next backend sends
 
 A chat is continued by a trailing assistant message with the text so far, which llama-server takes
 as the beginning of its answer and repeats; a completion by prompt + text, which is not repeated.
 llama-server's own /completion is one of the latter, with events of another shape.
 
-Stop strings need no care at the seam: llama-server holds text back for as long as it could be the
+Stop strings need no care at the splice: llama-server holds text back for as long as it could be the
 beginning of a stop string, so a text that was sent never ends with one, and what was held back is
 generated again. A text that ends so all the same came from something else, and is not continued.
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heartcode.relay import sse
-from heartcode.relay.splice import Seam
+from heartcode.relay.splice import Splice
 from heartcode.upstream import progress
 
 CHAT = "/v1/chat/completions"
@@ -274,7 +274,7 @@ class Transcript:
             return None
         limits = {name: fields[name] for name in _LIMITS if fields.get(name) is not None}
         is_spent = _reduce_limits(fields, self.tokens)
-        seam = Seam(
+        splice = Splice(
             head=_head(self._first),
             text=text,
             tokens=self.tokens,
@@ -282,7 +282,7 @@ class Transcript:
             limits=limits,
             is_spent=is_spent,
         )
-        return Continuation(body=json.dumps(fields).encode(), seam=seam)
+        return Continuation(body=json.dumps(fields).encode(), splice=splice)
 
     @property
     def is_cut(self) -> bool:
@@ -305,7 +305,7 @@ class Continuation:
     """The request for the next backend, and what makes its answer a part of the first one."""
 
     body: bytes
-    seam: Seam
+    splice: Splice
 
 
 def _head(first: bytes | None) -> dict[str, Any]:

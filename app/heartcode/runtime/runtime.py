@@ -12,7 +12,7 @@ from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.health.monitor import Vigilance, Watch
 from heartcode.health.restart_request import DIRECTORY, Revival
-from heartcode.relay.relay import Patience, Relay
+from heartcode.relay.relay import Relay, Timeouts
 from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import Breaker
@@ -66,13 +66,13 @@ class Runtime:
             backend.throughput.start_with(prompt=prompt, decode=decode)
         limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
         pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
-        patience = Patience(
+        timeouts = Timeouts(
             connect_s=settings.connect_timeout_s,
             silence_s=settings.silence_timeout_s,
             token_silence_s=settings.token_silence_timeout_s,
             ping_interval_s=settings.ping_interval_s,
         )
-        relay = Relay(pool, patience=patience, max_moves=settings.max_moves)
+        relay = Relay(pool, timeouts=timeouts, max_moves=settings.max_moves)
         registry = ModelRegistry.of(pool.backends, settings.models)
         return cls(
             settings=settings,

@@ -17,9 +17,9 @@ from heartcode.api.context import current_runtime
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
 from heartcode.relay import sse
-from heartcode.relay.client_stream import EventStream, WithFarewell
+from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.client_watch import Deadline, SocketWatch
-from heartcode.relay.fast_path import Outlet
+from heartcode.relay.fast_path import ClientWriter
 from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
@@ -87,7 +87,7 @@ def relay(endpoint: Endpoint) -> Response:
                 record.answer = runtime.relay.ask(asked)
         except ClientGoneError:
             raise client.error or ClientGoneError from None
-        response = _response(record.answer, client, runtime.settings.client_stall_timeout_s)
+        response = _response(record.answer, runtime.settings.client_stall_timeout_s)
         response.call_on_close(watched.pop_all().close)
     return response
 
@@ -105,15 +105,14 @@ def _whole_body() -> bytes:
     return body
 
 
-def _response(answer: Answer, client: Client, stall_s: float) -> Response:
-    if not isinstance(answer.body, EventStream):
+def _response(answer: Answer, stall_s: float) -> Response:
+    if not isinstance(answer.body, ClientStream):
         return Response(answer.body, status=answer.status, content_type=answer.content_type)
     if "gunicorn.socket" in request.environ:
         sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
-        answer.body.outlet = Outlet(sock, chunked=chunked, stall_s=stall_s)
+        answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
     # Not with direct_passthrough: call_on_close() would have no effect then.
-    stream = WithFarewell(answer.body, client)
-    return Response(stream, status=answer.status, headers=sse.HEADERS)
+    return Response(answer.body, status=answer.status, headers=sse.HEADERS)
 
 
 def _is_chunked(environ: Mapping[str, Any]) -> bool:

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import pytest
 from heartcode.client import Client
-from heartcode.relay.backend_stream import BackendEvents
-from heartcode.relay.fast_path import Outlet
+from heartcode.relay.backend_stream import BackendStream
+from heartcode.relay.fast_path import ClientWriter
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
@@ -58,7 +58,7 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 
 
 @contextmanager
-def events_of(pieces: list[bytes]) -> Iterator[BackendEvents]:
+def events_of(pieces: list[bytes]) -> Iterator[BackendStream]:
     """A backend's events that are read in these pieces: such a socket keeps them apart."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ExitStack() as held:
@@ -71,7 +71,7 @@ def events_of(pieces: list[bytes]) -> Iterator[BackendEvents]:
             request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
             exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
         lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
-        events = BackendEvents(exchange, lease, token_silence_s=60, hides_progress=False)
+        events = BackendStream(exchange, lease, token_silence_s=60, hides_progress=False)
         events.wait_for_first()
         assert events.read() == FIRST
         yield events
@@ -100,11 +100,11 @@ def test_every_byte_arrives_once_however_it_came(
     ours, theirs = socket.socketpair()
     with ours, theirs, events_of([*pieces, b"0\r\n\r\n"]) as events:
         ours.settimeout(0)
-        outlet = Outlet(ours, chunked=version == "1.1", stall_s=60)
+        writer = ClientWriter(ours, chunked=version == "1.1", stall_s=60)
         goes_on = True
         while goes_on:
-            goes_on = events.pour(outlet, times.append, kept.append)
-            outlet.flush(Client())
+            goes_on = events.pour(writer, times.append, kept.append)
+            writer.flush(Client())
         ours.close()
         with theirs.makefile("rb") as received:
             written = received.read()
@@ -118,8 +118,8 @@ def test_a_stream_that_is_cut_between_two_chunks_is_broken() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, events_of([as_chunk(event(9), "x")]) as events:
         ours.settimeout(0)
-        outlet = Outlet(ours, chunked=True, stall_s=60)
+        writer = ClientWriter(ours, chunked=True, stall_s=60)
         with pytest.raises(BackendError) as raised:
-            events.pour(outlet, lambda _: None, lambda _: None)
+            events.pour(writer, lambda _: None, lambda _: None)
         assert raised.value.reason is Reason.BROKEN
         assert theirs.recv(1000) == as_chunk(event(9), "x")

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from heartcode.relay.splice import SeamError
+from heartcode.relay.splice import SpliceError
 from heartcode.relay.transcript import CHAT, COMPLETIONS, Transcript, transcript_of
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -104,7 +104,7 @@ def test_the_parts_make_the_whole(path: str, tokens: list[str], cut: int, step: 
         assert fields["prompt"] == "Count:" + seen
     events = [begin(path, answer="second"), *(token(path, t, answer="second") for t in said)]
     for piece in [*events, end(path, answer="second")]:
-        rewritten = continuation.seam.rewrite(piece)
+        rewritten = continuation.splice.rewrite(piece)
         # Not looked for in the bytes: a text may hold every word that stands around it.
         for payload in payloads(rewritten):
             assert payload["id"] == "first"
@@ -135,7 +135,9 @@ def test_an_answer_that_lacks_only_its_end_gets_it(path: str) -> None:
         "total_tokens": 13,
         "prompt_tokens_details": {"cached_tokens": 12},
     }
-    told = continuation.seam.rewrite(token(path, repeated + " 3") + end(path, "stop", usage=usage))
+    told = continuation.splice.rewrite(
+        token(path, repeated + " 3") + end(path, "stop", usage=usage)
+    )
     assert text_in(path, told) == ""
     last = json.loads(told.split(b"\n\n")[-3].removeprefix(b"data: "))
     assert last["choices"][0]["finish_reason"] == "length"
@@ -151,8 +153,8 @@ def test_another_beginning_is_no_continuation() -> None:
     for events in (token(CHAT, " 7"), token(CHAT, " 1") + end(CHAT), b"data: <html>\n\n"):
         continuation = noted(CHAT, " 1", " 2").continuation(body(ASKED[CHAT]))
         assert continuation is not None
-        with pytest.raises(SeamError):
-            continuation.seam.rewrite(events)
+        with pytest.raises(SpliceError):
+            continuation.splice.rewrite(events)
 
 
 def test_progress_is_not_told_again() -> None:
