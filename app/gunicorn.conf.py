@@ -79,7 +79,7 @@ def post_fork(_server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Begin to watch the backends, now that this process will not fork."""
+    """Begin to monitor the backends, now that this process will not fork."""
     # gunicorn asks for two dozen settings for each request; as attributes they need no search.
     settings = worker.cfg.settings.items()
     vars(worker.cfg).update((name, setting.get()) for name, setting in settings)
@@ -90,7 +90,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
-    """Watch them no more; a worker that could not start has no application."""
+    """Monitor them no more; a worker that could not start has no application."""
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["heartcode"].stop()

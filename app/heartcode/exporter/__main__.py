@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
 
 from heartcode import __version__
-from heartcode.exporter.gpu_collector import Gpus
+from heartcode.exporter.gpu_collector import GpuCollector
 from heartcode.exporter.llama_counters import LlamaCounters
 from heartcode.exporter.quarantine import Quarantine
 from heartcode.exporter.readings import BACKEND_INFO, BUILD_INFO
@@ -43,7 +43,7 @@ class _Facts(Collector):
 
 def registry(settings: Settings) -> CollectorRegistry:
     """Return all that a scrape collects, and begin to read it."""
-    gpus = Gpus(
+    gpus = GpuCollector(
         settings.gpu_uuids,
         settings.backends,
         interval_s=settings.gpu_interval_s,

@@ -42,7 +42,7 @@ class _Card:
     said: str = ""
 
 
-class Gpus(Collector):
+class GpuCollector(Collector):
     """The cards of the rig's backends.
 
     Args:

@@ -1,10 +1,10 @@
 """Reads the cards for the exporter: `python -m heartcode.exporter.gpu_reader [options] UUID...`.
 
-Prints a line of JSON for each reading (`gpus.Gpus.take` says which there are), until its standard
-input ends. Each card
-is read by a process of its own, forked before NVML is loaded: a call that hangs in the driver holds
-up nothing but its card, and not even the kill of that process is waited for. A card that is gone is
-looked for again with a fresh NVML, which is what finds one that came back.
+Prints a line of JSON for each reading (`GpuCollector.take` says which there are), until its
+standard input ends. Each card is read by a process of its own, forked before NVML is loaded: a call
+that hangs in the driver holds up nothing but its card, and not even the kill of that process is
+waited for. A card that is gone is looked for again with a fresh NVML, which is what finds one that
+came back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Watches one backend: asks when it has to be asked, and acts when it hangs.
+"""Monitors one backend: asks when it has to be asked, and acts when it hangs.
 
-    watch = Watch(backend, pool, vigilance=vigilance, revival=revival)
-    watch.start()   # in the worker: a greenlet does not live through a fork
-    watch.stop()
+    monitor = Monitor(backend, pool, health_check=health_check, restart_request=restart_request)
+    monitor.start()   # in the worker: a greenlet does not live through a fork
+    monitor.stop()
 
 A backend that is idle is probed: at first, when it has been idle for long, and after a failure in
 growing pauses. One that works on requests is left to them, as their answers say more; if none of
@@ -21,18 +21,18 @@ import gevent
 from gevent import Greenlet
 
 from heartcode.health import probe
-from heartcode.health.restart_request import Revival
+from heartcode.health.restart_request import RestartRequest
 from heartcode.routing.backend import Backend
 from heartcode.routing.pool import Pool
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason
 
-# How often a watch looks whether there is something to do.
+# How often a monitor looks whether there is something to do.
 _TICK_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vigilance:
+class HealthCheck:
     """When a backend is asked.
 
     Attributes:
@@ -46,33 +46,33 @@ class Vigilance:
     idle_s: float
 
 
-class Watch:
-    """The watch over one backend of `pool`."""
+class Monitor:
+    """Looks after one backend of `pool`."""
 
     def __init__(
         self,
         backend: Backend,
         pool: Pool,
         *,
-        vigilance: Vigilance,
-        revival: Revival,
+        health_check: HealthCheck,
+        restart_request: RestartRequest,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self._pool = pool
-        self._vigilance = vigilance
-        self._revival = revival
+        self._health_check = health_check
+        self._restart_request = restart_request
         self._clock = clock
         self._batch_ended = clock()
         self._hangs = False
         self._greenlet: Greenlet[..., None] | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to monitor the backend."""
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Monitor it no more."""
         if self._greenlet is not None:
             self._greenlet.kill()
 
@@ -80,7 +80,7 @@ class Watch:
         while True:
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001 - a backend without its watch is worse
+            except Exception as error:  # noqa: BLE001 - a backend without its monitor is worse
                 why = f"{type(error).__name__}\n{''.join(format_tb(error.__traceback__))}"
                 name = self.backend.name
                 log.backend_event("watch_failed", backend=name, level=logging.ERROR, why=why)
@@ -91,7 +91,7 @@ class Watch:
         """Do what is to be done now; may take as long as an answer may."""
         self._hangs = self._hangs and not self.backend.breaker.is_proven
         if self.backend.at_work:
-            if self._silent_s() >= self._vigilance.suspect_s:
+            if self._silent_s() >= self._health_check.suspect_s:
                 self._ask_for_a_batch()
         elif self._is_due():
             self._ask_for_a_token()
@@ -103,7 +103,7 @@ class Watch:
     def _is_due(self) -> bool:
         breaker = self.backend.breaker
         if breaker.known and not breaker.is_open:
-            return self._clock() - self.backend.last_heard >= self._vigilance.idle_s
+            return self._clock() - self.backend.last_heard >= self._health_check.idle_s
         return not breaker.known or breaker.trial_is_due
 
     def _ask_for_a_batch(self) -> None:
@@ -120,15 +120,15 @@ class Watch:
                 self.backend.has_answered()
 
     def _end_batch(self) -> str:
-        probe.end_batch(self.backend, timeout_s=self._vigilance.timeout_s)
+        probe.end_batch(self.backend, timeout_s=self._health_check.timeout_s)
         return "batch"
 
     def _generate(self) -> str:
         # Somebody else may be served: by a worker that is about to end, or past the proxy. Then the
         # token would have to wait, for longer than any limit.
-        if probe.is_computing(self.backend, timeout_s=self._vigilance.timeout_s):
+        if probe.is_computing(self.backend, timeout_s=self._health_check.timeout_s):
             return self._end_batch()
-        probe.generate_token(self.backend, timeout_s=self._vigilance.timeout_s)
+        probe.generate_token(self.backend, timeout_s=self._health_check.timeout_s)
         return "token"
 
     def _is_answered(self, question: Callable[[], str]) -> bool:
@@ -162,7 +162,7 @@ class Watch:
             log.backend_event("hang", backend=self.backend.name, level=logging.WARNING)
         for lease in tuple(self.backend.at_work):
             lease.give_up()
-        self._revival.ask()
+        self._restart_request.ask()
 
     def _count(self, result: str) -> None:
         metrics.PROBES.labels(backend=self.backend.name, result=result).inc()

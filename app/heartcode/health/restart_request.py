@@ -17,13 +17,13 @@ from heartcode.telemetry import log, metrics
 DIRECTORY = "hung"
 
 
-class Revival:
+class RestartRequest:
     """Asks for the restart of one backend, and not again before it could have come back.
 
     Args:
-        file: what stands for the wish.
+        file: what stands for the request.
         backend: the backend's name.
-        pause_s: seconds between two wishes.
+        pause_s: seconds between two requests.
         clock: seconds.
     """
 

@@ -10,8 +10,8 @@ import gevent
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
-from heartcode.health.monitor import Vigilance, Watch
-from heartcode.health.restart_request import DIRECTORY, Revival
+from heartcode.health.monitor import HealthCheck, Monitor
+from heartcode.health.restart_request import DIRECTORY, RestartRequest
 from heartcode.relay.relay import Relay, Timeouts
 from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
@@ -39,7 +39,7 @@ class Runtime:
     registry: ModelRegistry
     relay: Relay
     draining: Draining
-    watches: tuple[Watch, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
     running: set[Client] = field(default_factory=set)
 
     @classmethod
@@ -80,18 +80,18 @@ class Runtime:
             registry=registry,
             relay=relay,
             draining=Draining(settings.run_dir),
-            watches=tuple(_watches(pool, settings)),
+            monitors=tuple(_monitors(pool, settings)),
         )
 
     def start(self) -> None:
-        """Begin to watch the backends, in the process that serves."""
-        for watch in self.watches:
-            watch.start()
+        """Begin to monitor the backends, in the process that serves."""
+        for monitor in self.monitors:
+            monitor.start()
 
     def stop(self) -> None:
-        """Watch no more."""
-        for watch in self.watches:
-            watch.stop()
+        """Monitor them no more."""
+        for monitor in self.monitors:
+            monitor.stop()
 
     def backends_up(self, *, wait_s: float) -> int:
         """Return how many backends are known to generate.
@@ -113,16 +113,16 @@ class Runtime:
             client.give_up(ApiError(503, "the proxy is restarting", code="restarting"))
 
 
-def _watches(pool: Pool, settings: Settings) -> Iterator[Watch]:
-    vigilance = Vigilance(
+def _monitors(pool: Pool, settings: Settings) -> Iterator[Monitor]:
+    health_check = HealthCheck(
         suspect_s=settings.suspect_s,
         timeout_s=settings.probe_timeout_s,
         idle_s=settings.probe_idle_s,
     )
     for number, backend in enumerate(pool.backends):
-        revival = Revival(
+        restart_request = RestartRequest(
             settings.run_dir / DIRECTORY / str(number),
             backend=backend.name,
             pause_s=settings.revive_pause_s,
         )
-        yield Watch(backend, pool, vigilance=vigilance, revival=revival)
+        yield Monitor(backend, pool, health_check=health_check, restart_request=restart_request)

@@ -20,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from heartcode.server import reload_files
-from heartcode.server.hot_restart import WorkerLike, bequeath, inherit
+from heartcode.server.hot_restart import WorkerLike, inherit, pass_on
 from heartcode.server.reload_files import Order, State
 from heartcode.server.worker import LAST_WORDS_S, RETIRE, is_closed, is_serving
 from heartcode.settings import Settings
@@ -184,7 +184,7 @@ class Master(Arbiter):  # type: ignore[misc]
         """
         own = {name: value for name in _OF_THIS_PROCESS if (value := os.environ.get(name))}
         given = {k: v for k, v in order.environment.items() if k not in _OF_THIS_PROCESS}
-        left = bequeath(self.LISTENERS, self._workers(), order=order.id)
+        left = pass_on(self.LISTENERS, self._workers(), order=order.id)
         before = Path.cwd()
         os.chdir(order.directory)
         try:

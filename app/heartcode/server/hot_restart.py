@@ -79,7 +79,7 @@ class Inheritance:
     order: str = ""
 
 
-def bequeath(
+def pass_on(
     listeners: Iterable[Descriptor], workers: Iterable[WorkerLike], *, order: str
 ) -> dict[str, str]:
     """Let the descriptors outlive an exec; return what its environment must hold besides."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from heartcode.health.restart_request import Revival
+from heartcode.health.restart_request import RestartRequest
 
 
 class Clock:
@@ -16,15 +16,15 @@ class Clock:
 
 def test_the_wish_is_an_empty_file_and_is_not_repeated_too_soon(tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "run" / "hung" / "3"
-    revival = Revival(file, backend="here:1", pause_s=300, clock=clock)
-    assert revival.ask()
+    restart_request = RestartRequest(file, backend="here:1", pause_s=300, clock=clock)
+    assert restart_request.ask()
     assert file.read_bytes() == b""
     file.unlink()
     clock.now += 299
-    assert not revival.ask()
+    assert not restart_request.ask()
     assert not file.exists()
     clock.now += 1
-    assert revival.ask()
+    assert restart_request.ask()
     assert file.exists()
 
 
@@ -32,10 +32,10 @@ def test_a_wish_that_cannot_be_made_is_told_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "hung").touch()  # no directory
-    revival = Revival(tmp_path / "hung" / "3", backend="here:1", pause_s=300)
-    assert not revival.ask()
+    restart_request = RestartRequest(tmp_path / "hung" / "3", backend="here:1", pause_s=300)
+    assert not restart_request.ask()
     told = json.loads(caplog.messages[-1])
     assert (told["event"], told["backend"]) == ("revival_failed", "here:1")
     assert "restart the backend yourself" in told["why"]
     (tmp_path / "hung").unlink()
-    assert revival.ask()
+    assert restart_request.ask()

@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from heartcode.server.hot_restart import Heartbeat, InheritedWorker, bequeath, inherit
+from heartcode.server.hot_restart import Heartbeat, InheritedWorker, inherit, pass_on
 
 
 def test_descriptors_and_workers_are_inherited_by_the_same_process_alone(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_descriptors_and_workers_are_inherited_by_the_same_process_alone(tmp_pat
         worker = InheritedWorker(
             pid=7, age=3, metrics_seat=1, grace_s=30, retired=True, tmp=Heartbeat(beat.fileno())
         )
-        environment = bequeath([listener], [worker], order="1")
+        environment = pass_on([listener], [worker], order="1")
         assert os.get_inheritable(listener.fileno())
         assert os.get_inheritable(beat.fileno())
 
@@ -26,7 +26,7 @@ def test_descriptors_and_workers_are_inherited_by_the_same_process_alone(tmp_pat
         os.utime(beat.fileno(), (12.0, 12.0))
         assert again.tmp.last_update() == 12
 
-        child = bequeath([listener], [worker], order="1")
+        child = pass_on([listener], [worker], order="1")
         (name,) = child
         foreign = {name: child[name].replace(f'"master": {os.getpid()}', '"master": 1')}
         assert inherit(foreign).workers == ()
