@@ -86,9 +86,6 @@ class AdmissionQueue(Generic[GrantT]):
         self._clock = clock
         self._queue: FairQueue[Waiter[GrantT]] = FairQueue()
 
-    def __len__(self) -> int:
-        return len(self._queue)
-
     def enter(self, waiter: Waiter[GrantT], client: Client) -> GrantT:
         """Return what is granted, at once or after a wait.
 
