@@ -1,4 +1,4 @@
-"""The proxy's surface: every endpoint, the models, and the rig's own state."""
+"""The proxy's routes: every endpoint, the models, and the rig's own state."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Which conversations a llama-server's KV cache probably still holds.
 
-    cache = PrefixIndex(slots=2, host_chars=0)
+    cache = PrefixCache(slots=2, host_chars=0)
     cache.look_up(prompt).cached_chars       # what would be found there
     place = cache.begin(prompt)              # the request goes there
     place.end(answer_chars=320)              # its answer is complete
 
-The cache does what llama-server does (tools/server/server-context.cpp, get_available_slot, and
+It follows what llama-server does (tools/server/server-context.cpp, get_available_slot, and
 server-task.cpp, server_prompt_cache, at the pinned version): a request goes into the idle slot that
 shares the longest beginning with it, if that is more than a tenth of the prompt, else into the one
 that was used longest ago. What a slot held beyond that beginning is overwritten. If more than half
@@ -13,7 +13,7 @@ of it would be lost, and with `--cache-ram`, it is first copied to host memory, 
 back when a prompt continues it; the oldest copy goes first.
 
 Lengths are in characters, as the tokens are not known here. Memory is bounded: `slots` sequences
-and at most `MAX_HOST_SEQUENCES` copies, each of at most `prompt.MAX_BLOCKS` hashes.
+and at most `MAX_HOST_SEQUENCES` copies, each of at most `prompt_hash.MAX_BLOCKS` hashes.
 """
 
 from __future__ import annotations
