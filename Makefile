@@ -68,10 +68,10 @@ test: bootstrap ## Run the checks and tests
 test-code: lint unit integration gateway-test
 
 # The longest first, as they run side by side; each says what it found in one piece.
-LINTS := lint-ansible lint-types lint-rendered lint-python lint-yaml lint-shell lint-nvml
+LINTS := lint-ansible lint-types lint-rendered lint-python lint-layers lint-yaml lint-shell lint-nvml
 
 .PHONY: lint
-lint: bootstrap ## Check formats, types, roles, units, nginx and Prometheus configuration
+lint: bootstrap ## Check formats, types, imports, roles, units, nginx and Prometheus configuration
 	@$(MAKE) -j$(JOBS) --output-sync=target $(LINTS)
 
 .PHONY: $(LINTS)
@@ -89,6 +89,9 @@ lint-rendered:
 lint-python:
 	ruff check .
 	ruff format --check .
+
+lint-layers:
+	PYTHONPATH=app lint-imports --no-logo --no-cache
 
 lint-yaml:
 	yamllint --strict .

@@ -10,9 +10,9 @@ import os
 import sys
 from typing import Any
 
-from heartcode import metrics_files
+from heartcode.server.worker import LAST_WORDS_S
 from heartcode.settings import EXIT_BAD_SETTINGS, Settings, SettingsError
-from heartcode.worker import LAST_WORDS_S
+from heartcode.telemetry import metrics_files
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -20,7 +20,7 @@ except SettingsError as error:
     print(error, file=sys.stderr)
     sys.exit(EXIT_BAD_SETTINGS)
 
-wsgi_app = "heartcode.wsgi:application"
+wsgi_app = "heartcode.server.wsgi:application"
 _host = f"[{_settings.listen}]" if ":" in _settings.listen else _settings.listen
 # Where no socket was handed over; heartcode.socket does that on a rig.
 bind = f"{_host}:{_settings.port}"
@@ -28,7 +28,7 @@ backlog = 2048
 
 # One process: it sees all requests of the rig and so knows how busy each backend is.
 workers = 1
-worker_class = "heartcode.worker.Worker"
+worker_class = "heartcode.server.worker.Worker"
 worker_connections = _settings.max_connections
 
 # How long the event loop may stand still, not how long a request may take.
@@ -79,7 +79,7 @@ def post_fork(_server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Begin to watch the backends, now that this process will not fork."""
+    """Begin to monitor the backends, now that this process will not fork."""
     # gunicorn asks for two dozen settings for each request; as attributes they need no search.
     settings = worker.cfg.settings.items()
     vars(worker.cfg).update((name, setting.get()) for name, setting in settings)
@@ -90,7 +90,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
-    """Watch them no more; a worker that could not start has no application."""
+    """Monitor them no more; a worker that could not start has no application."""
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["heartcode"].stop()

@@ -338,7 +338,7 @@ check_stream() {
 }
 
 # A llama-server has no such list. Rigs and cards are fields between tabs here, see
-# app/heartcode/endpoints/fleet.py.
+# app/heartcode/api/endpoints/fleet.py.
 check_cards() {
     local rigs total up bad first advice
     request '/fleet?format=text'

@@ -18,8 +18,9 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
 
-from heartcode import metrics
+from heartcode.exporter import readings
 from heartcode.settings import TABLE
+from heartcode.telemetry import metrics
 from heartcode_models.planner.min_vram import requirements
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ SETTINGS_HEAD = """# Settings
 The proxy and the exporter read these environment variables, on a rig from
 `/etc/heartcode/heartcode.env`, which the role `app` writes. Wrong settings are all reported at once
 and the service does not start (status 78). `tools/reference.py` writes this page from
-`app/heartcode/settings.py`.
+`app/heartcode/settings/table.py`.
 
 | variable | default | unit | meaning |
 | --- | --- | --- | --- |
@@ -43,8 +44,9 @@ and the service does not start (status 78). `tools/reference.py` writes this pag
 METRICS_HEAD = """# Metrics
 
 What `heartcode-exporter.service` serves on port 9091 of a rig. `tools/reference.py` writes this
-page from `app/heartcode/metrics.py`. Prometheus adds the label `rig`. Recording rules and alerts
-are made of these: [roles/prometheus](../../roles/prometheus/README.md).
+page from `app/heartcode/telemetry/metrics.py` and `app/heartcode/exporter/readings.py`. Prometheus
+adds the label `rig`. Recording rules and alerts are made of these:
+[roles/prometheus](../../roles/prometheus/README.md).
 
 """
 MEASURED_HEAD = """## What a gateway measures
@@ -69,11 +71,11 @@ def metrics_page() -> str:
         for metric, family in counted
     ]
     page = f"{METRICS_HEAD}## What the proxy counts\n\n{METRICS_TABLE}{''.join(rows)}"
-    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.READINGS]
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.READINGS]
     page += f"\n## What the exporter reads\n\n{METRICS_TABLE}{''.join(rows)}"
-    reasons = "".join(f"- `{r}`: {text}\n" for r, text in metrics.GPU_READ_ERROR_REASONS.items())
-    page += f"\n`reason` of `{metrics.GPU_READ_ERRORS.name}`:\n\n{reasons}"
-    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in metrics.MEASURED]
+    reasons = "".join(f"- `{r}`: {text}\n" for r, text in readings.GPU_READ_ERROR_REASONS.items())
+    page += f"\n`reason` of `{readings.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+    rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.MEASURED]
     return f"{page}\n{MEASURED_HEAD}{METRICS_TABLE}{''.join(rows)}"
 
 

@@ -1,8 +1,8 @@
 """HeartCode's proxy: one OpenAI-compatible endpoint for the llama-servers of a rig.
 
-The way of a request through this package: `wsgi` → `application` → `endpoints.inference` → `relay`
-→ `pool` (`admission`: when, `policy`: which backend) → `upstream` (the exchange with it) → `sse`
-(the stream back).
+The way of a request through these folders: `server` (gunicorn) → `api` (what clients see) →
+`relay` (a backend's answer, or another's) → `routing` (when, and which backend) → `upstream` (the
+exchange with it), and back through `relay` to the client. docs/architecture.md has the picture.
 """
 
 __version__ = "0.1.0"

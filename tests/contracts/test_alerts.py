@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from heartcode import metrics
+from heartcode.exporter import readings
+from heartcode.telemetry import metrics
 from prometheus_client import Counter, Gauge, Histogram
 
 from tests.contracts.test_roles import ROOT
@@ -46,7 +47,7 @@ def names_in(expression: str) -> set[str]:
 
 def told() -> set[str]:
     """Every series that rigs and gateways tell, by name."""
-    names = {reading.name for reading in metrics.READINGS + metrics.MEASURED}
+    names = {reading.name for reading in readings.READINGS + readings.MEASURED}
     for metric in vars(metrics).values():
         if isinstance(metric, Counter | Gauge | Histogram):
             for family in metric.describe():
@@ -87,7 +88,7 @@ def test_what_gateways_measure_is_written_as_it_is_documented() -> None:
         "app/heartcode_models/files/measure.py",
     )
     written = "".join((ROOT / script).read_text() for script in scripts)
-    for reading in metrics.MEASURED:
+    for reading in readings.MEASURED:
         assert re.search(rf'\b{reading.name}\b\W+"{re.escape(reading.text)}"', written), reading
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from heartcode.api.routes import ENDPOINTS, Kind
 from heartcode.settings import TABLE
-from heartcode.surface import ENDPOINTS, Kind
 from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).parents[2]

@@ -148,7 +148,7 @@ def test_a_reload_takes_the_version_that_current_names(fleet: Fleet, began: str)
         assert fleet.ssh("rig1", f"readlink /proc/{master}/cwd") == "/opt/heartcode/app/other"
         assert status(fleet, "/health") == 200
         # Code that cannot start is found out before anything is done.
-        fleet.ssh("rig1", "echo broken! >>/opt/heartcode/app/other/heartcode/wsgi.py")
+        fleet.ssh("rig1", "echo broken! >>/opt/heartcode/app/other/heartcode/server/wsgi.py")
         assert "failed" in fleet.ssh("rig1", "systemctl reload heartcode || echo failed")
         assert "SyntaxError" in fleet.journal("rig1", "--unit=heartcode", began)
         assert status(fleet, "/health") == 200

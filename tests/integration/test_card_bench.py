@@ -1,4 +1,4 @@
-"""heartcode.card_bench with the real llama-bench and the model that counts."""
+"""heartcode.gpu.bench with the real llama-bench and the model that counts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
         json.dumps(task | {"candidates": list(candidates)} | changes)
     )
     done = subprocess.run(
-        [sys.executable, "-m", "heartcode.card_bench", "task.json", "results.json"],
+        [sys.executable, "-m", "heartcode.gpu.bench", "task.json", "results.json"],
         cwd=tmp_path,
         env=os.environ
         | {

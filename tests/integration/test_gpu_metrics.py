@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from heartcode.metrics import CARD, GPU_FIELDS, GPU_READ_ERROR_REASONS, READINGS
+from heartcode.exporter.readings import CARD, GPU_FIELDS, GPU_READ_ERROR_REASONS, READINGS
 
 from tests.integration.processes import APP, Exporter, free_port, wait_until
 from tests.nvml.cards import Rig, p104, p106
@@ -313,7 +313,7 @@ def test_the_reader_is_started_again_and_never_outlives_the_exporter(host: Host)
 
 def test_the_reader_is_a_program_for_people_too(host: Host) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "heartcode.gpu_reader", host.uuids[1]],
+        [sys.executable, "-m", "heartcode.exporter.gpu_reader", host.uuids[1]],
         env=host.env,
         cwd=APP,
         stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import requests
-from heartcode.metrics import LLAMA_COUNTERS
+from heartcode.exporter.readings import LLAMA_COUNTERS
 
 from tests.integration import misbehaving
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream

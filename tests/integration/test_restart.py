@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from heartcode import handover
-from heartcode.handover import Order
+from heartcode.server import reload_files
+from heartcode.server.reload_files import Order
 
 from tests.hammer import Hammer
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
@@ -37,7 +37,7 @@ def install(tmp_path: Path) -> Callable[..., Path]:
 
     def install(version: str, code: str = "") -> Path:
         shutil.copytree(APP, tmp_path / version, ignore=shutil.ignore_patterns("__pycache__"))
-        with (tmp_path / version / "heartcode/wsgi.py").open("a") as module:
+        with (tmp_path / version / "heartcode/server/wsgi.py").open("a") as module:
             module.write(
                 "@application.after_request\n"
                 "def _tell(response):\n"
@@ -196,11 +196,11 @@ def test_a_program_that_is_missing_leaves_the_proxy_as_it_is(start_proxy: StartP
     proxy = start_proxy(NOWHERE)
     order = Order(id="x", command=["/nowhere/python"], directory="/", environment={})
     before = proxy.workers()
-    handover.give(proxy.run_dir, order)
+    reload_files.give(proxy.run_dir, order)
     proxy.process.send_signal(signal.SIGHUP)
 
     def error() -> str:
-        state = handover.state(proxy.run_dir)
+        state = reload_files.state(proxy.run_dir)
         return state.error if state and state.order == "x" else ""
 
     wait_until(lambda: bool(error()), "it is reported")

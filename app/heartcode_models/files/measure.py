@@ -25,7 +25,7 @@ class _Found:
     expected: int
 
 
-#: Name, meaning and value of each metric; heartcode.metrics has the same.
+#: Name, meaning and value of each metric; heartcode.exporter.readings has the same.
 _METRICS: Sequence[tuple[str, str, Callable[[_Found], int]]] = (
     (
         "model_mirror_file_up",

@@ -45,7 +45,7 @@ class Measured:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], where: str) -> "Measured":
-        """Check and take one of the results of ``heartcode.card_bench``.
+        """Check and take one of the results of ``heartcode.gpu.bench``.
 
         Raises:
             ModelError: it is not what that writes.

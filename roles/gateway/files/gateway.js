@@ -251,7 +251,7 @@ function rows(rigs) {
             + '\n').join('')).join('');
 }
 
-/* The model for a request's `model`, as the rigs' proxy understands it (catalogue.py). */
+/* The model for a request's `model`, as the rigs' proxy understands it (routing/model_registry.py). */
 function find(name, byDefault) {
     const model = named(name);
     if (model) {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from heartcode.application import create_app
+from heartcode.api.app import create_app
 from heartcode.settings import Settings
 
 

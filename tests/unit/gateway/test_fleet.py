@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from heartcode.endpoints.fleet import rows
+from heartcode.api.endpoints.fleet import rows
 
 Call = Callable[..., Any]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from heartcode.catalogue import Catalogue
 from heartcode.errors import ApiError
-from heartcode.pool import Backend
+from heartcode.routing.backend import Backend
+from heartcode.routing.model_registry import ModelRegistry
 
 Call = Callable[..., Any]
 
@@ -19,7 +19,7 @@ Call = Callable[..., Any]
 def test_a_model_is_the_one_that_the_rigs_would_take(call: Call, name: object) -> None:
     backends = [Backend("http://127.0.0.1:1"), Backend("http://127.0.0.1:2")]
     try:
-        expected = Catalogue.of(backends, [("a", "b"), ("c",)]).chosen_by(name).id
+        expected = ModelRegistry.of(backends, [("a", "b"), ("c",)]).chosen_by(name).id
     except ApiError:
         expected = None
     found = call("find", name, {"id": "a"})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heartcode.endpoints.fleet import rows
+from heartcode.api.endpoints.fleet import rows
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "health_check.sh"
 JSON = "application/json"

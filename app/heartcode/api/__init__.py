@@ -1,0 +1,1 @@
+"""What clients see, and the only place that knows Flask: URLs, checks, errors, the access log."""

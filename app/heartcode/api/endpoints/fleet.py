@@ -1,0 +1,90 @@
+"""Every card of this rig and what is believed of it (`/fleet`).
+
+A gateway answers `/fleet` in the same form for all its rigs (ADR 22), so that whoever reads one
+reads the other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from heartcode.api.context import current_runtime
+from heartcode.errors import ApiError
+from heartcode.health.quarantine import is_gone
+from heartcode.relay import ask_all
+from heartcode.routing.backend import Backend
+from heartcode.runtime.runtime import Runtime
+
+bp = Blueprint("fleet", __name__)
+
+_FIELDS = ("number", "backend", "model", "state", "busy", "slots")
+
+
+@bp.get("/fleet")
+def fleet() -> Response:
+    """Show the rig and its backends, as JSON or, with `?format=text`, as lines for a shell.
+
+    "up" is a backend that is known to generate and answers now: the proxy alone notices an idle one
+    that has ended only when it probes it.
+    """
+    form = request.args.get("format", "json")
+    if form not in ("json", "text"):
+        raise ApiError(400, "format must be json or text", code="bad_request", param="format")
+    rigs = [_shown(current_runtime())]
+    if form == "json":
+        return jsonify(rigs=rigs)
+    return Response("".join(rows(rigs)), mimetype="text/plain")
+
+
+def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each backend, and for each rig that has told of none.
+
+    The fields, with tabs between them: the rig's name and state, the backend's number, address,
+    model, state, requests that it works on and slots. What is not known is "-".
+    """
+    for rig in rigs:
+        for backend in rig["backends"] or [{}]:
+            fields = [rig["name"], rig["state"], *(backend.get(field, "-") for field in _FIELDS)]
+            yield "\t".join(str(field) for field in fields) + "\n"
+
+
+def _shown(runtime: Runtime) -> dict[str, Any]:
+    there = ask_all.answers(
+        runtime.pool.backends, "/health", timeout_s=runtime.settings.status_timeout_s
+    )
+    alive = {backend for backend, _ in there}
+    backends = [
+        _backend(runtime, number, b, alive=b in alive)
+        for number, b in enumerate(runtime.pool.backends)
+    ]
+    up = sum(backend["state"] == "up" for backend in backends)
+    state = "up" if up == len(backends) else "degraded" if up else "down"
+    return {
+        "name": socket.gethostname(),
+        "state": "draining" if runtime.draining.is_on else state,
+        "backends": backends,
+    }
+
+
+def _backend(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
+    model = next((m.id for m in runtime.registry.models if backend in m.backends), "-")
+    return {
+        "number": number,
+        "backend": backend.name,
+        "model": model,
+        "state": _state(runtime, number, backend, alive=alive),
+        "slots": backend.slots,
+        "busy": backend.in_flight,
+    }
+
+
+def _state(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> str:
+    if is_gone(runtime.settings.run_dir, number):
+        return "gone"
+    if not backend.breaker.known:
+        return "starting"
+    return "up" if backend.breaker.is_proven and alive else "down"

@@ -1,0 +1,120 @@
+"""Everything that a backend answers: generating, embedding, tokenizing, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from heartcode.api import request_id, validation
+from heartcode.api.access_log import current_record
+from heartcode.api.context import current_runtime
+from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
+from heartcode.client import Client, ClientGoneError
+from heartcode.relay import sse
+from heartcode.relay.client_stream import ClientStream
+from heartcode.relay.client_watch import Deadline, SocketWatch
+from heartcode.relay.fast_path import ClientWriter
+from heartcode.relay.relay import Answer, Request
+from heartcode.relay.transcript import transcript_of
+from heartcode.routing.model_registry import DEFAULT_HEADER
+from heartcode.routing.request_info import CLIENT_HEADER, OVERFLOW_HEADER, Overflow, RequestInfo
+from heartcode.upstream import progress
+from heartcode.upstream.exchange import UpstreamRequest
+
+bp = Blueprint("inference", __name__)
+
+# Everything else stays here: keys are the gateway's business, a compressed answer could not be
+# passed on event by event, and X-Conversation-Id would let an answer outlive its client.
+_PASSED_ON = ("Accept", "Content-Type")
+
+
+def relay(endpoint: Endpoint) -> Response:
+    """Relay the request to a backend of this rig that serves its model."""
+    runtime = current_runtime()
+    runtime.draining.refuse_new()
+    body = _whole_body()
+    fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
+    validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
+    model = runtime.registry.chosen_by(
+        fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
+    )
+    record = current_record()
+    record.model = model.id
+    record.stream = fields.get("stream") is True
+    if endpoint.kind is not Kind.CONVERTS:
+        overflow = Overflow.of(request.headers.get(OVERFLOW_HEADER))
+        record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
+    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    headers[request_id.HEADER] = record.id
+    upstream_request = UpstreamRequest(
+        method="POST", path=endpoint.path, headers=headers, body=body
+    )
+    transcript = transcript_of(endpoint.path, fields)
+    if transcript is not None and record.stream and progress.may_be_asked_for(fields):
+        upstream_request = replace(
+            upstream_request, body=progress.asked_for(body), hides_progress=True
+        )
+    client = record.client = Client()
+    with ExitStack() as watched:
+        runtime.running.add(client)
+        watched.callback(runtime.running.discard, client)
+        watched.enter_context(Deadline(client, runtime.settings.request_timeout_s))
+        # The backend's connection is shut as soon as the client leaves. When the slot is free is up
+        # to llama-server: at the next token or sign of progress. Without either it looks for its
+        # peer only after a second in which no slot had a result (server-queue.cpp,
+        # recv_with_timeout).
+        if "gunicorn.socket" in request.environ:
+            watch = SocketWatch(client, request.environ["gunicorn.socket"])
+            watched.enter_context(watch)
+        asked = Request(
+            upstream_request=upstream_request,
+            client=client,
+            serving=model.backends,
+            info=record.info,
+        )
+        try:
+            if record.stream:
+                record.answer = runtime.relay.stream(asked, transcript)
+            elif transcript is not None:
+                record.answer = runtime.relay.collect(asked, transcript, fields)
+            else:
+                record.answer = runtime.relay.ask(asked)
+        except ClientGoneError:
+            raise client.error or ClientGoneError from None
+        response = _response(record.answer, runtime.settings.client_stall_timeout_s)
+        response.call_on_close(watched.pop_all().close)
+    return response
+
+
+for _endpoint in ENDPOINTS:
+    for _path in _endpoint.paths:
+        bp.post(_path, endpoint=_path.strip("/").replace("/", "_"))(partial(relay, _endpoint))
+
+
+def _whole_body() -> bytes:
+    body = request.get_data(cache=False)
+    # Of a chunked body Werkzeug reads as much as is allowed and leaves the rest without a word.
+    if request.content_length is None and request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
+    return body
+
+
+def _response(answer: Answer, stall_s: float) -> Response:
+    if not isinstance(answer.body, ClientStream):
+        return Response(answer.body, status=answer.status, content_type=answer.content_type)
+    if "gunicorn.socket" in request.environ:
+        sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
+        answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
+    # Not with direct_passthrough: call_on_close() would have no effect then.
+    return Response(answer.body, status=answer.status, headers=sse.HEADERS)
+
+
+def _is_chunked(environ: Mapping[str, Any]) -> bool:
+    """Return whether gunicorn sends a stream in chunks, as its Response.is_chunked() does."""
+    return bool(environ["SERVER_PROTOCOL"] not in ("HTTP/1.0", "HTTP/0.9"))

@@ -1,0 +1,66 @@
+"""llama-server's `/props` and `/slots`, for the rig as a whole.
+
+Reading only: what changes a backend (`POST /props`, saving and restoring slots) has no route here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from heartcode.api.context import current_runtime
+from heartcode.relay import ask_all
+from heartcode.routing.model_registry import DEFAULT_HEADER
+
+bp = Blueprint("status", __name__)
+
+
+@bp.get("/props")
+def props() -> Response:
+    """Show what clients read before they ask for text: template, context and number of slots.
+
+    They are those of the default model, or of `?model=`; backends differ in little else.
+    """
+    runtime = current_runtime()
+    default = request.headers.get(DEFAULT_HEADER)
+    backends = runtime.registry.chosen_by(request.args.get("model"), default=default).backends
+    answers = ask_all.ask(backends, "/props", timeout_s=runtime.settings.status_timeout_s)
+    found = [answer for _, answer in answers]
+    merged: dict[str, Any] = dict(found[0])
+    merged["total_slots"] = sum(answer.get("total_slots", 0) for answer in found)
+    # A client that fills the context must fit on whichever backend it gets.
+    settings = [answer.get("default_generation_settings", {}) for answer in found]
+    contexts = [each["n_ctx"] for each in settings if "n_ctx" in each]
+    if contexts:
+        merged["default_generation_settings"] = {**settings[0], "n_ctx": min(contexts)}
+    return jsonify(merged)
+
+
+@bp.get("/slots")
+def slots() -> Response:
+    """List the slots of all backends, each with its backend's name and without its texts."""
+    runtime = current_runtime()
+    answers = ask_all.ask(
+        runtime.pool.backends, "/slots", timeout_s=runtime.settings.status_timeout_s
+    )
+    return jsonify(
+        [{"backend": backend.name, **_numbers(s)} for backend, slots in answers for s in slots]
+    )
+
+
+def _numbers(slot: dict[str, Any]) -> dict[str, Any]:
+    """Return the slot's state alone.
+
+    What may pass is named by its form, not by its name: a text or a list of tokens, whatever a
+    later llama-server calls it, could be somebody's prompt.
+    """
+    shown = _scalars(slot)
+    following = slot.get("next_token")
+    if isinstance(following, list):
+        shown["next_token"] = [_scalars(each) for each in following if isinstance(each, dict)]
+    return shown
+
+
+def _scalars(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if isinstance(value, int | float)}

@@ -1,0 +1,121 @@
+"""What a request's body must be before a backend is bothered with it.
+
+A body that passes goes on byte for byte. Only what llama-server would refuse, answer with a 500 or
+misunderstand is refused here, with the name of the field; and what exceeds a limit of this rig.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from heartcode.api.routes import Endpoint, Kind
+from heartcode.errors import ApiError
+
+# llama-server takes the first of the first three that is there; /v1/responses has its own.
+_TOKEN_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
+# llama-server: until the end of the context.
+_NO_MAXIMUM = -1
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
+    """Return the body's fields.
+
+    Raises:
+        ApiError: 400 for what is not a JSON object or nested more deeply than `max_depth`.
+    """
+    try:
+        # llama-server skips a byte order mark. json.loads(bytes) would take UTF-16, and json.loads
+        # takes NaN and 1e400; llama-server answers these with a 500.
+        text = body.decode("utf-8-sig")
+        fields = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise ApiError(400, "the body is not a JSON object", code="invalid_json")
+    if _is_deeper_than(max_depth, fields):
+        message = f"the body is nested more deeply than {max_depth} levels"
+        raise ApiError(400, message, code="json_too_deep")
+    if _SURROGATE.search(body) and _has_half_a_character(fields):
+        message = "the body has half of a character: a \\ud800 to \\udfff without its other half"
+        raise ApiError(400, message, code="invalid_json")
+    return fields
+
+
+def check(fields: dict[str, Any], endpoint: Endpoint, *, max_tokens: int) -> None:
+    """Check the fields that every client of `endpoint` has to get right.
+
+    Raises:
+        ApiError: 400, with the field's name as `param`.
+    """
+    if endpoint.kind is not Kind.GENERATES:
+        return
+    if not isinstance(fields.get("stream"), bool | None):
+        raise _wrong("stream", "must be true or false")
+    if endpoint.prompt:
+        _check_prompt(fields, endpoint.prompt)
+    for name in _TOKEN_FIELDS:
+        _check_tokens(name, fields.get(name), max_tokens)
+
+
+def _check_prompt(fields: dict[str, Any], name: str) -> None:
+    value = fields.get(name)
+    if value is None:
+        raise _wrong(name, "is required", code="missing_required_parameter")
+    if name == "messages" and not isinstance(value, list):
+        raise _wrong(name, "must be a list")
+    if value == [] and name != "input":  # llama-server continues instructions without input
+        raise _wrong(name, "must not be empty")
+
+
+def _check_tokens(name: str, value: object, highest: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int | float):  # llama-server takes 16.0, and true for 1
+        raise _wrong(name, "must be a number")
+    if value < _NO_MAXIMUM:
+        raise _wrong(name, "must not be negative")
+    if value > highest:
+        raise _wrong(name, f"must not be greater than {highest}")
+
+
+def _wrong(name: str, what: str, *, code: str = "invalid_value") -> ApiError:
+    return ApiError(400, f"{name} {what}", code=code, param=name)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
+    return value
+
+
+def _has_half_a_character(fields: object) -> bool:
+    # JavaScript cuts a text where it likes, in the middle of an emoji too, and sends it like that.
+    # llama-server answers with a 500.
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _is_deeper_than(limit: int, value: dict[str, Any]) -> bool:
+    level: list[dict[str, Any] | list[Any]] = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

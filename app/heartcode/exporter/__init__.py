@@ -1,0 +1,1 @@
+"""The other process of a rig, `python -m heartcode.exporter`: what it reads for Prometheus."""

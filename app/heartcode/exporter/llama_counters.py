@@ -1,0 +1,91 @@
+"""The llama-servers' own counters, asked for at a gentle pace.
+
+A llama-server answers `/metrics` between two batches, and one that is asked every second has been
+seen to stall (ggml-org/llama.cpp#29104). So each is asked by a thread of its own, rarely, and a
+scrape gets what it last said. One that does not answer is left out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from heartcode.exporter.readings import LLAMA_COUNTERS
+
+_PREFIX = "llamacpp:"
+#: A batch on a slow card takes seconds; until it has ended there is no answer.
+_PATIENCE_S = 10.0
+_MOST_BYTES = 1 << 20
+
+
+class LlamaCounters(Collector):
+    """What the llama-servers last told.
+
+    Args:
+        backends: their URLs.
+        interval_s: seconds between two questions to one of them.
+    """
+
+    def __init__(self, backends: Sequence[str], *, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._addresses = [urlsplit(backend).netloc for backend in backends]
+        self._lock = threading.Lock()
+        self._told: dict[str, dict[str, float]] = {}
+
+    def start(self) -> None:
+        """Ask from now on, in threads that end with the process."""
+        for address in self._addresses:
+            threading.Thread(
+                target=self._ask_on, args=(address,), name=address, daemon=True
+            ).start()
+
+    def _ask_on(self, address: str) -> None:
+        while True:
+            told = ask(address)
+            with self._lock:
+                self._told[address] = told
+            time.sleep(self._interval_s)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what they last told, without waiting for anything."""
+        families = {theirs: reading.family() for theirs, reading in LLAMA_COUNTERS.items()}
+        with self._lock:
+            for address, told in self._told.items():
+                for theirs, value in told.items():
+                    families[theirs].add_metric([address], value)
+        return [family for family in families.values() if family.samples]
+
+
+def ask(address: str) -> dict[str, float]:
+    """Return the counters of one llama-server by their names there; none if it does not answer."""
+    connection = http.client.HTTPConnection(address, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        text = response.read(_MOST_BYTES).decode(errors="replace")
+        return dict(_counters(text)) if response.status == http.HTTPStatus.OK else {}
+    except (OSError, http.client.HTTPException):
+        return {}
+    finally:
+        connection.close()
+
+
+def _counters(text: str) -> Iterator[tuple[str, float]]:
+    """Yield the lines that are wanted; llama-server gives them no labels and six digits."""
+    for line in text.splitlines():
+        name, _, number = line.partition(" ")
+        theirs = name.removeprefix(_PREFIX)
+        if name != theirs and theirs in LLAMA_COUNTERS:
+            try:
+                value = float(number)
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                yield theirs, value

@@ -1,0 +1,1 @@
+"""Programs that run beside the backends: the cards' power limits, and a benchmark of one card."""

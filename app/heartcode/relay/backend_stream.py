@@ -1,0 +1,198 @@
+"""A stream as one backend sends it, as far as the client is to get it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from time import monotonic
+
+from heartcode.errors import ApiError
+from heartcode.relay import sse
+from heartcode.relay.buffered import MAX_HELD_BYTES
+from heartcode.relay.fast_path import ClientWriter, while_readable
+from heartcode.relay.splice import Splice, SpliceError
+from heartcode.routing.lease import Lease
+from heartcode.upstream import chunked, progress
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
+from heartcode.upstream.usage import Usage
+
+_PIECE_BYTES = 8 * 1024
+_EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
+
+
+class BackendStream:
+    """The events that one backend sends, as far as the client is to get them.
+
+    From the first token on the backend may pause for `token_silence_s` at most.
+
+    Attributes:
+        status: the answer's HTTP status.
+        reads_prompt: whether no token has come yet.
+        last_heard: when the backend sent something last (`time.monotonic()`).
+        usage: what the backend told at the end, for the whole answer; None if nothing.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        *,
+        token_silence_s: float,
+        hides_progress: bool,
+        splice: Splice | None = None,
+    ) -> None:
+        self.status = exchange.status
+        self._exchange = exchange
+        self._lease = lease
+        self._token_silence_s = token_silence_s
+        self._hides_progress = hides_progress
+        self.reads_prompt = True
+        self.last_heard = 0.0
+        self.usage: Usage | None = None
+        self._splice = splice
+        self._events = sse.WholeEvents()
+        self._first = b""
+        # The end of the stream tells tokens and times; [DONE] may come by itself.
+        self._last = self._last_but_one = b""
+        self._held = ExitStack()
+
+    def wait_for_first(self) -> None:
+        """Return when there is something to pass on.
+
+        Raises:
+            BackendError: when that fails.
+            ApiError: when another backend's answer cannot be continued here.
+        """
+        self._first = self.read()
+        if not self._first:
+            raise BackendError(Reason.BROKEN, "a stream without events")
+
+    def keep(self, held: ExitStack) -> None:
+        """Hold what the events need, the backend's lease and the connection, until `close()`."""
+        self._held = held
+
+    def read(self) -> bytes:
+        """Return the next complete events; b"" at the proper end of the stream."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        while data := self._exchange.read_some():
+            if events := self._passable(data):
+                return events
+        self._end()
+        return b""
+
+    def pour(
+        self,
+        writer: ClientWriter,
+        keep_time: Callable[[float], None],
+        keep: Callable[[bytes], None],
+    ) -> bool:
+        """Let `writer` have the events as they arrive, until it can take no more or they end.
+
+        For all that it gets, `keep_time` is told when it came and `keep` what it was. This happens
+        in the event loop, without a greenlet that would have to be woken for every token, so none
+        of them may block. Returns whether there may be more events.
+
+        Raises:
+            BackendError: when the backend fails.
+            ApiError: when another backend's answer cannot be continued here.
+        """
+        exchange = self._exchange
+        if not exchange.is_complete:
+            try:
+                while_readable(exchange, self._step(writer, keep_time, keep))
+            except OSError as error:
+                raise failure(error) from error
+        if not exchange.is_complete:
+            return True
+        self._end()
+        return False
+
+    def _step(
+        self,
+        writer: ClientWriter,
+        keep_time: Callable[[float], None],
+        keep: Callable[[bytes], None],
+    ) -> Callable[[], bool]:
+        """Return what `pour()` does whenever there is something to read."""
+        # What is needed for every token, at hand.
+        exchange, backend, parts = self._exchange, self._lease.backend, self._events
+        source, write_as_it_is = exchange.fileno(), writer.write_as_it_is
+        heads, end = chunked.HEADS, -len(chunked.END)
+        is_straight = writer.is_chunked and self._splice is None
+
+        def step() -> bool:
+            try:
+                # Not the socket's own method, which would try, fail and wait.
+                piece = os.read(source, _PIECE_BYTES)
+            except BlockingIOError:
+                return True
+            # The hot path: what came is one chunk, and what is in it whole events. It goes out as
+            # it came. Every call less counts here, see docs/adr/0011-the-hot-path.md.
+            head = heads.get(len(piece))
+            if (
+                head
+                and piece.startswith(head)
+                and piece.endswith(_EVENT_IN_CHUNK_END)
+                and is_straight
+                and exchange.is_between_chunks
+                and not parts.torn
+            ):
+                events = piece[len(head) : end]
+                self._last_but_one, self._last = self._last, events
+                now = exchange.last_heard = backend.last_heard = monotonic()
+                keep_time(now)
+                keep(events)
+                return write_as_it_is(piece)
+            events = self._passable(exchange.take_in(piece))
+            if events:
+                keep_time(exchange.last_heard)
+                keep(events)
+            return (not events or writer.write_now(events)) and not exchange.is_complete
+
+        return step
+
+    def _passable(self, data: bytes) -> bytes:
+        """Take what has arrived; return the complete events that the client is to get."""
+        self.last_heard = self._lease.backend.last_heard = self._exchange.last_heard
+        events = self._events.feed(data)
+        if not events:
+            if len(self._events.torn) > MAX_HELD_BYTES:
+                raise BackendError(Reason.BROKEN, "an event without end")
+            return events
+        self._last_but_one, self._last = self._last, events
+        if self.reads_prompt:
+            events = self._while_it_reads(events)
+        if events and self._splice is not None:
+            events = self._spliced(events, self._splice)
+        return events
+
+    def _end(self) -> None:
+        if self._events.torn:
+            raise BackendError(Reason.BROKEN, "the last event is cut short")
+        usage = Usage.in_stream(self._last_but_one + self._last)
+        self._lease.learn(usage)
+        if usage is not None:
+            self.usage = self._splice.whole(usage) if self._splice else usage
+
+    def _while_it_reads(self, events: bytes) -> bytes:
+        tokens = progress.without(events)
+        if tokens:
+            # Not before: several prompts share a GPU, so that one can stand still for as long as
+            # the others take.
+            self.reads_prompt = False
+            self._exchange.be_silent_at_most(self._token_silence_s)
+        return tokens if self._hides_progress else events
+
+    def _spliced(self, events: bytes, splice: Splice) -> bytes:
+        try:
+            return splice.rewrite(events)
+        except SpliceError as error:
+            message = f"the answer could not be continued: {error}"
+            raise ApiError(502, message, code="backend_failed") from error
+
+    def close(self) -> None:
+        """End the exchange, finished or not; the backend's slot is free again."""
+        self._held.close()

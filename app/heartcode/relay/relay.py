@@ -1,0 +1,278 @@
+"""Brings a request to a backend that can serve it and the answer back as it arrives.
+
+    answer = relay.ask(request)  # or relay.stream(request, transcript)
+    for piece in answer.body:
+        ...
+
+Inference has no side effects, so until the first byte of an answer is passed on, a request that
+failed on one backend moves to the next. What happens later is the subject of `client_stream`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heartcode.client import Client, ClientGoneError
+from heartcode.errors import ApiError
+from heartcode.relay import buffered, sse
+from heartcode.relay.backend_stream import BackendStream
+from heartcode.relay.buffered import WholeAnswer
+from heartcode.relay.client_stream import ClientStream, Opened
+from heartcode.relay.future import Future
+from heartcode.relay.retry import RetryBudget
+from heartcode.relay.splice import Splice
+from heartcode.relay.transcript import Transcript
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease
+from heartcode.routing.pool import Pool
+from heartcode.routing.request_info import RequestInfo
+from heartcode.telemetry import metrics
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+
+_OK = 200
+# More than the events that follow the last token.
+_LAST_PIECES = 4
+# 501 is an answer ("not supported"); 503 never gets here.
+_FAILURES = (500, 502, 504)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long what may take.
+
+    Attributes:
+        connect_s: until a backend accepts a connection.
+        silence_s: until the first token of a stream, or to the end of an answer that is none.
+        token_silence_s: between two events of a stream from then on.
+        ping_interval_s: between two signs of life to the client of a stream.
+    """
+
+    connect_s: float
+    silence_s: float
+    token_silence_s: float
+    ping_interval_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        upstream_request: the request as it goes to a backend.
+        client: who waits for the answer.
+        serving: the backends that can be asked; None: all of them.
+        info: with it the request takes a slot and may wait for it, see `Pool.take`.
+    """
+
+    upstream_request: UpstreamRequest
+    client: Client
+    serving: Container[Backend] | None = None
+    info: RequestInfo | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer: whole, or a stream that has begun or is still waited for.
+
+    `source` is what it was made of, which knows its tokens and times: the body itself or, where a
+    stream was collected, that stream.
+    """
+
+    status: int
+    content_type: str
+    budget: RetryBudget
+    body: bytes | ClientStream
+    source: ClientStream | WholeAnswer
+
+    @property
+    def backend(self) -> str | None:
+        """The name of the backend that the answer came from, the last one if several did."""
+        return self.budget.backend.name if self.budget.backend else None
+
+    @property
+    def retries(self) -> int:
+        """How often the request was moved to another backend before anything had gone out."""
+        return self.budget.moves - self.source.resumes
+
+
+class Relay:
+    """The way to the backends of a pool."""
+
+    def __init__(self, pool: Pool, *, timeouts: Timeouts, max_moves: int) -> None:
+        self._pool = pool
+        self._timeouts = timeouts
+        self._max_moves = max_moves
+
+    def ask(self, asked: Request) -> Answer:
+        """Return the answer of the first backend that gives one; each is tried at most once.
+
+        Raises:
+            ApiError: when there is none, see `RetryBudget`.
+            ClientGoneError: when the client left.
+        """
+        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts)
+        return relayed.answer(relayed.open())
+
+    def stream(self, asked: Request, transcript: Transcript | None) -> Answer:
+        """Return the answer to a request for a stream, which `transcript` allows to continue.
+
+        When no event and no error is there within the ping interval, the answer begins with signs
+        of life. The request can still move from backend to backend, but its status is 200 from
+        then on, and an error becomes an event.
+
+        Raises:
+            ApiError, ClientGoneError: as in `ask()`.
+        """
+        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts, transcript)
+        with ExitStack() as held:
+            opening = Future(relayed.open)
+            held.callback(opening.close)
+            is_there = opening.is_there(within_s=self._timeouts.ping_interval_s)
+            answer = relayed.answer(opening.take() if is_there else opening)
+            held.pop_all()
+            return answer
+
+    def collect(self, asked: Request, transcript: Transcript, fields: Mapping[str, Any]) -> Answer:
+        """Return a whole answer, like `ask()`, of what is asked for as a stream.
+
+        So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
+        at the next token, see `buffered`. `fields` are those of the request's body.
+        """
+        streamed = replace(
+            asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
+        )
+        relayed = _RelayedRequest(streamed, self._budget(asked), self._timeouts, transcript)
+        answer = relayed.answer(relayed.open())
+        if isinstance(answer.body, bytes):
+            return answer
+        last: deque[bytes] = deque(maxlen=_LAST_PIECES)
+        with closing(answer.body) as stream:
+            for piece in stream.pieces():
+                if not transcript.is_known:
+                    break
+                last.append(piece)
+        body = buffered.answer(transcript.text, b"".join(last)) if transcript.is_known else None
+        if body is None:
+            # More than text, or an error. Nobody has seen any of it: ask for what was asked for.
+            return self.ask(asked)
+        return replace(answer, content_type=buffered.CONTENT_TYPE, body=body)
+
+    def _budget(self, asked: Request) -> RetryBudget:
+        def take(tried: Container[Backend]) -> Lease | None:
+            return self._pool.take(
+                except_for=tried, serving=asked.serving, info=asked.info, client=asked.client
+            )
+
+        return RetryBudget(take, max_moves=self._max_moves)
+
+
+class _RelayedRequest:
+    """One request that is relayed, with what it needs for that."""
+
+    def __init__(
+        self,
+        asked: Request,
+        budget: RetryBudget,
+        timeouts: Timeouts,
+        transcript: Transcript | None = None,
+    ) -> None:
+        self._request = asked.upstream_request
+        self._client = asked.client
+        self._budget = budget
+        self._timeouts = timeouts
+        self._transcript = transcript
+
+    def answer(self, opened: Future[Opened] | Opened) -> Answer:
+        if isinstance(opened, WholeAnswer):
+            return Answer(
+                status=opened.status,
+                content_type=opened.content_type,
+                budget=self._budget,
+                body=opened.body,
+                source=opened,
+            )
+        stream = ClientStream(
+            opened,
+            budget=self._budget,
+            client=self._client,
+            ping_interval_s=self._timeouts.ping_interval_s,
+            transcript=self._transcript,
+            reopen=self.open if self._transcript is not None else None,
+        )
+        return Answer(
+            status=opened.status if isinstance(opened, BackendStream) else _OK,
+            content_type=sse.CONTENT_TYPE,
+            budget=self._budget,
+            body=stream,
+            source=stream,
+        )
+
+    def open(self) -> Opened:
+        """Return what the first backend answers that can; a stream that has begun is continued."""
+        reason: Reason | None = None
+        refusal: WholeAnswer | None = None
+        while True:
+            request, splice = self._next_request()
+            try:
+                lease = self._budget.next_lease()
+            except ApiError:
+                if refusal is not None and refusal.is_json:
+                    return refusal
+                raise
+            if reason is not None:
+                metrics.RETRIES.labels(reason=reason.value).inc()
+            try:
+                opened = self._open_at(lease, request, splice)
+            except BackendError as error:
+                if self._client.gone:
+                    raise ClientGoneError from None
+                reason = self._budget.has_failed(error)
+                continue
+            if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
+                return opened
+            if refusal is not None and opened.is_json:
+                return opened  # two say so: it is the request
+            refusal = opened
+            reason = self._budget.has_failed(BackendError(Reason.ERROR, opened.status))
+
+    def _next_request(self) -> tuple[UpstreamRequest, Splice | None]:
+        if self._transcript is None or not self._transcript.has_begun:
+            return self._request, None
+        continuation = self._transcript.continuation(self._request.body or b"")
+        if continuation is None:
+            raise self._budget.lost()
+        return replace(self._request, body=continuation.body), continuation.splice
+
+    def _open_at(self, lease: Lease, request: UpstreamRequest, splice: Splice | None) -> Opened:
+        backend, timeouts = lease.backend, self._timeouts
+        with ExitStack() as held:
+            held.enter_context(lease)
+            exchange = held.enter_context(Exchange(backend.host, backend.port))
+            self._client.when_gone(exchange.abort)
+            lease.when_given_up(exchange.abort)
+            exchange.send(
+                request,
+                connect_timeout_s=timeouts.connect_s,
+                silence_timeout_s=timeouts.silence_s,
+            )
+            opened: Opened
+            if exchange.content_type.startswith(sse.CONTENT_TYPE):
+                opened = BackendStream(
+                    exchange,
+                    lease,
+                    token_silence_s=timeouts.token_silence_s,
+                    hides_progress=request.hides_progress,
+                    splice=splice,
+                )
+                opened.wait_for_first()
+                opened.keep(held.pop_all())
+            else:
+                # Whole before the first byte goes out: until then another backend can take over.
+                opened = WholeAnswer(exchange)
+                lease.learn(opened.usage)
+            lease.has_answered(opened.status)
+            return opened

@@ -1,0 +1,83 @@
+"""Moving a request from backend to backend, and when it has been enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from heartcode.errors import ApiError
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease
+from heartcode.upstream.exchange import BackendError, Reason
+
+# One death may be chance. A request that was there at two is not given a third backend: if it is
+# the cause, it would take down the rig.
+_DEATHS_ENOUGH = 2
+
+
+class RetryBudget:
+    """Leases one backend after the other to a request, each at most once.
+
+    `take` leases a backend that is not among those tried, see `Pool.take`.
+
+    Attributes:
+        backend: the one that works on the request, or did last; None before the first.
+        failure: what was wrong with the last one; None before the first failure.
+    """
+
+    def __init__(
+        self, take: Callable[[Container[Backend]], Lease | None], *, max_moves: int
+    ) -> None:
+        self._take = take
+        self._may_try = max_moves + 1
+        self._tried: list[Backend] = []
+        self._deaths = 0
+        self._lease: Lease | None = None
+        self.failure: Reason | None = None
+
+    @property
+    def backend(self) -> Backend | None:  # noqa: D102 - an attribute for all others
+        return self._tried[-1] if self._tried else None
+
+    @property
+    def moves(self) -> int:
+        """How many backends it was moved to after the first."""
+        return max(0, len(self._tried) - 1)
+
+    def next_lease(self) -> Lease:
+        """Lease the next backend.
+
+        Raises:
+            ApiError: 503 when no backend is there, 502 when those that are failed, 500 when the
+                request may be what kills them, 429 or 504 when there is no slot for it.
+            ClientGoneError: when the client left while it waited for a slot.
+        """
+        if self._deaths >= _DEATHS_ENOUGH:
+            raise ApiError(500, "backends died of this request", code="request_kills_backends")
+        if len(self._tried) >= self._may_try:
+            raise self.lost()
+        lease = self._take(self._tried)
+        if lease is None:
+            raise self.lost()
+        self._tried.append(lease.backend)
+        self._lease = lease
+        return lease
+
+    def has_failed(self, error: BackendError) -> Reason:
+        """Note that the last backend failed with `error`; return what was wrong with it."""
+        reason = error.reason
+        if self._lease is not None and self._lease.is_given_up:
+            reason = Reason.SILENT  # it broke because the proxy let go of it
+        # The request may be what it cannot cope with: no reason to avoid it for others.
+        if self.backend is not None and reason is not Reason.ERROR:
+            self.backend.has_failed(reason.value)
+        self.failure = reason
+        if reason is Reason.BROKEN:
+            self._deaths += 1
+        return reason
+
+    def lost(self) -> ApiError:
+        """Return the error for a request that no backend could serve."""
+        if self.failure in (Reason.BROKEN, Reason.SILENT, Reason.ERROR):
+            message = f"the backend failed ({self.failure.value})"
+            return ApiError(502, message, code="backend_failed")
+        return ApiError(503, "no backend is ready", code="backend_unavailable")

@@ -1,0 +1,348 @@
+"""Continuing a streamed answer on another backend when the first one is lost.
+
+    transcript = transcript_of(path, fields)  # None: this request cannot be continued
+    transcript.note(events)  # for all that the client gets
+    ...
+    continuation = transcript.continuation(body)  # None: what the client has cannot be continued
+    events = continuation.splice.rewrite(events)  # for all that the next backend sends
+
+A chat is continued by a trailing assistant message with the text so far, which llama-server takes
+as the beginning of its answer and repeats; a completion by prompt + text, which is not repeated.
+llama-server's own /completion is one of the latter, with events of another shape.
+
+Stop strings need no care at the splice: llama-server holds text back for as long as it could be the
+beginning of a stop string, so a text that was sent never ends with one, and what was held back is
+generated again. A text that ends so all the same came from something else, and is not continued.
+
+No sockets here: bytes and JSON in, bytes and JSON out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heartcode.relay import sse
+from heartcode.relay.splice import Splice
+from heartcode.upstream import progress
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+NATIVE = "/completion"  # llama-server's own
+
+# Each of these makes an answer more than its text, or its text more than a continuation: tool
+# calls and grammars have a state that a prompt does not carry, probabilities belong to tokens that
+# were not sampled here, and `echo` and `continue_final_message` change what is repeated.
+_RULED_OUT = {
+    "tools",
+    "functions",
+    "function_call",
+    "grammar",
+    "json_schema",
+    "logprobs",
+    "top_logprobs",
+    "n_probs",
+    "echo",
+    "suffix",
+    "continue_final_message",
+    "response_fields",
+    "verbose",
+    "return_tokens",
+}
+_CHOICES = ("n", "n_cmpl", "best_of")
+_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
+# Not `created`: llama-server gives every event its own time.
+_SAME_FOR_THE_WHOLE = ("id", "model", "system_fingerprint")
+
+# Tokens of a transcript that are read together.
+_PAGE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """Where an endpoint keeps the text.
+
+    Attributes:
+        text_begin, text_end: what llama-server writes around the text of a token, by which most
+            events are read without being parsed.
+    """
+
+    text_begin: bytes
+    text_end: bytes
+    fits: Callable[[Mapping[str, Any]], bool]
+
+
+def _chat_fits(fields: Mapping[str, Any]) -> bool:
+    messages = fields.get("messages")
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(message, dict) and _is_text(message) for message in messages)
+        and fields.get("tool_choice") in (None, "none", "auto")
+        and fields.get("add_generation_prompt") in (None, True)
+    )
+
+
+def _is_text(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return content is None or isinstance(content, str)
+
+
+def _completion_fits(fields: Mapping[str, Any]) -> bool:
+    return isinstance(fields.get("prompt"), str)
+
+
+_SHAPES = {
+    CHAT: _Shape(
+        text_begin=b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"',
+        text_end=b'"}}],"created":',
+        fits=_chat_fits,
+    ),
+    COMPLETIONS: _Shape(
+        text_begin=b'data: {"choices":[{"text":"',
+        text_end=b'","index":0,"logprobs":null,"finish_reason":null}],"created":',
+        fits=_completion_fits,
+    ),
+    NATIVE: _Shape(
+        text_begin=b'data: {"index":0,"content":"',
+        text_end=b'","tokens":[',
+        fits=_completion_fits,
+    ),
+}
+
+
+def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
+    """Return an empty transcript, or None for a request that could never be continued."""
+    shape = _SHAPES.get(path)
+    if shape is None:
+        return None
+    if any(fields[name] not in (None, False, 0, "", [], {}) for name in _RULED_OUT & fields.keys()):
+        return None
+    if any(fields.get(name) not in (None, 1) for name in _CHOICES):
+        return None
+    if any(not _is_whole_or_none(fields.get(name)) for name in _LIMITS):
+        return None
+    if not _is_text_format(fields.get("response_format")) or _stop_strings(fields) is None:
+        return None
+    return Transcript(shape) if shape.fits(fields) else None
+
+
+def _is_whole_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_text_format(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and value.get("type") in (None, "text"))
+
+
+def _stop_strings(fields: Mapping[str, Any]) -> list[str] | None:
+    """Return the request's stop strings; None if they are not in a known form."""
+    stop = fields.get("stop")
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if isinstance(stops, list) and all(isinstance(word, str) for word in stops):
+        return stops
+    return None
+
+
+class Transcript:
+    """What the client has got of an answer so far.
+
+    It is written down token by token, but read only when somebody asks, or a page of it at a time:
+    that costs a third of reading each token when it comes.
+    """
+
+    def __init__(self, shape: _Shape) -> None:
+        self._shape = shape
+        self._first: bytes | None = None
+        self._unread: list[bytes] = []
+        self._escaped = bytearray()  # the text, still as it stands between quotes in JSON
+        self._is_known = True
+        self._is_finished = False
+        self._is_complete = False
+        self._tokens = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has got anything."""
+        return self._first is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the text is all there was to it."""
+        self._read()
+        return self._is_known
+
+    @property
+    def tokens(self) -> int:
+        """How many events had a text.
+
+        llama-server makes one for each token, except that the tokens of one character, and those
+        that were held back because a stop string might have begun, come together. Then the whole
+        may become a few tokens longer than `max_tokens`.
+        """
+        self._read()
+        return self._tokens
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        self._read()
+        text: str = json.loads(b'"%b"' % bytes(self._escaped))
+        return text
+
+    def note(self, events: bytes) -> None:
+        """Note complete events that go to the client."""
+        if self._first is None:
+            self._first = events
+        self._unread.append(events)
+        if len(self._unread) >= _PAGE:
+            self._read()
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        begin, end = self._shape.text_begin, self._shape.text_end
+        events = b"".join(self._unread)
+        self._unread.clear()
+        # The hot path: once for each token. A text cannot hold `end`, its quotes are escaped.
+        for event in events.split(sse.EVENT_END):
+            if event.startswith(begin):
+                text_end = event.find(end)
+                if text_end > len(begin):
+                    self._escaped += event[len(begin) : text_end]
+                    self._tokens += 1
+                    continue
+            if event:
+                self._note_other(event)
+
+    def _note_other(self, event: bytes) -> None:
+        if event == sse.DONE:
+            self._is_complete = True
+            return
+        if event.startswith(b":"):
+            return
+        payload = sse.payload(event)
+        if payload is not None and "stop" in payload:
+            self._note_native(payload)
+            return
+        choices = payload.get("choices") if payload is not None else None
+        if not isinstance(choices, list) or len(choices) > 1:
+            self._is_known = False
+            return
+        try:
+            for choice in choices:
+                self._note_choice(choice)
+        except (AttributeError, TypeError):
+            self._is_known = False
+
+    def _note_native(self, payload: Mapping[str, Any]) -> None:
+        if payload.get("content"):
+            self._is_known = False  # a text of a shape that is not known
+        # There is no [DONE]: the last event says so itself.
+        self._is_complete = payload["stop"] is True
+
+    def _note_choice(self, choice: Mapping[str, Any]) -> None:
+        delta = choice.get("delta", {})
+        text = choice.get("text") or delta.get("content")
+        if delta.keys() - {"role", "content"}:
+            self._is_known = False  # tool calls, thoughts, or what a newer version has invented
+        elif text:
+            self._escaped += json.dumps("" + text)[1:-1].encode()
+            self._tokens += 1
+        if choice.get("finish_reason") is not None:
+            self._is_finished = True
+
+    def continuation(self, body: bytes) -> Continuation | None:
+        """Return how another backend can go on; `body` is the client's request.
+
+        None if a resume would be wrong.
+        """
+        if not self.is_known:
+            return None
+        fields: dict[str, Any] = json.loads(body)
+        # The repeated text would come with the progress, and nobody waits to see a prompt read.
+        fields.pop(progress.FIELD, None)
+        text = self.text
+        if _ends_with_a_beginning_of(text, _stop_strings(fields) or []):
+            return None
+        repeated = _go_on_from(fields, text)
+        if repeated is None:
+            return None
+        limits = {name: fields[name] for name in _LIMITS if fields.get(name) is not None}
+        is_spent = _reduce_limits(fields, self.tokens)
+        splice = Splice(
+            head=_head(self._first),
+            text=text,
+            tokens=self.tokens,
+            repeated=repeated,
+            limits=limits,
+            is_spent=is_spent,
+        )
+        return Continuation(body=json.dumps(fields).encode(), splice=splice)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether an answer that ends here lacks its end, as far as can be told."""
+        return self.is_known and not self._is_complete
+
+    @property
+    def ending(self) -> bytes | None:
+        """What is missing when the answer itself is finished; None when it is not finished.
+
+        llama-server sends the finish reason, `usage` and `timings` in one write, so that only the
+        last line can be missing.
+        """
+        self._read()
+        return sse.DONE + sse.EVENT_END if self._is_finished else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """The request for the next backend, and what makes its answer a part of the first one."""
+
+    body: bytes
+    splice: Splice
+
+
+def _head(first: bytes | None) -> dict[str, Any]:
+    """Return what every event of the answer has in common."""
+    payload = sse.payload((first or b"").split(sse.EVENT_END)[0]) or {}
+    return {name: payload[name] for name in _SAME_FOR_THE_WHOLE if name in payload}
+
+
+def _ends_with_a_beginning_of(text: str, words: Iterable[str]) -> bool:
+    return any(text.endswith(word[:length]) for word in words for length in range(1, len(word) + 1))
+
+
+def _go_on_from(fields: dict[str, Any], text: str) -> str | None:
+    """Let the request go on after `text`; return what will be repeated, None if it cannot be."""
+    if "messages" not in fields:
+        fields["prompt"] += text
+        return ""
+    if not text:
+        return ""
+    last = fields["messages"][-1]
+    if last.get("role") != "assistant":
+        fields["messages"].append({"role": "assistant", "content": text})
+        return text
+    # The client's own beginning of the answer: it was repeated, so that `text` begins with it.
+    own = last.get("content")
+    if isinstance(own, str) and text.startswith(own) and last.keys() == {"role", "content"}:
+        last["content"] = text
+        return text
+    return None
+
+
+def _reduce_limits(fields: dict[str, Any], tokens: int) -> bool:
+    """Take `tokens` off what may be generated; return whether nothing is left."""
+    is_spent = False
+    for name in _LIMITS:
+        limit = fields.get(name)
+        if limit is not None and limit > 0:  # -1 is no limit
+            is_spent = is_spent or limit <= tokens
+            fields[name] = max(1, limit - tokens)
+    return is_spent

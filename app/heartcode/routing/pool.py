@@ -1,0 +1,167 @@
+"""The backends of this rig, and how a request gets one.
+
+    with pool.take(info=info, client=client) as lease:
+        ...  # lease.backend works for us until here
+        lease.learn(usage)
+
+The counts belong to one process. A single worker sees all of the rig's traffic; with several, each
+of them balances its own share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterable, Sequence
+from itertools import count
+
+from heartcode.client import Client
+from heartcode.routing import policy
+from heartcode.routing.admission import AdmissionQueue, Limits, Waiter
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease, SlotLease
+from heartcode.routing.policy import Candidate, Policy
+from heartcode.routing.prompt_hash import Prompt
+from heartcode.routing.request_info import RequestInfo
+from heartcode.routing.throughput import Lengths
+
+
+class Pool:
+    """All backends of the rig, and the queue in front of them."""
+
+    def __init__(
+        self,
+        backends: Iterable[Backend],
+        *,
+        choose: Policy = policy.time_to_first_token,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backends = tuple(backends)
+        self._choose = choose
+        self._clock = clock
+        self._lengths = Lengths()
+        self._serial = count(1)
+        self._queue: AdmissionQueue[SlotLease] = AdmissionQueue(
+            self._grant, self._free_slots, self._next_slot_s, limits, clock=clock
+        )
+
+    def take(
+        self,
+        *,
+        except_for: Container[Backend] = (),
+        serving: Container[Backend] | None = None,
+        info: RequestInfo | None = None,
+        client: Client | None = None,
+    ) -> Lease | None:
+        """Lease the backend that the policy prefers; None if none is left.
+
+        `serving` are the backends that have the model that is asked for; None: all of them.
+        With `info` this takes a slot and waits until there is one, as long as the client stays.
+        Without one it asks for an answer that needs no slot, and never waits.
+
+        Raises:
+            ApiError: 429 when the queue is full, 504 when the wait is over, 403 when the request
+                should try another rig.
+            ClientGoneError: when the client left.
+        """
+        backends = [
+            b for b in self.backends if b not in except_for and (serving is None or b in serving)
+        ]
+        if not backends:
+            return None
+        if info is None:
+            best = min(backends, key=lambda b: (b.avoided, b.in_flight))
+            return Lease(best, clock=self._clock)
+        waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends)
+        lease = self._queue.enter(waiter, client or Client())
+        info.admitted = True
+        return lease
+
+    def take_idle(self, backend: Backend, info: RequestInfo) -> SlotLease | None:
+        """Lease `backend` for a probe; None if it works on anything, which says more than a probe.
+
+        Whose turn it is among the backends stays as it is.
+        """
+        if backend.at_work:
+            return None
+        return self._slot_lease(backend, info, prompt_s=0.0)
+
+    def _grant(self, waiter: Waiter[SlotLease]) -> SlotLease | None:
+        backends = _worth_asking(waiter)
+        if not any(b.has_free_slot for b in backends):
+            return None  # before anything is looked up: this is asked often
+        now = self._clock()
+        prompt, tokens_per_char = waiter.info.prompt, self._lengths.tokens_per_char.value
+        candidates = [
+            _candidate(n, b, prompt, tokens_per_char=tokens_per_char, now=now)
+            for n, b in enumerate(backends)
+        ]
+        best = self._choose(candidates)
+        if best is not None and not best.free:
+            second = self._choose([candidate for candidate in candidates if candidate.free])
+            best = second if second and not _is_held(waiter, best, second, now) else None
+        if best is None:
+            return None
+        return self._lease(backends[best.backend], best, waiter.info)
+
+    def _lease(self, backend: Backend, candidate: Candidate, info: RequestInfo) -> SlotLease:
+        backend.last_taken = next(self._serial)
+        return self._slot_lease(backend, info, prompt_s=candidate.ahead_s + candidate.prompt_s)
+
+    def _slot_lease(self, backend: Backend, info: RequestInfo, *, prompt_s: float) -> SlotLease:
+        return SlotLease(
+            backend,
+            info,
+            prompt_s=prompt_s,
+            lengths=self._lengths,
+            clock=self._clock,
+            released=self._queue.call_next,
+        )
+
+    def _free_slots(self, waiter: Waiter[SlotLease] | None) -> int:
+        """Return how many slots are free: of those that `waiter` could have, or of all."""
+        backends = self.backends if waiter is None else _worth_asking(waiter)
+        return sum(max(0, backend.slots - backend.in_flight) for backend in backends)
+
+    def _next_slot_s(self) -> float:
+        """Return the seconds until a slot becomes free and with it a place in the queue."""
+        now = self._clock()
+        working = [b for b in self.backends if not b.avoided] or self.backends
+        return min(backend.slot_free_in_s(now) for backend in working)
+
+
+def _worth_asking(waiter: Waiter[SlotLease]) -> Sequence[Backend]:
+    # What failed a moment ago is no alternative to waiting for what works.
+    return [b for b in waiter.backends if not b.avoided] or waiter.backends
+
+
+def _candidate(
+    number: int, backend: Backend, prompt: Prompt, *, tokens_per_char: float, now: float
+) -> Candidate:
+    match = backend.cache.look_up(prompt)
+    speed = backend.throughput.prompt.value
+    is_free = backend.has_free_slot
+    return Candidate(
+        backend=number,
+        free=is_free,
+        avoided=backend.avoided,
+        in_flight=len(backend.leases),
+        last_taken=backend.last_taken,
+        wait_s=0.0 if is_free else backend.slot_free_in_s(now),
+        ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now]),
+        prompt_s=policy.prompt_seconds(
+            match, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
+        ),
+        loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
+    )
+
+
+def _is_held(waiter: Waiter[SlotLease], best: Candidate, second: Candidate, now: float) -> bool:
+    """Say whether a request still waits for its best backend while another one is free.
+
+    It does so for as long as the free one would take longer, decided once: when the estimate of the
+    wait was wrong, it has lost no more time than the better cache could have saved.
+    """
+    if waiter.hold_until is None:
+        waiter.hold_until = now + max(0.0, second.cost_s - best.cost_without_wait_s)
+    return now < waiter.hold_until

@@ -1,0 +1,262 @@
+"""Which conversations a llama-server's KV cache probably still holds.
+
+    cache = PrefixCache(slots=2, host_chars=0)
+    cache.look_up(prompt).cached_chars       # what would be found there
+    place = cache.begin(prompt)              # the request goes there
+    place.end(answer_chars=320)              # its answer is complete
+
+It follows what llama-server does (tools/server/server-context.cpp, get_available_slot, and
+server-task.cpp, server_prompt_cache, at the pinned version): a request goes into the idle slot that
+shares the longest beginning with it, if that is more than a tenth of the prompt, else into the one
+that was used longest ago. What a slot held beyond that beginning is overwritten. If more than half
+of it would be lost, and with `--cache-ram`, it is first copied to host memory, from which it comes
+back when a prompt continues it; the oldest copy goes first.
+
+Lengths are in characters, as the tokens are not known here. Memory is bounded: `slots` sequences
+and at most `MAX_HOST_SEQUENCES` copies, each of at most `prompt_hash.MAX_BLOCKS` hashes.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from heartcode.routing.prompt_hash import Prompt
+
+MAX_HOST_SEQUENCES = 64
+
+# llama-server: --slot-prompt-similarity, and two constants in its code.
+_SIMILAR = 0.1
+_LITTLE_IS_KEPT = 0.5
+_WORTH_LOADING = 0.25
+
+_USED = attrgetter("used")
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """What a slot holds: a prompt and, as far as it is known, the answer to it."""
+
+    blocks: array[int]
+    prompt_chars: int
+    open_ended: bool
+    answer_chars: int = 0
+    first: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = _first(self.blocks)
+
+    @property
+    def chars(self) -> int:
+        return self.prompt_chars + self.answer_chars
+
+    def shared_with(self, prompt: Prompt) -> int:
+        """Return how many characters of `prompt` this sequence begins with."""
+        same = _common(self.blocks, prompt.blocks)
+        if same < len(prompt.blocks) and self._is_continued(same):
+            # What follows is the answer, which was never seen here but is in the cache.
+            return min(prompt.chars, self.chars)
+        return prompt.ends[same - 1] if same else 0
+
+    def _is_continued(self, same: int) -> bool:
+        # In a text completion the answer has lengthened the last block, which therefore differs.
+        return same > 0 and same >= len(self.blocks) - self.open_ended
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    used: float
+    sequence: _Sequence | None = None
+
+
+@dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
+class Match:
+    """What a request would find in a cache, and what it would overwrite.
+
+    Attributes:
+        cached_chars: how much of the prompt need not be evaluated.
+        lost_chars: how much of another conversation would be gone.
+        lost_idle_s: how long ago that conversation was used last, in seconds.
+    """
+
+    cached_chars: int = 0
+    lost_chars: int = 0
+    lost_idle_s: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Choice:
+    slot: _Slot
+    saved: bool
+    loaded: _Sequence | None
+    match: Match
+
+
+class PrefixCache:
+    """The sequences of one llama-server: in its slots and, with `host_chars`, in host memory."""
+
+    def __init__(
+        self, *, slots: int, host_chars: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._host_chars = host_chars
+        self._slots = [_Slot(used=clock()) for _ in range(slots)]
+        # In the order of their last use. The values mean nothing: a dictionary keeps the order.
+        self._idle = dict.fromkeys(self._slots)
+        self._host: list[_Sequence] = []  # the oldest first
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences are remembered."""
+        return len(self._host) + sum(slot.sequence is not None for slot in self._slots)
+
+    def look_up(self, prompt: Prompt) -> Match:
+        """Return what `prompt` would find here; with no idle slot, if all of them were idle."""
+        return self._choose(prompt, self._idle or self._slots).match
+
+    def begin(self, prompt: Prompt) -> Place:
+        """Let `prompt` take the slot that llama-server would give it.
+
+        Raises:
+            RuntimeError: when no slot is idle.
+        """
+        if not self._idle:
+            raise RuntimeError("no slot is idle")
+        choice = self._choose(prompt, self._idle)
+        slot = choice.slot
+        older: list[_Sequence] = []
+        if choice.loaded is not None:
+            place = self._host.index(choice.loaded)
+            older = self._host[:place]
+            del self._host[place]
+        if choice.saved and slot.sequence is not None:
+            self._save(slot.sequence)
+        slot.sequence = _Sequence(prompt.blocks, prompt.chars, prompt.open_ended)
+        del self._idle[slot]
+        return Place(self, slot, choice.match if choice.loaded else Match(), older)
+
+    def forget(self) -> None:
+        """Note that the llama-server has lost everything; requests still end as they would."""
+        self._host.clear()
+        for slot in self._slots:
+            slot.sequence = None
+
+    def end(self, slot: _Slot) -> None:
+        """Note that a slot is idle."""
+        slot.used = self._clock()
+        self._idle[slot] = None
+
+    def are_gone(self, copies: list[_Sequence]) -> None:
+        """Forget copies that are not in host memory any more."""
+        self._host = [sequence for sequence in self._host if sequence not in copies]
+
+    def _choose(self, prompt: Prompt, slots: Collection[_Slot]) -> _Choice:
+        most, slot = _most_alike(prompt, slots)
+        oldest = most <= _SIMILAR * prompt.chars
+        if slot is None or oldest:
+            slot = next(iter(slots)) if slots is self._idle else min(slots, key=_USED)
+            most = _shared(slot.sequence, prompt)
+        held = slot.sequence.chars if slot.sequence else 0
+        exchanged = oldest or most < _LITTLE_IS_KEPT * held
+        saved = exchanged and 0 < held <= self._host_chars
+        lost, loaded = max(0, held - most), None
+        if exchanged and self._host:
+            loaded = self._best_copy(prompt, most, held)
+        if saved:  # for which other copies may have to go
+            kept = sum(sequence.chars for sequence in self._host if sequence is not loaded)
+            lost = max(0, min(held, kept + held - self._host_chars))
+        match = Match(
+            cached_chars=max(most, _shared(loaded, prompt)) if loaded else most,
+            lost_chars=lost,
+            lost_idle_s=max(0.0, self._clock() - slot.used),
+        )
+        return _Choice(slot=slot, saved=saved, loaded=loaded, match=match)
+
+    def _best_copy(self, prompt: Prompt, most: int, held: int) -> _Sequence | None:
+        """Return the copy that is better than what the slot has: in length and in share kept."""
+        best, kept = None, most / held if held else -1.0
+        for sequence in self._host:
+            shared = sequence.shared_with(prompt)
+            share = shared / sequence.chars
+            if share >= _WORTH_LOADING and share > kept and shared > most:
+                best, kept, most = sequence, share, shared
+        return best
+
+    def _save(self, sequence: _Sequence) -> None:
+        self._host.append(sequence)
+        total = sum(sequence.chars for sequence in self._host)
+        while total > self._host_chars or len(self._host) > MAX_HOST_SEQUENCES:
+            total -= self._host.pop(0).chars
+
+
+class Place:
+    """The slot in which a request is computed; to be ended once.
+
+    `promised` is what a copy in host memory would have given, and `older` are the copies that would
+    have gone before it.
+    """
+
+    def __init__(
+        self, cache: PrefixCache, slot: _Slot, promised: Match, older: list[_Sequence]
+    ) -> None:
+        self._cache = cache
+        self._slot = slot
+        self._sequence = slot.sequence
+        self._promised = promised
+        self._older = older
+
+    def found(self, cached_chars: int) -> None:
+        """Take how much of the prompt really came from the cache.
+
+        If a copy was not there, older ones are not there either. The slots need no correction: the
+        one that was asked holds the prompt by now.
+        """
+        if cached_chars < self._promised.cached_chars / 2:
+            self._cache.are_gone(self._older)
+
+    def end(self, *, answer_chars: int = 0) -> None:
+        """Note that the slot is idle; it keeps the prompt and the answer."""
+        if self._sequence is not None:
+            self._sequence.answer_chars = max(0, answer_chars)
+        self._cache.end(self._slot)
+
+
+def _first(blocks: array[int]) -> int | None:
+    return blocks[0] if blocks else None
+
+
+def _most_alike(prompt: Prompt, slots: Iterable[_Slot]) -> tuple[int, _Slot | None]:
+    """Return how many characters of `prompt` a slot begins with at most, and which."""
+    first, most, best = _first(prompt.blocks), 0, None
+    for slot in slots:
+        # Asked of every slot of the rig for every request: most differ from the beginning.
+        sequence = slot.sequence
+        if sequence is not None and sequence.first == first:
+            shared = sequence.shared_with(prompt)
+            if shared > most:
+                most, best = shared, slot
+    return most, best
+
+
+def _shared(sequence: _Sequence | None, prompt: Prompt) -> int:
+    return sequence.shared_with(prompt) if sequence else 0
+
+
+def _common(one: array[int], other: array[int]) -> int:
+    """Return how many blocks two chains have in common, by bisection.
+
+    A block's hash stands for everything before it, so the first ones are equal and the rest differ.
+    """
+    if not (one and other) or one[0] != other[0]:
+        return 0  # as most are
+    low, high = 1, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[middle - 1] == other[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,128 @@
+"""What the endpoints work with: the rig's settings, its backends and the way to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import gevent
+
+from heartcode.client import Client
+from heartcode.errors import ApiError
+from heartcode.health.monitor import HealthCheck, Monitor
+from heartcode.health.restart_request import DIRECTORY, RestartRequest
+from heartcode.relay.relay import Relay, Timeouts
+from heartcode.routing.admission import Limits
+from heartcode.routing.backend import Backend
+from heartcode.routing.breaker import Breaker
+from heartcode.routing.model_registry import ModelRegistry
+from heartcode.routing.policy import POLICIES
+from heartcode.routing.pool import Pool
+from heartcode.routing.throughput import Lengths, Throughput
+from heartcode.runtime.draining import Draining
+from heartcode.settings import Settings
+
+# While /health waits for the first verdict; a probe takes tens of milliseconds.
+_LOOK_AGAIN_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One host with its backends, as one process serves it.
+
+    `running` are the clients whose requests it is serving.
+    """
+
+    settings: Settings
+    pool: Pool
+    registry: ModelRegistry
+    relay: Relay
+    draining: Draining
+    monitors: tuple[Monitor, ...] = ()
+    running: set[Client] = field(default_factory=set)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Runtime:
+        """Set up the rig; nothing is connected yet."""
+        rig_throughput = Throughput()
+        backends = [
+            Backend(
+                url,
+                slots=slots,
+                # The prior of the length of a token: how much is held need not be known better.
+                host_cache_chars=round(
+                    settings.host_cache_tokens / Lengths().tokens_per_char.value
+                ),
+                rig_throughput=rig_throughput,
+                breaker=Breaker(
+                    first_pause_s=settings.probe_pause_s,
+                    longest_pause_s=settings.probe_pause_max_s,
+                ),
+            )
+            for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
+        ]
+        for backend, (prompt, decode) in zip(backends, settings.speeds_of_backends(), strict=True):
+            backend.throughput.start_with(prompt=prompt, decode=decode)
+        limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
+        pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
+        timeouts = Timeouts(
+            connect_s=settings.connect_timeout_s,
+            silence_s=settings.silence_timeout_s,
+            token_silence_s=settings.token_silence_timeout_s,
+            ping_interval_s=settings.ping_interval_s,
+        )
+        relay = Relay(pool, timeouts=timeouts, max_moves=settings.max_moves)
+        registry = ModelRegistry.of(pool.backends, settings.models)
+        return cls(
+            settings=settings,
+            pool=pool,
+            registry=registry,
+            relay=relay,
+            draining=Draining(settings.run_dir),
+            monitors=tuple(_monitors(pool, settings)),
+        )
+
+    def start(self) -> None:
+        """Begin to monitor the backends, in the process that serves."""
+        for monitor in self.monitors:
+            monitor.start()
+
+    def stop(self) -> None:
+        """Monitor them no more."""
+        for monitor in self.monitors:
+            monitor.stop()
+
+    def backends_up(self, *, wait_s: float) -> int:
+        """Return how many backends are known to generate.
+
+        While none is, and of some nothing is known yet because the proxy has just started, wait for
+        the first verdict, `wait_s` seconds at most.
+        """
+        breakers = [backend.breaker for backend in self.pool.backends]
+        deadline = time.monotonic() + wait_s
+        while not (up := sum(b.is_proven for b in breakers)):
+            if all(b.known for b in breakers) or time.monotonic() >= deadline:
+                break
+            gevent.sleep(_LOOK_AGAIN_S)
+        return up
+
+    def end_requests(self) -> None:
+        """Give up every client that is still being served: this process is about to end."""
+        for client in tuple(self.running):
+            client.give_up(ApiError(503, "the proxy is restarting", code="restarting"))
+
+
+def _monitors(pool: Pool, settings: Settings) -> Iterator[Monitor]:
+    health_check = HealthCheck(
+        suspect_s=settings.suspect_s,
+        timeout_s=settings.probe_timeout_s,
+        idle_s=settings.probe_idle_s,
+    )
+    for number, backend in enumerate(pool.backends):
+        restart_request = RestartRequest(
+            settings.run_dir / DIRECTORY / str(number),
+            backend=backend.name,
+            pause_s=settings.revive_pause_s,
+        )
+        yield Monitor(backend, pool, health_check=health_check, restart_request=restart_request)

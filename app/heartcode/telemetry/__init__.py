@@ -1,0 +1,1 @@
+"""What is told about the requests: metrics, how processes share them, log lines."""

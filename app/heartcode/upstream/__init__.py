@@ -1,0 +1,1 @@
+"""llama-server over HTTP: one exchange, and what an answer tells of its tokens and times."""

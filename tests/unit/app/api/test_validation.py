@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from heartcode.api import validation
+from heartcode.api.routes import ENDPOINTS, Endpoint
+from heartcode.errors import ApiError
+
+BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
+RESPONSES, MESSAGES = BY_PATH["/v1/responses"], BY_PATH["/v1/messages"]
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
+    with pytest.raises(ApiError) as raised:
+        validation.check(fields, endpoint, max_tokens=1000)
+    assert raised.value.status == 400
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "text", [r"\ud83d", r"\uDE00", r"\ude00\ud83d", r"\ud83d\\ude00", r"\ud83dude00"]
+)
+@pytest.mark.parametrize("where", [b'{"prompt": "%s"}', b'{"a": [{"x%s": 1}]}'])
+def test_half_a_character_is_refused(where: bytes, text: str) -> None:
+    with pytest.raises(ApiError, match="half of a character") as raised:
+        validation.parse(where % text.encode(), max_depth=10)
+    assert (raised.value.status, raised.value.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [(r"\ud83d\ude00", "\U0001f600"), (r"\\ud83d", r"\ud83d"), ("\U0001f600", "\U0001f600")],
+)
+def test_whole_characters_pass(text: str, prompt: str) -> None:
+    assert validation.parse(f'{{"prompt": "{text}"}}'.encode(), max_depth=10) == {"prompt": prompt}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "param"),
+    [
+        (CHAT, {}, "messages"),
+        (CHAT, {"messages": None}, "messages"),
+        (CHAT, {"messages": "hello"}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (MESSAGES, {"messages": {"role": "user"}}, "messages"),
+        (TEXT, {"messages": []}, "prompt"),
+        (TEXT, {"prompt": []}, "prompt"),
+        (RESPONSES, {}, "input"),
+        (CHAT, {**HELLO, "stream": "true"}, "stream"),
+        (CHAT, {**HELLO, "stream": 1}, "stream"),
+        (CHAT, {**HELLO, "max_tokens": "10"}, "max_tokens"),
+        (CHAT, {**HELLO, "max_tokens": -2}, "max_tokens"),
+        (CHAT, {**HELLO, "max_completion_tokens": 1001}, "max_completion_tokens"),
+        (CHAT, {**HELLO, "max_tokens": 5, "n_predict": 1e9}, "n_predict"),
+        (RESPONSES, {"input": "x", "max_output_tokens": [1]}, "max_output_tokens"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_field_is_named(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
+    assert refusal(endpoint, fields).param == param
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (CHAT, {**HELLO, "stream": None, "max_tokens": None, "xtc_probability": "odd"}),
+        (CHAT, {**HELLO, "max_tokens": -1, "n_predict": 0, "max_completion_tokens": 1000}),
+        (CHAT, {**HELLO, "max_tokens": 16.0}),
+        (TEXT, {"prompt": ""}),
+        (TEXT, {"prompt": [1, 2, "three"]}),
+        (TEXT, {"prompt": {"prompt_string": "x"}}),
+        (RESPONSES, {"input": []}),
+        (BY_PATH["/infill"], {"input_prefix": "a", "input_suffix": "b"}),
+        (BY_PATH["/tokenize"], {"content": "x", "stream": 7}),
+    ],
+    ids=repr,
+)
+def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    validation.check(fields, endpoint, max_tokens=1000)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"n": NaN}',
+        b'{"n": -Infinity}',
+        b'{"n": -1e400}',
+        '{"n": 1}'.encode("utf-16"),
+        b'{"n": "\xff"}',
+    ],
+)
+def test_what_python_takes_for_json_and_llama_server_does_not(body: bytes) -> None:
+    with pytest.raises(ApiError, match="not valid JSON"):
+        validation.parse(body, max_depth=10)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert validation.parse(b'\xef\xbb\xbf{"n": 1}', max_depth=10) == {"n": 1}
+
+
+def test_depth() -> None:
+    def nested(depth: int) -> bytes:
+        return json.dumps({"a": [{"b": ["[[[["]}]} if depth == 4 else {"a": [[[[1]]]]}).encode()
+
+    assert validation.parse(nested(4), max_depth=4)
+    with pytest.raises(ApiError) as raised:
+        validation.parse(nested(5), max_depth=4)
+    assert raised.value.code == "json_too_deep"

@@ -1,0 +1,125 @@
+"""Tokens on their way through the event loop, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import pytest
+from heartcode.client import Client
+from heartcode.relay.backend_stream import BackendStream
+from heartcode.relay.fast_path import ClientWriter
+from heartcode.routing.backend import Backend
+from heartcode.routing.lease import Lease
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+from httptools import HttpResponseParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"4\r\n: 0\n\r\n1\r\n\n\r\n"
+)
+FIRST = b": 0\n\n"
+# On both sides of another digit of a chunk's size, and of what is told without a parser. All of
+# them together fit into one read.
+LENGTHS = (0, 1, 7, 8, 9, 247, 248, 249, 1015, 1016, 1017)
+
+
+def event(length: int) -> bytes:
+    return b"data: " + b"x" * length + b"\n\n"
+
+
+def as_chunk(data: bytes, style: str) -> bytes:
+    return f"{len(data):{style}}\r\n".encode() + data + b"\r\n"
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    """A stream, and the pieces in which its chunks arrive."""
+    events = draw(st.lists(st.sampled_from(LENGTHS).map(event), min_size=1, max_size=5))
+    stream = b"".join(events)
+    ends = [sum(map(len, events[:number])) for number in range(1, len(events))]
+    more = draw(st.lists(st.integers(1, len(stream) - 1), max_size=2))
+    borders = sorted({*draw(st.sampled_from([ends, []])), *more})
+    chunks = [
+        as_chunk(stream[start:end], draw(st.sampled_from(["x", "x", "X", "04x"])))
+        for start, end in zip([0, *borders], [*borders, len(stream)], strict=True)
+    ]
+    pieces: list[bytes] = []
+    for chunk in chunks:
+        cut = draw(st.sampled_from([0, 0, 0, 1, 3, len(chunk) - 1]))
+        pieces += [part for part in (chunk[:cut], chunk[cut:]) if part]
+        if len(pieces) > 1 and draw(st.integers(0, 3)) == 0:
+            pieces[-2:] = [pieces[-2] + pieces[-1]]
+    return stream, pieces
+
+
+@contextmanager
+def events_of(pieces: list[bytes]) -> Iterator[BackendStream]:
+    """A backend's events that are read in these pieces: such a socket keeps them apart."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ExitStack() as held:
+        held.enter_context(theirs)
+        exchange = held.enter_context(Exchange("127.0.0.1", 1))
+        for piece in (HEAD, *pieces):
+            theirs.sendall(piece)
+        theirs.shutdown(socket.SHUT_WR)
+        with patch("heartcode.upstream.exchange._connect", return_value=ours):
+            request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
+            exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
+        lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
+        events = BackendStream(exchange, lease, token_silence_s=60, hides_progress=False)
+        events.wait_for_first()
+        assert events.read() == FIRST
+        yield events
+
+
+def what_is_in(chunks: bytes) -> bytes:
+    found: list[bytes] = []
+
+    class Body:
+        def on_body(self, data: bytes) -> None:
+            found.append(data)
+
+    parser = HttpResponseParser(Body())
+    parser.feed_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    return b"".join(found)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@given(bodies())
+def test_every_byte_arrives_once_however_it_came(
+    version: str, body: tuple[bytes, list[bytes]]
+) -> None:
+    stream, pieces = body
+    times: list[float] = []
+    kept: list[bytes] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs, events_of([*pieces, b"0\r\n\r\n"]) as events:
+        ours.settimeout(0)
+        writer = ClientWriter(ours, chunked=version == "1.1", stall_s=60)
+        goes_on = True
+        while goes_on:
+            goes_on = events.pour(writer, times.append, kept.append)
+            writer.flush(Client())
+        ours.close()
+        with theirs.makefile("rb") as received:
+            written = received.read()
+    assert (written if version == "1.0" else what_is_in(written)) == stream
+    assert b"".join(kept) == stream
+    assert all(piece.endswith(b"\n\n") for piece in kept)
+    assert len(times) == len(kept)
+
+
+def test_a_stream_that_is_cut_between_two_chunks_is_broken() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, events_of([as_chunk(event(9), "x")]) as events:
+        ours.settimeout(0)
+        writer = ClientWriter(ours, chunked=True, stall_s=60)
+        with pytest.raises(BackendError) as raised:
+            events.pour(writer, lambda _: None, lambda _: None)
+        assert raised.value.reason is Reason.BROKEN
+        assert theirs.recv(1000) == as_chunk(event(9), "x")
