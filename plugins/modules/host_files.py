@@ -1,3 +1,4 @@
+#!/usr/bin/python3
 """Files, directories and links of a host, as many as there are, in one go (docs/adr/0023).
 
 Used through the action of the same name, which reads and renders on the control node; its
@@ -7,13 +8,23 @@ documentation says what a task may ask for. This is what runs on the host.
 from __future__ import annotations
 
 import base64
+import grp
+import json
 import os
+import pwd
+import shlex
 import shutil
+import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+# Ansible writes the arguments into these two lines and sends the file as it is (a "JSONARGS
+# module"). With Ansible's module_utils a host would compile thousands of lines anew at each task.
+# <<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>
+ARGUMENTS = "<<INCLUDE_ANSIBLE_MODULE_COMPLEX_ARGS>>"
 
 DOCUMENTATION = """
 module: host_files
@@ -77,11 +88,15 @@ paths:
 """
 
 
+class HostError(Exception):
+    """Something cannot be as it shall be; the text says why."""
+
+
 class Host:
     """The host's file system, changed by one entry after the other."""
 
-    def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
+    def __init__(self, *, check_mode: bool) -> None:
+        self.check_mode = check_mode
         self.paths: list[str] = []
         self.diffs: list[dict[str, str]] = []
 
@@ -90,10 +105,7 @@ class Host:
         path = Path(entry["path"])
         changed = getattr(self, f"_have_{entry['state']}")(path, entry)
         if entry["state"] != "absent" and os.path.lexists(path):
-            # A link has no mode of its own.
-            changed |= self._set_attributes(
-                entry | {"mode": None} if entry["state"] == "link" else entry
-            )
+            changed |= self._set_attributes(path, entry)
         if changed:
             self.paths.append(str(path))
 
@@ -101,7 +113,7 @@ class Host:
         if not os.path.lexists(path):
             return False
         self._note(path, "present\n", "absent\n")
-        if not self.module.check_mode:
+        if not self.check_mode:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -112,9 +124,9 @@ class Host:
         if path.is_dir():
             return False
         if os.path.lexists(path):
-            self.module.fail_json(msg=f"{path} is there, and is no directory")
+            raise HostError(f"{path} is there, and is no directory")
         self._note(path, "absent\n", "directory\n")
-        if not self.module.check_mode:
+        if not self.check_mode:
             path.mkdir(parents=True)
         return True
 
@@ -124,82 +136,124 @@ class Host:
         if before == target:
             return False
         if before is None and os.path.lexists(path):
-            self.module.fail_json(msg=f"{path} is there, and is no symbolic link")
+            raise HostError(f"{path} is there, and is no symbolic link")
         self._note(path, f"{before or 'absent'}\n", f"{target}\n")
-        if not self.module.check_mode:
+        if not self.check_mode:
             # Renamed into its place: there is no moment without one.
-            beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
             beside.symlink_to(target)
-            beside.rename(path)
+            beside.replace(path)
         return True
 
     def _have_file(self, path: Path, entry: dict[str, Any]) -> bool:
         content = base64.b64decode(entry["content"])
         if path.is_dir():
-            self.module.fail_json(msg=f"{path} is there, and is a directory")
+            raise HostError(f"{path} is there, and is a directory")
         before = path.read_bytes() if path.exists() else b""
         if path.exists() and before == content and not path.is_symlink():
             return False
         self._note(path, before.decode(errors="replace"), content.decode(errors="replace"))
-        if not self.module.check_mode:
+        if not self.check_mode:
             self._write(path, entry, content)
         return True
 
     def _write(self, path: Path, entry: dict[str, Any], content: bytes) -> None:
-        # In Ansible's own directory, which nobody else reads.
-        descriptor, name = tempfile.mkstemp(dir=self.module.tmpdir)
+        # Beside its place, hidden from programs that read whole directories, and for root alone.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         new = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
+                # A power cut leaves the old content or the new, and nothing between.
+                file.flush()
+                os.fsync(file.fileno())
             if entry.get("validate"):
-                code, out, err = self.module.run_command(entry["validate"] % new)
-                if code:
-                    said = (err + out).strip()
-                    self.module.fail_json(msg=f"{path} was left as it is: {said}", rc=code)
-            if path.is_symlink():
-                path.unlink()
+                validate(shlex.split(entry["validate"] % new), path)
             # Owner and mode before the name: nobody else reads it meanwhile.
-            self._set_attributes(entry | {"path": name})
-            self.module.atomic_move(name, str(path), keep_dest_attrs=False)
+            self._set_attributes(new, entry)
+            new.replace(path)
         finally:
             new.unlink(missing_ok=True)
 
-    def _set_attributes(self, entry: dict[str, Any]) -> bool:
-        attributes = self.module.load_file_common_arguments(entry)
-        return bool(self.module.set_fs_attributes_if_different(attributes, changed=False))
+    def _set_attributes(self, path: Path, entry: dict[str, Any]) -> bool:
+        """Set owner, group and mode where they differ; return whether they do."""
+        there = path.lstat()
+        owner, group = user_id(entry["owner"]), group_id(entry["group"])
+        changed = False
+        if (there.st_uid, there.st_gid) != (owner, group):
+            changed = True
+            if not self.check_mode:
+                os.lchown(path, owner, group)
+        # A link has no mode of its own. After the owner, as chown(2) may take bits away.
+        if entry["state"] != "link" and stat.S_IMODE(there.st_mode) != int(entry["mode"], 8):
+            changed = True
+            if not self.check_mode:
+                path.chmod(int(entry["mode"], 8))
+        return changed
 
     def _note(self, path: Path, before: str, after: str) -> None:
         header = {"before_header": str(path), "after_header": str(path)}
         self.diffs.append({"before": before, "after": after, **header})
 
 
+def validate(command: list[str], path: Path) -> None:
+    """Run a command; raise HostError with what it says if it fails."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr + done.stdout).strip()
+        raise HostError(f"{path} was left as it is: {said}")
+
+
+def user_id(name: str | int) -> int:
+    """Return the number of a user that is given by name or number."""
+    if str(name).isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(str(name)).pw_uid
+    except KeyError:
+        raise HostError(f"There is no user {name}") from None
+
+
+def group_id(name: str | int) -> int:
+    """Return the number of a group that is given by name or number."""
+    if str(name).isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(str(name)).gr_gid
+    except KeyError:
+        raise HostError(f"There is no group {name}") from None
+
+
 def main() -> None:
     """Have all of them."""
-    common = {
-        "mode": {"type": "raw"},
-        "owner": {"type": "str"},
-        "group": {"type": "str"},
-        "state": {"type": "str", "choices": ["file", "directory", "link", "absent"]},
-        "path": {"type": "path", "required": True},
-        "content": {"type": "str"},
-        "target": {"type": "str"},
-        "validate": {"type": "str"},
-    }
-    module = AnsibleModule(
-        argument_spec={
-            "files": {"type": "list", "elements": "dict", "required": True, "options": common}
-        },
-        supports_check_mode=True,
-    )
-    host = Host(module)
-    for entry in module.params["files"]:
+    arguments = json.loads(ARGUMENTS)
+    host = Host(check_mode=arguments["_ansible_check_mode"])
+    failure = None
+    for entry in arguments["files"]:
         try:
             host.have(entry)
+        except HostError as error:
+            failure = str(error)
         except OSError as error:
-            if not (module.check_mode and isinstance(error, FileNotFoundError)):
-                module.fail_json(msg=f"{entry['path']}: {error}", path=entry["path"])
-    module.exit_json(changed=bool(host.paths), paths=host.paths, diff=host.diffs)
+            # In a dry run the directory that it shall lie in may be planned only.
+            if not (host.check_mode and isinstance(error, FileNotFoundError)):
+                failure = f"{entry['path']}: {error}"
+        if failure:
+            break
+    result = {"changed": bool(host.paths), "paths": host.paths, "diff": host.diffs}
+    if failure:
+        result |= {"failed": True, "msg": failure}
+    print(json.dumps(result))
+    if failure:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ COMMANDS = (
     "dpkg-query --show ",
     "getent ",
     "grep ",
+    "nft list table ",
     "nvcc --version",
     "nvidia-smi --query-gpu=",
     "openssl pkey -pubout -passin pass: -in ",

@@ -224,7 +224,7 @@ with (home / "log").open("a") as log:
     print(verb, *names, file=log)
 units = state["units"]
 if verb == "show":
-    if names == ["*"]:
+    if names and names[0].endswith("*"):
         print("NeedDaemonReload=no\\n\\nNeedDaemonReload=" + state["outdated"])
     else:
         absent = {{"LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": ""}}
@@ -307,7 +307,13 @@ def test_units_become_what_they_shall_be_in_their_order(tmp_path: Path) -> None:
         "f.socket": unit("inactive", "disabled"),
     }
     told = [
-        *("enable b.timer", "start b.timer", "disable c.service", "stop c.service"),
+        *(
+            "enable b.timer",
+            "reset-failed b.timer",
+            "start b.timer",
+            "disable c.service",
+            "stop c.service",
+        ),
         *("restart d.service", "start e.service", "enable f.socket"),
     ]
     names = ["b.timer", "c.service", "d.service", "e.service", "f.socket"]
