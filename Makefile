@@ -91,7 +91,7 @@ lint-python:
 	ruff format --check .
 
 lint-layers:
-	PYTHONPATH=app lint-imports --no-logo --no-cache
+	PYTHONPATH=app:. lint-imports --no-logo --no-cache
 
 lint-yaml:
 	yamllint --strict .
