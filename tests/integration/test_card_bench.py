@@ -28,7 +28,7 @@ def bench(tmp_path: Path) -> Path:
 
 
 def run(
-    tmp_path: Path, bench: Path, *candidates: dict[str, Any], **changes: Any
+    tmp_path: Path, bench: Path, *candidates: dict[str, Any], card: str = "", **changes: Any
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     task = {"prompt_tokens": 64, "answer_tokens": 8, "depth": 32, "repetitions": 1, "timeout_s": 60}
     (tmp_path / "task.json").write_text(
@@ -45,6 +45,7 @@ def run(
             "N_GPU_LAYERS": "0",
             "N_THREADS": "1",
             "HEARTCODE_LOAD_MODE": "none",
+            "CUDA_VISIBLE_DEVICES": card,
         },
         capture_output=True,
         text=True,
@@ -83,6 +84,13 @@ def test_a_candidate_that_fails_does_not_end_the_others(tmp_path: Path, bench: P
 def test_nothing_measured_is_a_failure(tmp_path: Path, bench: Path) -> None:
     done, results = run(tmp_path, bench, GOOD | {"flash_attention": False})
     assert (done.returncode, results["measured"]) == (1, [])
+
+
+def test_a_card_that_is_gone_is_not_measured_on_the_cpu(tmp_path: Path, bench: Path) -> None:
+    """As far as this build of llama-bench is concerned it is: it has no CUDA at all."""
+    done, results = run(tmp_path, bench, GOOD, card="GPU-00000000-0000-0000-0000-000000000001")
+    assert (done.returncode, results["measured"]) == (1, [])
+    assert "CUDA0" in results["failed"][0]
 
 
 def test_a_run_that_does_not_end_is_the_last(tmp_path: Path, bench: Path) -> None:

@@ -29,6 +29,8 @@ Say = Callable[[dict[str, Any]], None]
 
 #: How many intervals a card that is gone is left alone.
 _PAUSE_INTERVALS = 3
+#: How often a process that is ending is looked at.
+_BURIAL_S = 0.05
 _MILLISECONDS = 1000
 
 
@@ -140,9 +142,15 @@ class _CardProcess:
         self._pid = 0
         self._rest = b""
         self._explained = False
-        #: When something is due (time.monotonic): its next start, or its being given up.
+        self._ended = 0.0
+        #: When something is due (time.monotonic): its next start, its being given up or buried.
         self.due = 0.0
         self.pipe = -1
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its process has closed its pipe and may not have died yet."""
+        return bool(self._pid) and not self.runs
 
     @property
     def runs(self) -> bool:
@@ -172,10 +180,8 @@ class _CardProcess:
         if not said:
             os.close(self.pipe)
             self.pipe = -1
-            _, status = os.waitpid(self._pid, 0)
-            if not self._explained:
-                self._explain("died", f"its reader ended with status {status}")
-            self.due = time.monotonic() + _PAUSE_INTERVALS * self._interval_s
+            self._ended = time.monotonic()
+            self.bury()
             return False
         *lines, self._rest = (self._rest + said).split(b"\n")
         for line in lines:
@@ -186,6 +192,26 @@ class _CardProcess:
         if self.due < float("inf"):
             self._heard()
         return True
+
+    def bury(self) -> None:
+        """Find out whether it is dead, without waiting for it.
+
+        Its pipe is closed before the driver's device file, and closing that may take for ever.
+        Until then no other process is started, which would only hang as well.
+        """
+        now = time.monotonic()
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self._pid = 0
+            if not self._explained:
+                self._explain("died", f"its reader ended with status {status}")
+            self.due = now + _PAUSE_INTERVALS * self._interval_s
+        elif now < self._ended + self._timeout_s:
+            self.due = now + _BURIAL_S
+        else:
+            if not self._explained:
+                self._explain("hang", "the driver does not let go of its reader")
+            self.due = now + self._interval_s
 
     def _heard(self) -> None:
         self.due = time.monotonic() + self._interval_s + self._timeout_s
@@ -240,6 +266,8 @@ def run(uuids: Sequence[str], interval_s: float, timeout_s: float) -> None:
                     continue
                 if card.runs:
                     card.give_up()
+                elif card.is_ending:
+                    card.bury()
                 else:
                     card.start()
                     selector.register(card.pipe, selectors.EVENT_READ, card)

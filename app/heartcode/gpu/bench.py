@@ -65,6 +65,8 @@ class Task:
             command = (
                 env.get("HEARTCODE_LLAMA_BENCH", _BENCH),
                 *("--model", env["MODEL_PATH"], "--n-gpu-layers", env["N_GPU_LAYERS"]),
+                # As the llama-server: without its card it would measure the CPU.
+                *(("--device", "CUDA0") if env.get("CUDA_VISIBLE_DEVICES") else ()),
                 *("--threads", env["N_THREADS"], "--load-mode", env["HEARTCODE_LOAD_MODE"]),
                 *("--n-prompt", str(int(task["prompt_tokens"]))),
                 *("--n-gen", str(int(task["answer_tokens"]))),
