@@ -59,6 +59,16 @@ def quarantined(fleet: Fleet, rig: str, number: int) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
+def limits(fleet: Fleet, rig: str) -> list[tuple[str, str]]:
+    """Each card's power limit, and the one that it has of its own, in watts."""
+    query = "--query-gpu=power.limit,power.default_limit --format=csv,noheader,nounits"
+    return [
+        (now, own)
+        for line in fleet.ssh(rig, f"nvidia-smi {query}").splitlines()
+        for now, own in [line.split(", ")]
+    ]
+
+
 @pytest.fixture(params=["often", pytest.param("as it is", marks=pytest.mark.long)])
 def timer(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
     """How often rig2's second card is looked for: each second, or as the unit has it."""
@@ -85,7 +95,7 @@ def timer(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_card_is_gone_and_comes_back(fleet: Fleet, timer: str) -> None:
     """Its backend stops trying, the others serve on, the metric tells, and nobody has to help."""
     rig, unit = "rig2", "heartcode-llama@1.service"
-    before = fleet.starts()
+    before, limited = fleet.starts(), limits(fleet, rig)
     assert fleet.state(rig, timer) == "active"
     fleet.ssh(rig, "simulated-cards lose 1")
     try:
@@ -110,6 +120,10 @@ def test_a_card_is_gone_and_comes_back(fleet: Fleet, timer: str) -> None:
     wait_for(lambda: fleet.state(rig, unit) == "active", "it comes back", timeout_s=120)
     assert fleet.ssh(rig, "ls /run/heartcode/llama/*.quarantined", check=False) == ""
     wait_for(lambda: quarantined(fleet, rig, 1) == 0, "Prometheus knows that, too")
+    # It came back as it left the factory, and computes at the limit that was planned for.
+    assert limits(fleet, rig) == limited
+    now, own = limited[1]
+    assert now != own
     assert fleet.started_again(before) == {(rig, unit)}
 
 

@@ -28,7 +28,7 @@ PATIENCE_S = 100.0
 # What design and role give every llama-server, with a small context and no GPU.
 LLAMA_FLAGS = (
     "--host 127.0.0.1 -ngl 0 -c 65536 -t 1 -fit off -fa on -ctk q8_0 -ctv q8_0"
-    " --cache-ram 64 --metrics --no-ui"
+    " --cache-ram 64 --sse-ping-interval 1 --metrics --no-ui"
 )
 
 # The program that comes next gets the socket as systemd gives it.

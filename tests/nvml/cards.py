@@ -15,7 +15,9 @@ On a virtual rig the same is the command `simulated-cards`, for /etc/simulated-g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import fcntl
 import json
 import os
 import re
@@ -28,6 +30,7 @@ from typing import Any
 Card = dict[str, Any]
 
 DEFAULT_STATE = Path("/etc/simulated-gpus.json")
+DEFAULT_SETTINGS = Path("/dev/simulated-gpus.settings")
 NOT_SUPPORTED = 3
 DRIVER_NOT_LOADED = 9
 GPU_IS_LOST = 15
@@ -178,6 +181,7 @@ class Rig:
 
     def remove(self, index: int) -> Rig:
         """Take a card out of the list, as a reboot does with a lost one: the others renumber."""
+        self._forget_settings(index)
         del self.cards[index]
         return self.save()
 
@@ -198,10 +202,28 @@ class Rig:
         return self.set(index, **{field: {"hang_s": seconds, **late}})
 
     def lose(self, index: int, *, xid: int | None = OFF_THE_BUS_XID) -> Rig:
-        """Let a card fall off the bus, with the Xid that the driver reports then."""
+        """Let a card fall off the bus, with the Xid that the driver reports then.
+
+        What programs have set is lost with it: it comes back as it came from the factory.
+        """
+        self._forget_settings(index)
         if xid is not None:
             self.xid(index, xid)
         return self.refuse(index, "card", error=GPU_IS_LOST)
+
+    def _forget_settings(self, index: int) -> None:
+        """Take a card's lines out of the file in which the library keeps settings (state.c)."""
+        if not self.path:
+            return
+        on_a_rig = self.path == DEFAULT_STATE
+        file = DEFAULT_SETTINGS if on_a_rig else self.path.with_name(f"{self.path.name}.settings")
+        with contextlib.suppress(FileNotFoundError), file.open("r+") as settings:
+            fcntl.flock(settings, fcntl.LOCK_EX)
+            uuid = self.cards[index]["uuid"]
+            kept = [line for line in settings if not line.startswith(f"{uuid} ")]
+            settings.seek(0)
+            settings.truncate()
+            settings.writelines(kept)
 
     def restore(self, index: int) -> Rig:
         """Let a lost or hanging card answer again; faults of single fields stay."""

@@ -17,7 +17,8 @@
  *   - a card that is taken from the list: indexes renumber, handles to it answer "GPU is lost";
  *   - Xid events: one that is appended to a card's "events" wakes whoever waits for it;
  *   - settings (power limit, persistence mode): kept for all programs in $SIMULATED_GPUS.settings, by
- *     default /dev/simulated-gpus.settings, so that a reboot forgets them as a card does;
+ *     default /dev/simulated-gpus.settings, so that a reboot forgets them as a card does; cards.py
+ *     forgets those of a card that it loses;
  *   - with the default file: that a program must reach /dev/nvidiactl (here a plain file), or there is
  *     no driver for it. No boot has it: nvidia_modprobe.py makes it, which nvidia_smi.py calls for root
  *     as the real library does;

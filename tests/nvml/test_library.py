@@ -402,6 +402,15 @@ def test_settings_are_kept_for_other_programs_until_a_reboot(rig: Rig, library: 
     assert pynvml.nvmlDeviceGetPowerManagementLimit(card(0)) == 120000
 
 
+def test_a_card_that_was_lost_has_forgotten_its_settings(rig: Rig) -> None:
+    for index in (0, 1):
+        pynvml.nvmlDeviceSetPersistenceMode(card(index), 1)
+    pynvml.nvmlDeviceSetPowerManagementLimit(card(0), 90000)
+    rig.lose(0).restore(0)
+    assert pynvml.nvmlDeviceGetPowerManagementLimit(card(0)) == 120000
+    assert [pynvml.nvmlDeviceGetPersistenceMode(card(index)) for index in (0, 1)] == [0, 1]
+
+
 def test_settings_beyond_a_card_s_limits_are_refused(rig: Rig) -> None:
     for milliwatts in (59999, 140001):
         with pytest.raises(pynvml.NVMLError_InvalidArgument):

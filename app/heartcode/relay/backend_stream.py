@@ -18,6 +18,8 @@ from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
 from heartcode.upstream.usage import Usage
 
 _PIECE_BYTES = 8 * 1024
+# What a comment begins with.
+_COLON = ord(":")
 _EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
 
 
@@ -29,7 +31,7 @@ class BackendStream:
     Attributes:
         status: the answer's HTTP status.
         reads_prompt: whether no token has come yet.
-        last_heard: when the backend sent something last (`time.monotonic()`).
+        last_heard: when the backend said something last (`time.monotonic()`); comments are nothing.
         usage: what the backend told at the end, for the whole answer; None if nothing.
     """
 
@@ -77,9 +79,11 @@ class BackendStream:
         if self._first:
             first, self._first = self._first, b""
             return first
+        heard = self._exchange.last_heard
         while data := self._exchange.read_some():
-            if events := self._passable(data):
+            if events := self._passable(data, heard):
                 return events
+            heard = self._exchange.last_heard
         self._end()
         return b""
 
@@ -136,6 +140,7 @@ class BackendStream:
                 head
                 and piece.startswith(head)
                 and piece.endswith(_EVENT_IN_CHUNK_END)
+                and piece[len(head)] != _COLON
                 and is_straight
                 and exchange.is_between_chunks
                 and not parts.torn
@@ -146,7 +151,8 @@ class BackendStream:
                 keep_time(now)
                 keep(events)
                 return write_as_it_is(piece)
-            events = self._passable(exchange.take_in(piece))
+            heard = exchange.last_heard
+            events = self._passable(exchange.take_in(piece), heard)
             if events:
                 keep_time(exchange.last_heard)
                 keep(events)
@@ -154,10 +160,17 @@ class BackendStream:
 
         return step
 
-    def _passable(self, data: bytes) -> bytes:
-        """Take what has arrived; return the complete events that the client is to get."""
+    def _passable(self, data: bytes, heard: float) -> bytes:
+        """Take what has arrived; return the complete events that the client is to get.
+
+        `heard` is when the backend said something before. A comment is neither a token nor a sign
+        that it works; the client gets this proxy's own.
+        """
+        events = sse.without_comments(self._events.feed(data))
+        if not events and self._events.torn[:1] in (b"", b":"):
+            self._exchange.last_heard = heard
+            return events
         self.last_heard = self._lease.backend.last_heard = self._exchange.last_heard
-        events = self._events.feed(data)
         if not events:
             if len(self._events.torn) > MAX_HELD_BYTES:
                 raise BackendError(Reason.BROKEN, "an event without end")

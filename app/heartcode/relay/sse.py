@@ -63,6 +63,25 @@ class WholeEvents:
         return data[: len(data) - len(self.torn)]
 
 
+def without_comments(events: bytes) -> bytes:
+    r"""Return complete `events` without those that are comments alone.
+
+        >>> without_comments(b":\n\ndata: 1\n\n: still here\n\n")
+        b'data: 1\n\n'
+
+    llama-server sends such (`:`) while it has nothing to say, from a thread that lives on when the
+    one that computes hangs (`--sse-ping-interval`).
+    """
+    if not events.startswith(b":") and b"\n:" not in events:
+        return events
+    kept = (event for event in events.split(EVENT_END) if event and not _is_comment(event))
+    return b"".join(event + EVENT_END for event in kept)
+
+
+def _is_comment(event: bytes) -> bool:
+    return all(line.startswith(b":") for line in event.split(b"\n") if line)
+
+
 def data_event(payload: Mapping[str, Any]) -> bytes:
     """Return the event that carries `payload` as JSON."""
     return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + EVENT_END

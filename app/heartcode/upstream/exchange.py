@@ -100,7 +100,8 @@ class Exchange:
 
     Attributes:
         silence_s: seconds for which the backend may send nothing.
-        last_heard: when it sent something last, or accepted the connection (`time.monotonic()`).
+        last_heard: when it said something last, or accepted the connection (`time.monotonic()`).
+            Who finds that what came says nothing sets it back.
         is_between_chunks: whether exactly all of a chunk was read last, so that whole chunks may
             follow that nobody takes in.
     """
@@ -138,6 +139,7 @@ class Exchange:
             self._socket.sendall(_head(request, self._host, self._port) + (request.body or b""))
         except OSError as error:
             raise failure(error) from error
+        self.last_heard = monotonic()
         head_bytes = 0
         while not self._incoming.head_is_complete:
             head_bytes += self._receive()
@@ -190,6 +192,10 @@ class Exchange:
         """Wait for more of the answer; return how many bytes came."""
         if self._socket is None:
             raise RuntimeError("no answer yet: call send() first")
+        left = self.last_heard + self.silence_s - monotonic()
+        if left <= 0:
+            raise BackendError(Reason.SILENT)
+        self._socket.settimeout(left)
         try:
             data = self._socket.recv(_READ_BYTES)
         except OSError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from unittest.mock import patch
 
 import pytest
 from heartcode.client import Client
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.fast_path import ClientWriter
+from heartcode.relay.sse import without_comments
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
@@ -20,9 +22,11 @@ from hypothesis import strategies as st
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"4\r\n: 0\n\r\n1\r\n\n\r\n"
+    b"8\r\ndata: 0\n\r\n1\r\n\n\r\n"
 )
-FIRST = b": 0\n\n"
+FIRST = b"data: 0\n\n"
+# llama-server's, and one that says something.
+COMMENTS = (b":\n\n", b": still here\n\n")
 # On both sides of another digit of a chunk's size, and of what is told without a parser. All of
 # them together fit into one read.
 LENGTHS = (0, 1, 7, 8, 9, 247, 248, 249, 1015, 1016, 1017)
@@ -39,7 +43,8 @@ def as_chunk(data: bytes, style: str) -> bytes:
 @st.composite
 def bodies(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     """A stream, and the pieces in which its chunks arrive."""
-    events = draw(st.lists(st.sampled_from(LENGTHS).map(event), min_size=1, max_size=5))
+    some = st.one_of(st.sampled_from(LENGTHS).map(event), st.sampled_from(COMMENTS))
+    events = draw(st.lists(some, min_size=1, max_size=5))
     stream = b"".join(events)
     ends = [sum(map(len, events[:number])) for number in range(1, len(events))]
     more = draw(st.lists(st.integers(1, len(stream) - 1), max_size=2))
@@ -108,9 +113,11 @@ def test_every_byte_arrives_once_however_it_came(
         ours.close()
         with theirs.makefile("rb") as received:
             written = received.read()
-    assert (written if version == "1.0" else what_is_in(written)) == stream
-    assert b"".join(kept) == stream
-    assert all(piece.endswith(b"\n\n") for piece in kept)
+    # A comment goes on only where it came in one chunk behind an event.
+    said = without_comments(stream)
+    assert without_comments(written if version == "1.0" else what_is_in(written)) == said
+    assert without_comments(b"".join(kept)) == said
+    assert all(piece.endswith(b"\n\n") and without_comments(piece) for piece in kept)
     assert len(times) == len(kept)
 
 
@@ -123,3 +130,68 @@ def test_a_stream_that_is_cut_between_two_chunks_is_broken() -> None:
             events.pour(writer, lambda _: None, lambda _: None)
         assert raised.value.reason is Reason.BROKEN
         assert theirs.recv(1000) == as_chunk(event(9), "x")
+
+
+@contextmanager
+def comments_for_ever(after: bytes) -> Iterator[tuple[socket.socket, Backend]]:
+    """A backend that hangs, while its other thread goes on sending comments."""
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def send() -> None:
+        theirs.sendall(HEAD + after)
+        with suppress(OSError):
+            while not over.wait(0.02):
+                theirs.sendall(as_chunk(b":\n\n", "x"))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield ours, Backend("http://127.0.0.1:1")
+    finally:
+        over.set()
+        thread.join()
+        theirs.close()
+
+
+@pytest.mark.parametrize("poured", [True, False], ids=["in the event loop", "read"])
+def test_comments_are_no_sign_of_life(*, poured: bool) -> None:
+    with comments_for_ever(b"") as (sock, backend), ExitStack() as held:
+        exchange = held.enter_context(Exchange("127.0.0.1", 1))
+        with patch("heartcode.upstream.exchange._connect", return_value=sock):
+            request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
+            exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
+        lease = held.enter_context(Lease(backend))
+        events = BackendStream(exchange, lease, token_silence_s=0.3, hides_progress=False)
+        events.wait_for_first()
+        assert events.read() == FIRST
+        heard = backend.last_heard
+        times: list[float] = []
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.settimeout(0)
+            writer = ClientWriter(ours, chunked=True, stall_s=60)
+            with pytest.raises(BackendError) as raised:
+                _ = events.pour(writer, times.append, print) if poured else events.read()
+        assert raised.value.reason is Reason.SILENT
+        # Neither a token nor anything that the one who looks after it would take for work.
+        assert (times, backend.last_heard) == ([], heard)
+
+
+def test_a_comment_before_the_first_token_does_not_end_the_patience_for_it() -> None:
+    comment, progress = as_chunk(b":\n\n", "x"), as_chunk(b'data: {"prompt_progress":1}\n\n', "x")
+    ours, theirs = socket.socketpair()
+    with theirs, ExitStack() as held:
+        exchange = held.enter_context(Exchange("127.0.0.1", 1))
+        head = HEAD.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        theirs.sendall(head + progress + comment + progress + comment)
+        with patch("heartcode.upstream.exchange._connect", return_value=ours):
+            request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
+            exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
+        lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
+        events = BackendStream(exchange, lease, token_silence_s=0.01, hides_progress=True)
+        theirs.sendall(as_chunk(event(9), "x"))
+        events.wait_for_first()
+        # Nor is progress that nobody asked for shown because of it.
+        assert events.read() == event(9)
+        assert not events.reads_prompt
