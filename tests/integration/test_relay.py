@@ -88,7 +88,7 @@ class Models:
 def models(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
     # Of two backends the first is first in turn, and not probed a second time.
     patient = {"HEARTCODE_PROBE_PAUSE_S": "60", "HEARTCODE_PROBE_PAUSE_MAX_S": "60"}
-    return Models(lasting_proxy, lasting_upstream, {1: 11, 2: 20, 3: 1}, **patient)
+    return Models(lasting_proxy, lasting_upstream, {1: 11, 2: 21, 3: 1}, **patient)
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +366,24 @@ def test_a_stream_that_breaks_ends_with_an_error_event(models: Models, torn: byt
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "backend_failed"
     assert rest == b""
     assert model.proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+
+
+def test_an_error_that_a_backend_tells_amid_a_stream_is_a_failure(models: Models) -> None:
+    def fail(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        connection.chunk(b'data: {"n":1}\n\n')
+        connection.chunk(b'data: {"error":{"code":500,"message":"Compute error."}}\n\n')
+        connection.send(b"0\r\n\r\n")
+
+    model = models.take(fail, serve_two_tokens)
+    answer = model.post(prompt="x", stream=True)
+    first, last, rest = answer.content.split(b"\n\n")
+    assert (first, rest) == (b'data: {"n":1}', b"")
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "backend_failed"
+    assert model.proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
+    # It is avoided from now on.
+    assert model.post(prompt="x", stream=True).content.count(b'"n"') == 2
+    assert [len(upstream.requests) for upstream in model.upstreams] == [1, 1]
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

@@ -18,6 +18,8 @@ from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
 from heartcode.upstream.usage import Usage
 
 _PIECE_BYTES = 8 * 1024
+# How much is shown of an error that a backend tells.
+_SHOWN_BYTES = 300
 # What a comment begins with.
 _COLON = ord(":")
 _EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
@@ -54,6 +56,7 @@ class BackendStream:
         self.usage: Usage | None = None
         self._splice = splice
         self._events = sse.WholeEvents()
+        self._error = b""
         self._first = b""
         # The end of the stream tells tokens and times; [DONE] may come by itself.
         self._last = self._last_but_one = b""
@@ -141,6 +144,7 @@ class BackendStream:
                 and piece.startswith(head)
                 and piece.endswith(_EVENT_IN_CHUNK_END)
                 and piece[len(head)] != _COLON
+                and not piece.startswith(sse.ERRORS, len(head))
                 and is_straight
                 and exchange.is_between_chunks
                 and not parts.torn
@@ -170,6 +174,7 @@ class BackendStream:
         if not events and self._events.torn[:1] in (b"", b":"):
             self._exchange.last_heard = heard
             return events
+        events = self._before_error(events)
         self.last_heard = self._lease.backend.last_heard = self._exchange.last_heard
         if not events:
             if len(self._events.torn) > MAX_HELD_BYTES:
@@ -182,9 +187,26 @@ class BackendStream:
             events = self._spliced(events, self._splice)
         return events
 
+    def _before_error(self, events: bytes) -> bytes:
+        """Return the events before one that says that the backend has failed.
+
+        Raises:
+            BackendError: when there are none, or it has said so before.
+        """
+        if not self._error and (at := sse.error_at(events)) >= 0:
+            events, self._error = events[:at], events[at:]
+            if events:
+                return events
+        if self._error:
+            raise BackendError(Reason.BROKEN, self._error[:_SHOWN_BYTES].decode(errors="replace"))
+        return events
+
     def _end(self) -> None:
+        self._before_error(b"")
         if self._events.torn:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
+        if not sse.has_last_word(self._last_but_one + self._last):
+            raise BackendError(Reason.BROKEN, "a stream without its last event")
         usage = Usage.in_stream(self._last_but_one + self._last)
         self._lease.learn(usage)
         if usage is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 
 from heartcode.client import Client, ClientGoneError
@@ -19,6 +20,8 @@ from heartcode.upstream.exchange import BackendError, Reason
 from heartcode.upstream.usage import Usage
 
 Opened = BackendStream | WholeAnswer
+
+_log = logging.getLogger(__name__)
 
 
 class ClientStream:
@@ -76,6 +79,10 @@ class ClientStream:
         except ApiError as error:
             self.outcome = "failed"
             yield sse.data_event(error.body())
+        except Exception:  # noqa: BLE001 - a fault of this program; a stream is never just cut
+            _log.exception("a stream ended with an exception")
+            self.outcome = "failed"
+            yield sse.data_event(ApiError(500, "the proxy failed", code="internal_error").body())
 
     def pieces(self) -> Iterator[bytes]:
         """Yield what iterating yields, but raise the ApiError or ClientGoneError that ends it."""

@@ -78,6 +78,34 @@ def without_comments(events: bytes) -> bytes:
     return b"".join(event + EVENT_END for event in kept)
 
 
+# How llama-server says in the middle of a stream that it has failed ("Compute error."). What
+# follows is the proper end of the HTTP answer.
+ERRORS = (b'data: {"error":', b"event: error\n")
+
+# What a whole stream ends with: OpenAI's completions, llama-server's own, Anthropic's messages,
+# OpenAI's responses. llama-server (0c1e57098) was asked for each.
+_LAST_WORDS = (
+    DONE,
+    b'"stop":true',
+    b"event: message_stop\n",
+    b"event: response.completed\n",
+    b"event: response.incomplete\n",
+)
+
+
+def error_at(events: bytes) -> int:
+    """Return where in complete `events` the first begins that tells of an error, else -1."""
+    if events.startswith(ERRORS):
+        return 0
+    found = [at for error in ERRORS if (at := events.find(EVENT_END + error)) >= 0]
+    return min(found) + len(EVENT_END) if found else -1
+
+
+def has_last_word(events: bytes) -> bool:
+    """Return whether one of the last `events` of a stream is the one that only a whole one has."""
+    return any(word in events for word in _LAST_WORDS)
+
+
 def _is_comment(event: bytes) -> bool:
     return all(line.startswith(b":") for line in event.split(b"\n") if line)
 

@@ -35,7 +35,7 @@ class Reason(Enum):
 
     UNREACHABLE = "unreachable"  # nothing accepts connections there
     LOADING = "loading"  # it answers 503 until its model is in memory
-    BROKEN = "broken"  # it hung up, or what it says is not HTTP
+    BROKEN = "broken"  # it hung up, said amid a stream that it failed, or does not speak HTTP
     ERROR = "error"  # it answers 500, and only some other backend can tell whose fault that is
     SILENT = "silent"  # it sent nothing for longer than allowed
 

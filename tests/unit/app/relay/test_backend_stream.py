@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from unittest.mock import patch
 
@@ -25,6 +25,9 @@ HEAD = (
     b"8\r\ndata: 0\n\r\n1\r\n\n\r\n"
 )
 FIRST = b"data: 0\n\n"
+DONE = b"data: [DONE]\n\n"
+ERROR = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
+END = b"0\r\n\r\n"
 # llama-server's, and one that says something.
 COMMENTS = (b":\n\n", b": still here\n\n")
 # On both sides of another digit of a chunk's size, and of what is told without a parser. All of
@@ -103,7 +106,8 @@ def test_every_byte_arrives_once_however_it_came(
     times: list[float] = []
     kept: list[bytes] = []
     ours, theirs = socket.socketpair()
-    with ours, theirs, events_of([*pieces, b"0\r\n\r\n"]) as events:
+    stream += DONE
+    with ours, theirs, events_of([*pieces, as_chunk(DONE, "x"), END]) as events:
         ours.settimeout(0)
         writer = ClientWriter(ours, chunked=version == "1.1", stall_s=60)
         goes_on = True
@@ -195,3 +199,65 @@ def test_a_comment_before_the_first_token_does_not_end_the_patience_for_it() -> 
         # Nor is progress that nobody asked for shown because of it.
         assert events.read() == event(9)
         assert not events.reads_prompt
+
+
+def poured(events: BackendStream) -> tuple[bytes, BackendError | None]:
+    """Let them go the fast way; return what was written, and what was wrong with the backend."""
+    ours, theirs = socket.socketpair()
+    error = None
+    with ours, theirs:
+        ours.settimeout(0)
+        writer = ClientWriter(ours, chunked=False, stall_s=60)
+        try:
+            while events.pour(writer, lambda _: None, lambda _: None):
+                writer.flush(Client())
+        except BackendError as raised:
+            error = raised
+        ours.close()
+        with theirs.makefile("rb") as received:
+            return received.read(), error
+
+
+def read(events: BackendStream) -> tuple[bytes, BackendError | None]:
+    """Read them one after the other, likewise."""
+    got = b""
+    try:
+        while piece := events.read():
+            got += piece
+    except BackendError as raised:
+        return got, raised
+    return got, None
+
+
+@pytest.mark.parametrize("before", [b"", event(9)], ids=["by itself", "behind a token"])
+@pytest.mark.parametrize("take", [poured, read])
+def test_an_error_amid_the_stream_is_a_failure(
+    before: bytes, take: Callable[[BackendStream], tuple[bytes, BackendError | None]]
+) -> None:
+    """Though the answer comes to its proper end; and nothing before it is lost."""
+    chunks = [as_chunk(event(1), "x"), as_chunk(before + ERROR, "x"), END]
+    with events_of(chunks) as events:
+        passed_on, error = take(events)
+    assert passed_on == event(1) + before
+    assert error is not None
+    assert error.reason is Reason.BROKEN
+    assert "Compute error" in str(error)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        DONE,
+        b'data: {"content":"","stop":true,"timings":{}}\n\n',
+        b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+        b'event: response.completed\ndata: {"type":"response.completed"}\n\n',
+    ],
+    ids=["completions", "native", "messages", "responses"],
+)
+def test_a_whole_stream_has_a_last_word(last: bytes) -> None:
+    with events_of([as_chunk(event(1), "x"), as_chunk(last, "x"), END]) as events:
+        assert poured(events) == (event(1) + last, None)
+    with events_of([as_chunk(event(1), "x"), END]) as events:
+        passed_on, error = poured(events)
+        assert passed_on == event(1)
+        assert "without its last event" in str(error)
