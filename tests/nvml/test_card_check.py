@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,42 @@ def test_a_host_without_a_driver(rig: Rig) -> None:
     empty.mkdir()
     (empty / "sh").symlink_to("/bin/sh")
     assert check(rig, rig.cards[0]["uuid"], str(empty)) == (3, "there is no nvidia-smi")
+
+
+def test_a_question_that_cannot_be_killed_stays_the_only_one(rig: Rig, tmp_path: Path) -> None:
+    """Here nobody tries: a process that outlives SIGKILL is the kernel's alone to make."""
+    programs, signs = tmp_path / "bin", tmp_path / "run/llama"
+    programs.mkdir()
+    signs.mkdir(parents=True)
+    for name, text in {
+        "timeout": 'shift 2\nexec "$@"',
+        "nvidia-smi": f"echo $$ >>{tmp_path}/asked\nexec sleep 1000",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    uuid = rig.cards[0]["uuid"]
+    command = [PROGRAM, uuid, "1"]
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HEARTCODE_RUN_DIR": str(tmp_path / "run"),
+    }
+
+    def ask() -> tuple[int, str]:
+        # It returns, though what it has started goes on.
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        return done.returncode, done.stdout.strip()
+
+    try:
+        assert ask() == (3, "nvidia-smi does not answer and cannot be killed")
+        for _ in range(2):
+            assert ask() == (3, "the driver has not answered an earlier question yet")
+        (asked,) = (tmp_path / "asked").read_text().split()
+        # The driver lets go of it: the next look is one again.
+        os.kill(int(asked), signal.SIGKILL)
+        assert ask() == (3, "nvidia-smi does not answer and cannot be killed")
+    finally:
+        for pid in (tmp_path / "asked").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
