@@ -4,6 +4,7 @@ The rigs are containers with simulated cards, which count as a rig's own working
 packages are Debian's real ones, up to the point where apt would install them.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -133,10 +134,16 @@ def test_apt_would_install_the_proprietary_driver_from_the_host_s_own_mirror(
 
     # The dry run lets apt work out what the role's own list of packages means.
     run_part(non_free, "--check", "-e", "part=driver")
-    packages = "nvidia-kernel-dkms libcuda1 nvidia-smi libnvidia-ml1 linux-headers-amd64"
+    packages = (
+        "nvidia-kernel-dkms libcuda1 nvidia-smi libnvidia-ml1 linux-headers-amd64 linux-image-amd64"
+    )
     plan = non_free.ssh("rig2", f"apt-get -s install --no-install-recommends {packages}")
     installed = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith("Inst "))
     release = non_free.ssh("rig2", ". /etc/os-release; echo $VERSION_ID")
     branch = {"12": "(535.", "13": "(550."}[release]
     assert installed["nvidia-kernel-dkms"].startswith(branch)
     assert [name for name in installed if "open-kernel" in name or "xserver" in name] == []
+    # The kernel that the module is compiled for can be booted.
+    headers = {name for name in installed if re.fullmatch(r"linux-headers-[0-9].*-amd64", name)}
+    assert headers
+    assert {name.replace("headers", "image") for name in headers} <= installed.keys()
