@@ -109,7 +109,10 @@ class Upstream:
         # The proxy may hang up at any time; that is what some tests are about.
         with sock, contextlib.suppress(ConnectionError):
             request = connection.read_request()
-            if request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
+            if request.path == "/health":
+                # As llama-server says it, from a thread of its own, whatever else it does.
+                connection.answer("200 OK", b'{"status": "ok"}')
+            elif request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
             elif request.path == "/metrics":

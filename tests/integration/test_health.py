@@ -159,6 +159,25 @@ def test_a_rig_of_which_every_llama_server_hangs_is_not_ready(
     wait_until(lambda: health(proxy) == (200, 1), "it works again")
 
 
+def test_an_idle_llama_server_that_ends_is_known_before_somebody_asks_it(
+    llama_servers: StartLlamas, start_proxy: StartProxy, start_exporter: StartExporter
+) -> None:
+    """With the time that a token may be away as it is on a rig: five minutes."""
+    ending, staying = llama_servers(2)
+    proxy = start_proxy(ending.url, staying.url)
+    exporter = start_exporter(proxy)
+    assert health(proxy) == (200, 2)
+    ending.kill()
+    wait_until(lambda: health(proxy) == (200, 1), "it is missed")
+    (rig,) = requests.get(f"{proxy.url}/fleet", timeout=30).json()["rigs"]
+    assert [backend["state"] for backend in rig["backends"]] == ["down", "up"]
+    assert proxy.post(prompt="x", n_predict=1).ok
+    assert exporter.value("inference_retries_total") == 0
+    staying.kill()
+    wait_until(lambda: health(proxy) == (503, None), "that one, too")
+    assert not is_hung(proxy, 0)
+
+
 def never_generate(connection: Connection, request: Request) -> None:
     """What a llama-server was seen to do after a CUDA error."""
     if request.path == "/slots":

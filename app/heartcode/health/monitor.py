@@ -5,8 +5,9 @@
     monitor.stop()
 
 A backend that is idle is probed: at first, when it has been idle for long, and after a failure in
-growing pauses. One that works on requests is left to them, as their answers say more; if none of
-them hears anything, it is asked whether its batches still end.
+growing pauses. Meanwhile it is asked every few seconds whether it is there, as it may have ended.
+One that works on requests is left to them, as their answers say more; if none of them hears
+anything, it is asked whether its batches still end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from heartcode.upstream.exchange import BackendError, Reason
 
 # How often a monitor looks whether there is something to do.
 _TICK_S = 0.25
+# How often an idle backend is asked whether it is still there. That costs a millisecond.
+_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Monitor:
         self._health_check = health_check
         self._restart_request = restart_request
         self._clock = clock
-        self._batch_ended = clock()
+        self._batch_ended = self._seen = clock()
         self._hangs = False
         self._greenlet: Greenlet[..., None] | None = None
 
@@ -95,6 +98,8 @@ class Monitor:
                 self._ask_for_a_batch()
         elif self._is_due():
             self._ask_for_a_token()
+        elif self.backend.breaker.is_proven and self._clock() - self._seen >= _LOOK_S:
+            self._ask_whether_it_is_there()
 
     def _silent_s(self) -> float:
         began = min(lease.began for lease in self.backend.at_work)
@@ -119,6 +124,15 @@ class Monitor:
             if self._is_answered(self._generate):
                 self.backend.has_answered()
 
+    def _ask_whether_it_is_there(self) -> None:
+        # No proof that it works, and not counted: it is asked for that alone, and often.
+        self._is_answered(self._be_there)
+        self._seen = self._clock()
+
+    def _be_there(self) -> str:
+        probe.is_there(self.backend, timeout_s=self._health_check.timeout_s)
+        return ""
+
     def _end_batch(self) -> str:
         probe.end_batch(self.backend, timeout_s=self._health_check.timeout_s)
         return "batch"
@@ -140,7 +154,8 @@ class Monitor:
         except BackendError as error:
             self._judge(error, began)
         else:
-            self._count(result)
+            if result:
+                self._count(result)
             return True
         return False
 

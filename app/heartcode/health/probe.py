@@ -35,6 +35,7 @@ TOKEN = UpstreamRequest(
     method="POST", path="/completion", headers=_HEADERS, body=json.dumps(_FIELDS).encode()
 )
 SLOTS = UpstreamRequest(method="GET", path="/slots", headers=_HEADERS)
+HEALTH = UpstreamRequest(method="GET", path="/health", headers=_HEADERS)
 LOOP = UpstreamRequest(method="GET", path="/lora-adapters", headers=_HEADERS)
 
 # A limit that was noticed so much too late proves nothing: the proxy itself was stopped or starved.
@@ -74,6 +75,17 @@ def is_computing(backend: Backend, *, timeout_s: float) -> bool:
         if isinstance(slots, list):
             return any(isinstance(s, dict) and s.get("is_processing") is True for s in slots)
     return False
+
+
+def is_there(backend: Backend, *, timeout_s: float) -> None:
+    """Return when `backend` says that it is healthy: it has not ended, whatever it may compute.
+
+    Raises:
+        BackendError: when it does not; SILENT after `timeout_s` in all.
+    """
+    answer = _ask(backend, HEALTH, timeout_s)
+    if answer.status != HTTPStatus.OK:
+        raise BackendError(Reason.ERROR, f"not healthy, but status {answer.status}")
 
 
 def end_batch(backend: Backend, *, timeout_s: float) -> None:

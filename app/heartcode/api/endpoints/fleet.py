@@ -15,7 +15,6 @@ from flask import Blueprint, Response, jsonify, request
 from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.health.quarantine import is_gone
-from heartcode.relay import ask_all
 from heartcode.routing.backend import Backend
 from heartcode.runtime.runtime import Runtime
 
@@ -28,8 +27,7 @@ _FIELDS = ("number", "backend", "model", "state", "busy", "slots")
 def fleet() -> Response:
     """Show the rig and its backends, as JSON or, with `?format=text`, as lines for a shell.
 
-    "up" is a backend that is known to generate and answers now: the proxy alone notices an idle one
-    that has ended only when it probes it.
+    "up" is a backend that is known to generate, as for `/health`.
     """
     form = request.args.get("format", "json")
     if form not in ("json", "text"):
@@ -53,14 +51,7 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _shown(runtime: Runtime) -> dict[str, Any]:
-    there = ask_all.answers(
-        runtime.pool.backends, "/health", timeout_s=runtime.settings.status_timeout_s
-    )
-    alive = {backend for backend, _ in there}
-    backends = [
-        _backend(runtime, number, b, alive=b in alive)
-        for number, b in enumerate(runtime.pool.backends)
-    ]
+    backends = [_backend(runtime, number, b) for number, b in enumerate(runtime.pool.backends)]
     up = sum(backend["state"] == "up" for backend in backends)
     state = "up" if up == len(backends) else "degraded" if up else "down"
     return {
@@ -70,21 +61,21 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-def _backend(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> dict[str, Any]:
+def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
     model = next((m.id for m in runtime.registry.models if backend in m.backends), "-")
     return {
         "number": number,
         "backend": backend.name,
         "model": model,
-        "state": _state(runtime, number, backend, alive=alive),
+        "state": _state(runtime, number, backend),
         "slots": backend.slots,
         "busy": backend.in_flight,
     }
 
 
-def _state(runtime: Runtime, number: int, backend: Backend, *, alive: bool) -> str:
+def _state(runtime: Runtime, number: int, backend: Backend) -> str:
     if is_gone(runtime.settings.run_dir, number):
         return "gone"
     if not backend.breaker.known:
         return "starting"
-    return "up" if backend.breaker.is_proven and alive else "down"
+    return "up" if backend.breaker.is_proven else "down"

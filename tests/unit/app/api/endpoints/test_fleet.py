@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +25,6 @@ def app(settings: Settings) -> Flask:
 def runtime(app: Flask) -> Runtime:
     found: Runtime = app.extensions["heartcode"]
     return found
-
-
-class Health(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b'{"status": "ok"}'
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
-        pass
-
-
-@pytest.fixture
-def alive(settings: Settings) -> Iterator[Settings]:
-    """A rig with two backends that answer for their health, and never generate."""
-    with ExitStack() as stack:
-        servers = [stack.enter_context(HTTPServer(("127.0.0.1", 0), Health)) for _ in range(2)]
-        for server in servers:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-        urls = tuple(f"http://127.0.0.1:{server.server_port}" for server in servers)
-        yield replace(settings, backends=urls, status_timeout_s=5.0)
 
 
 def shown(client: FlaskClient) -> dict[str, Any]:
@@ -94,8 +64,8 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
     }
 
 
-def test_backends_that_answer_fail_and_lose_their_card(alive: Settings, tmp_path: Path) -> None:
-    app = create_app(alive)
+def test_backends_that_answer_fail_and_lose_their_card(settings: Settings, tmp_path: Path) -> None:
+    app = create_app(settings)
     client = app.test_client()
     first, second = app.extensions["heartcode"].pool.backends
     first.has_answered()
@@ -115,14 +85,10 @@ def test_backends_that_answer_fail_and_lose_their_card(alive: Settings, tmp_path
     assert states(client) == ("degraded", ["down", "up"])
 
 
-def test_what_has_ended_since_it_generated_is_down(client: FlaskClient, runtime: Runtime) -> None:
-    for backend in runtime.pool.backends:
-        backend.has_answered()
-    assert states(client) == ("down", ["down", "down"])
-
-
-def test_a_rig_that_drains_tells_of_its_cards_all_the_same(alive: Settings, tmp_path: Path) -> None:
-    app = create_app(alive)
+def test_a_rig_that_drains_tells_of_its_cards_all_the_same(
+    settings: Settings, tmp_path: Path
+) -> None:
+    app = create_app(settings)
     for backend in app.extensions["heartcode"].pool.backends:
         backend.has_answered()
     (tmp_path / "draining").touch()
