@@ -7,7 +7,8 @@
     events = continuation.splice.rewrite(events)  # for all that the next backend sends
 
 A chat is continued by a trailing assistant message with the text so far, which llama-server takes
-as the beginning of its answer and repeats; a completion by prompt + text, which is not repeated.
+as the beginning of its answer and repeats (versions from autumn 2026 on only with `echo`, which
+those before do not know); a completion by prompt + text, which is not repeated.
 llama-server's own /completion is one of the latter, with events of another shape.
 
 Stop strings need no care at the splice: llama-server holds text back for as long as it could be the
@@ -326,6 +327,7 @@ def _go_on_from(fields: dict[str, Any], text: str) -> str | None:
     if not text:
         return ""
     last = fields["messages"][-1]
+    fields["echo"] = True
     if last.get("role") != "assistant":
         fields["messages"].append({"role": "assistant", "content": text})
         return text

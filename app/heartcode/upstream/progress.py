@@ -21,9 +21,13 @@ def may_be_asked_for(fields: Mapping[str, Any]) -> bool:
 
     Not where the client has begun the answer: the beginning then comes with the progress.
     """
+    return FIELD not in fields and not is_begun(fields)
+
+
+def is_begun(fields: Mapping[str, Any]) -> bool:
+    """Return whether the client has begun the answer itself, with a trailing assistant message."""
     messages = fields.get("messages")
-    begun = messages and messages[-1].get("role") == "assistant"
-    return FIELD not in fields and not begun
+    return bool(messages) and messages[-1].get("role") == "assistant"
 
 
 def asked_for(body: bytes) -> bytes:

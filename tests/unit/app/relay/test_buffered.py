@@ -39,3 +39,11 @@ def test_the_stream_asks_for_the_same() -> None:
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked.pop("return_progress") is True
     assert asked == {"prompt": "é", "odd": [None]}
+
+
+def test_the_client_s_own_beginning_is_asked_for_as_well() -> None:
+    own = {"messages": [{"role": "assistant", "content": "It"}]}
+    asked = json.loads(buffered.as_stream(own))
+    assert (asked["echo"], "return_progress" in asked) == (True, False)
+    others = {"messages": [{"role": "user", "content": "It"}]}
+    assert "echo" not in json.loads(buffered.as_stream(others))

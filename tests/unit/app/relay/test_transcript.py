@@ -230,6 +230,14 @@ def test_requests_that_can_be_continued(fields: dict[str, Any]) -> None:
     assert transcript_of(CHAT, {**ASKED[CHAT], **fields}) is not None
 
 
+def test_only_what_is_repeated_is_asked_to_be_repeated() -> None:
+    """llama.cpp's versions from autumn 2026 on repeat a trailing assistant message only then."""
+    for path, echoed in ((CHAT, True), (COMPLETIONS, None)):
+        continuation = noted(path, " 1", " 2").continuation(body(ASKED[path]))
+        assert continuation is not None
+        assert json.loads(continuation.body).get("echo") is echoed
+
+
 def test_a_beginning_by_the_client_grows() -> None:
     own = {"role": "assistant", "content": " 1 2"}
     fields = {**ASKED[CHAT], "messages": [*ASKED[CHAT]["messages"], own]}
