@@ -75,7 +75,7 @@ def as_stream(fields: Mapping[str, Any]) -> bytes:
     if progress.may_be_asked_for(fields):
         options[progress.FIELD] = True
     if progress.is_begun(fields):
-        # The client's own beginning belongs to the whole answer. Versions from autumn 2026 on repeat
+        # What the client has begun belongs to the whole answer. Versions from autumn 2026 on repeat
         # it in a stream only so; those before do not know the field.
         options["echo"] = True
     return json.dumps({**fields, **options}).encode()

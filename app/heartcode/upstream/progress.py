@@ -27,7 +27,7 @@ def may_be_asked_for(fields: Mapping[str, Any]) -> bool:
 def is_begun(fields: Mapping[str, Any]) -> bool:
     """Return whether the client has begun the answer itself, with a trailing assistant message."""
     messages = fields.get("messages")
-    return bool(messages) and messages[-1].get("role") == "assistant"
+    return bool(messages and messages[-1].get("role") == "assistant")
 
 
 def asked_for(body: bytes) -> bytes:
