@@ -88,7 +88,7 @@ class Models:
 def models(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
     # Of two backends the first is first in turn, and not probed a second time.
     patient = {"HEARTCODE_PROBE_PAUSE_S": "60", "HEARTCODE_PROBE_PAUSE_MAX_S": "60"}
-    return Models(lasting_proxy, lasting_upstream, {1: 11, 2: 21, 3: 1}, **patient)
+    return Models(lasting_proxy, lasting_upstream, {1: 13, 2: 21, 3: 1}, **patient)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,15 @@ def test_a_whole_answer_is_asked_for_as_a_stream_with_all_fields(models: Models)
         "return_progress": True,
     }
     assert json.loads(seen.body) == {**asked, "model": model.name, **as_stream}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_the_slot_is_not_the_client_s_to_choose(models: Models, *, stream: bool) -> None:
+    model = models.take(serve_two_tokens)
+    assert model.post(prompt="é", stream=stream, id_slot=7).ok
+    (seen,) = model.upstreams[0].requests
+    asked = json.loads(seen.body)
+    assert (asked["prompt"], "id_slot" in asked) == ("é", False)
 
 
 def test_a_stream_that_cannot_become_a_whole_answer_is_asked_for_again(models: Models) -> None:
@@ -452,11 +461,12 @@ def test_draining_refuses_and_comes_back(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
     proxy = start_proxy(start_upstream(serve_two_tokens).url)
-    assert requests.get(f"{proxy.url}/health", timeout=30).json() == {
-        "status": "ok",
-        "backends_up": 1,
-        "backends": 1,
-    }
+    for path in ("/health", "/v1/health"):
+        assert requests.get(f"{proxy.url}{path}", timeout=30).json() == {
+            "status": "ok",
+            "backends_up": 1,
+            "backends": 1,
+        }
     sign = proxy.run_dir / "draining"
     sign.touch()
     assert requests.get(f"{proxy.url}/health", timeout=30).status_code == 503

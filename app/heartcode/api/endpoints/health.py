@@ -11,6 +11,7 @@ bp = Blueprint("health", __name__)
 
 
 @bp.get("/health")
+@bp.get("/v1/health")  # llama-server has both
 def health() -> Response:
     """Answer 200 when a backend is known to generate; 503 otherwise and when draining."""
     runtime = current_runtime()

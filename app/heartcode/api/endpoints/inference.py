@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +33,9 @@ bp = Blueprint("inference", __name__)
 # Everything else stays here: keys are the gateway's business, a compressed answer could not be
 # passed on event by event, and X-Conversation-Id would let an answer outlive its client.
 _PASSED_ON = ("Accept", "Content-Type")
+# Which slot works on a request is the proxy's business: llama-server would let it wait for that one
+# beside others that are free, and a number beyond the last one counts from the first again.
+_CHOSEN_HERE = {"id_slot"}
 
 
 def relay(endpoint: Endpoint) -> Response:
@@ -41,6 +45,9 @@ def relay(endpoint: Endpoint) -> Response:
     body = _whole_body()
     fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
     validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
+    if _CHOSEN_HERE & fields.keys():
+        fields = {name: value for name, value in fields.items() if name not in _CHOSEN_HERE}
+        body = json.dumps(fields).encode()
     model = runtime.registry.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
     )
