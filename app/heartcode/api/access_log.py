@@ -120,7 +120,7 @@ def _account_for(record: Record, status: int) -> None:
     }
     if record.answer is not None:
         line |= _account_for_answer(record, record.answer, client)
-    probe_passed = record.endpoint in ("/health", "/livez") and outcome == "completed"
+    probe_passed = record.endpoint in ("/health", "/v1/health", "/livez") and outcome == "completed"
     log.requests.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
 
 

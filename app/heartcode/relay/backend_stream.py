@@ -57,6 +57,8 @@ class BackendStream:
         self._splice = splice
         self._events = sse.WholeEvents()
         self._error = b""
+        self._reading = progress.Reading()
+        self._prelude = b""
         self._first = b""
         # The end of the stream tells tokens and times; [DONE] may come by itself.
         self._last = self._last_but_one = b""
@@ -213,13 +215,20 @@ class BackendStream:
             self.usage = self._splice.whole(usage) if self._splice else usage
 
     def _while_it_reads(self, events: bytes) -> bytes:
-        tokens = progress.without(events)
-        if tokens:
+        kept, has_token = self._reading.sorted_out(events)
+        if has_token:
             # Not before: several prompts share a GPU, so that one can stand still for as long as
             # the others take.
             self.reads_prompt = False
             self._exchange.be_silent_at_most(self._token_silence_s)
-        return tokens if self._hides_progress else events
+        if not self._hides_progress:
+            return events
+        # Nothing goes out before the first token: until then the request can move.
+        self._prelude += kept
+        if not has_token:
+            return b""
+        kept, self._prelude = self._prelude, b""
+        return kept
 
     def _spliced(self, events: bytes, splice: Splice) -> bytes:
         try:
