@@ -60,6 +60,10 @@ units:
     - What systemd says of each unit afterwards, by name. One that is not there is left out.
   type: dict
   returned: always
+before:
+  description: The same before anything was changed.
+  type: dict
+  returned: always
 names:
   description: The units that have changed.
   type: list
@@ -184,6 +188,11 @@ def read_wanted(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     return wanted
 
 
+def present(units: dict[str, Unit]) -> dict[str, Unit]:
+    """Return those that are there."""
+    return {name: one for name, one in units.items() if one["LoadState"] != "not-found"}
+
+
 def have_all(host: Host, wanted: list[dict[str, Any]], *, go_on: bool) -> dict[str, Any]:
     """Make all units what they shall be; return the module's result."""
     names = list(dict.fromkeys(one["name"] for one in wanted))
@@ -193,6 +202,7 @@ def have_all(host: Host, wanted: list[dict[str, Any]], *, go_on: bool) -> dict[s
     if names and not host.check_mode and host.is_outdated(needed, units):
         host.reread()
         units = host.read(names)
+    before = units
     for one in wanted:
         try:
             host.have(one, units[one["name"]])
@@ -202,8 +212,7 @@ def have_all(host: Host, wanted: list[dict[str, Any]], *, go_on: bool) -> dict[s
             failures[one["name"]] = str(error)
     if host.names and not host.check_mode:
         units = host.read(names)
-    present = {name: one for name, one in units.items() if one["LoadState"] != "not-found"}
-    return {"units": present, "failures": failures}
+    return {"before": present(before), "units": present(units), "failures": failures}
 
 
 def main() -> None:

@@ -322,6 +322,7 @@ def test_units_become_what_they_shall_be_in_their_order(tmp_path: Path) -> None:
     assert (dry["changed"], dry["names"]) == (True, names)
     assert (result["changed"], result["names"]) == (True, names)
     assert result["units"]["b.timer"] == unit()
+    assert result["before"]["b.timer"] == unit("failed", "disabled")
     assert result["units"]["f.socket"]["ActiveState"] == "inactive"
     assert (again["changed"], again["names"]) == (False, [])
     # In the dry run and the second time there was nothing to tell it.
