@@ -16,24 +16,17 @@ from heartcode.upstream.exchange import BackendError, Exchange, UpstreamRequest
 
 
 def ask(backends: Iterable[Backend], path: str, *, timeout_s: float) -> list[tuple[Backend, Any]]:
-    """Return what each backend answers, as `answers` does.
+    """Return what each backend answers to `GET path`, as JSON; those that fail are left out.
 
     Raises:
         ApiError: 503 when none answers.
     """
-    found = answers(backends, path, timeout_s=timeout_s)
+    asked = [(backend, gevent.spawn(_ask_one, backend, path, timeout_s)) for backend in backends]
+    answers = [(backend, greenlet.get()) for backend, greenlet in asked]
+    found = [(backend, answer) for backend, answer in answers if answer is not None]
     if not found:
         raise ApiError(503, "no backend is ready", code="backend_unavailable")
     return found
-
-
-def answers(
-    backends: Iterable[Backend], path: str, *, timeout_s: float
-) -> list[tuple[Backend, Any]]:
-    """Return what each backend answers to `GET path`, as JSON; those that fail are left out."""
-    asked = [(backend, gevent.spawn(_ask_one, backend, path, timeout_s)) for backend in backends]
-    found = [(backend, greenlet.get()) for backend, greenlet in asked]
-    return [(backend, answer) for backend, answer in found if answer is not None]
 
 
 def _ask_one(backend: Backend, path: str, timeout_s: float) -> Any:
