@@ -67,14 +67,23 @@ def test_defaults_repeated_in_other_roles_are_the_defaults() -> None:
         for name, value in load(f"roles/{role}/defaults/main.yml").items()
     }
     repeated = [
-        (path, name, given)
+        (path, name, int(given))
         for path in ROOT.glob("roles/*/[vt]*/*")
         for name, given in re.findall(
             r"\b(?:v\.)?(\w+_port)\s*\|\s*default\((\d+)\)", path.read_text()
         )
     ]
-    assert len(repeated) >= 4
-    assert [(p, n, g) for p, n, g in repeated if defaults[n] != int(g)] == []
+    # What roles take for the values of hosts that the inventory is silent about.
+    repeated += [
+        (path, name, given)
+        for path in ROOT.glob("roles/*/vars/main.yml")
+        for variable, taken in yaml.safe_load(path.read_text()).items()
+        if variable.endswith("_inventory_defaults")
+        for name, given in taken.items()
+        if "{{" not in str(defaults.get(name, "{{ a host has to have it }}"))
+    ]
+    assert len(repeated) >= 14
+    assert [(p, n, g) for p, n, g in repeated if defaults[n] != g] == []
 
 
 def test_what_a_role_sets_itself_is_known_and_not_open_to_app_settings() -> None:
