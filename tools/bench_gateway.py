@@ -36,7 +36,7 @@ from heartcode_benchmark.asking import Server
 from heartcode_models.cache import cache_directory
 
 from tools.bench.conversations import Reuse, Shape, Turn, hold
-from tools.bench.gateway import Gateway, Rig, balanced, chain, missing, render
+from tools.bench.gateway import Gateway, Rig, balanced, chain, render
 from tools.bench.llamas import Llama, Model, command
 from tools.bench.measuring import (
     LATE_S,
@@ -290,8 +290,6 @@ def report_caches(figures: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, and print the tables."""
     given = options()
-    if lacking := missing():
-        sys.exit(lacking)
     allow_many_connections()
     Rig.python = install_heartcode(cache_directory())
     figures: dict[str, Any] = {}

@@ -8,36 +8,25 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.integration.processes import Program, wait_until, whole_lines
-from tools.bench.gateway import LOGS, render_variants
+from tools.bench.gateway import LOGS, reference, render_variants
 from tools.bench.relays import nginx_temp_paths
 
 ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
 #: What the variants are rendered with; each nginx that is started has other ports instead.
-PORT, TLS_PORT, PROMETHEUS, RIGS = 4000, 443, 9090, (8081, 8082, 8083)
+PORT, TLS_PORT, PROMETHEUS, RIGS = 4000, 443, 9090, (8081, 8082, 8083, 8084)
 #: Nobody listens there.
 NOWHERE = 1
 #: An address of this process alone: no other can take a port between its choice and its use.
 HOST = f"127.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}.1"
 _ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
-
-
-@cache
-def reference() -> Path:
-    """The root directory of a Debian 13 that has nginx with njs."""
-    made = subprocess.run(
-        [ROOT / "tools/checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return Path(made.stdout.strip())
 
 
 class Variants:

@@ -125,7 +125,7 @@ def test_a_client_sees_and_uses_its_models_alone(
         assert answer.status_code == 403
         error = error_of(answer)
         assert (error["code"], error["param"]) == ("model_not_allowed", "model")
-    assert [rig.requests for rig in stand_ins] == [[], [], []]
+    assert not any(rig.requests for rig in stand_ins)
     chat(gateway, max_tokens=1, headers=dora | {"X-Request-Id": "keys-dora"})
     line = gateway.log_line("keys-dora")
     assert line["model"] == "second", "without a name its own is meant"

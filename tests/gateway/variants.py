@@ -38,6 +38,7 @@ def variants(certificate: Path, key: Path) -> dict[str, dict[str, Any]]:
     return {
         "default": default,
         "third_rig": default | _rigs(3),
+        "four_rigs": default | _rigs(4),
         "clients": _rigs(2, _SECOND)
         | {
             "gateway_api_keys": [

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.gateway import missing
+from tools.bench.gateway import is_installed
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "bench_gateway.py"
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.skipif(not is_installed(), reason="nginx with njs is not installed")
 def test_reuse_is_counted_in_every_way(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     options = ("--only=caches", "--conversations=4", "--turns=2", "--at-a-time=2")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,44 @@ _HERE = Path(__file__).parent
 _ROLE = _HERE.parents[1] / "roles/gateway"
 _MODULES = Path("/usr/share/nginx/modules-available/mod-http-js.conf")
 LOGS = "/var/log/nginx"
+#: What nginx runs of the role's files.
+SCRIPTS = ("gateway.js", "body.js")
 # How the role's template lets nginx choose among the rigs of a model.
 _BALANCING = re.compile(r"^    (hash \$heartcode_key consistent;|least_conn;)\n", re.MULTILINE)
 
 
-def missing() -> str:
-    """Return what has to be installed for a gateway to run here; "" for nothing."""
-    if shutil.which("nginx") and _MODULES.exists():
-        return ""
-    return "nginx with njs is missing: apt-get install nginx-light libnginx-mod-http-js"
+@cache
+def reference() -> Path:
+    """Return the root directory of a Debian 13 that has nginx with njs; it is made once."""
+    made = subprocess.run(
+        [_HERE.parent / "checking_root.sh"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(made.stdout.strip())
+
+
+def is_installed() -> bool:
+    """Return whether this machine has an nginx with njs."""
+    return bool(shutil.which("nginx")) and _MODULES.exists()
+
+
+def nginx() -> tuple[list[str], str]:
+    """Return the command that runs nginx, and the line of its configuration that loads njs.
+
+    It is this machine's, or Debian 13's where none with njs is installed.
+    """
+    if is_installed():
+        return ["nginx"], f"include {_MODULES};"
+    root = reference()
+    libraries = ("--library-path", str(root / "usr/lib/x86_64-linux-gnu"))
+    loader = str(root / "usr/lib64/ld-linux-x86-64.so.2")
+    program = [
+        loader,
+        *libraries,
+        str(root / "usr/sbin/nginx"),
+        "-p",
+        str(root / "usr/share/nginx"),
+    ]
+    return program, "load_module modules/ngx_http_js_module.so;"
 
 
 def render_variants(directory: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -67,16 +97,22 @@ def render_variants(directory: Path, variants: Mapping[str, Mapping[str, Any]]) 
         own.mkdir()
         for file, content in files.items():
             (own / file).write_text(content)
-        shutil.copy(_ROLE / "files/gateway.js", own)
+        for script in SCRIPTS:
+            shutil.copy(_ROLE / "files" / script, own)
 
 
-def render(directory: Path, *, port: int, rigs: Mapping[int, int]) -> str:
-    """Write the configuration for one model on rigs with ports and slots; return the site."""
+def render(
+    directory: Path, *, port: int, rigs: Mapping[int, int], models: Sequence[str] = ("bench",)
+) -> str:
+    """Write the configuration for models on rigs with ports and slots; return the site."""
     variables = {
         "gateway_port": port,
         "gateway_auth": "none",
         "gateway_upstreams": [
-            {"address": f"127.0.0.1:{rig}", "models": [{"names": ["bench"], "slots": slots}]}
+            {
+                "address": f"127.0.0.1:{rig}",
+                "models": [{"names": [model], "slots": slots} for model in models],
+            }
             for rig, slots in rigs.items()
         ],
     }
@@ -99,24 +135,28 @@ def balanced(site: str, directive: str) -> str:
 class Gateway(Relay):
     """nginx with the role's site, as many workers as cores, as Debian sets it up."""
 
-    def __init__(self, directory: Path, site: str, *, port: int, name: str = "gateway") -> None:
+    def __init__(
+        self, directory: Path, site: str, *, port: int, name: str = "gateway", workers: str = "auto"
+    ) -> None:
         self.name = name
-        self._site = site
+        self._site, self._workers = site, workers
         super().__init__(directory, [], port=port)
 
     def _start(self, _: Sequence[int]) -> subprocess.Popen[bytes]:
         (self.directory / "site.conf").write_text(self._site)
         conf = self.directory / "nginx.conf"
+        program, modules = nginx()
         conf.write_text(
             f"""
-            include {_MODULES};
-            daemon off; worker_processes auto; pid {self.directory}/pid; error_log stderr;
+            {modules}
+            daemon off; worker_processes {self._workers};
+            pid {self.directory}/pid; error_log stderr;
             {"user root;" if os.geteuid() == 0 else ""}
             events {{ worker_connections 8192; }}
             http {{ {nginx_temp_paths(self.directory)} include {self.directory}/site.conf; }}
             """
         )
-        return self._run(["nginx", "-e", "stderr", "-c", str(conf)])
+        return self._run([*program, "-e", "stderr", "-c", str(conf)])
 
 
 class Rig(HeartCode):

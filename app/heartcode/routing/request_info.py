@@ -12,7 +12,8 @@ from heartcode.routing.prompt_hash import Prompt
 # The gateway says here for whom it asks; without it, all requests are one client's.
 CLIENT_HEADER = "X-HeartCode-Client"
 # The gateway says here that it has other rigs to ask, see `Overflow`. The refusal is a 403, the one
-# status that nginx takes to the next rig without counting it against this one.
+# status that nginx takes to the next rig without counting it against this one. Or it wants to know
+# nothing but what is in the body, see api/read_for_gateway.py.
 OVERFLOW_HEADER = "X-HeartCode-Try"
 _MAX_CLIENT_CHARS = 128
 

@@ -4,22 +4,16 @@
  * clients.js, which the role writes beside this file. It runs in njs 0.7.9 (Debian 12) as well: no for-of, no destructuring.
  */
 import crypto from 'crypto';
+import body from 'body.js';
 import clients from 'clients.js';
 import fleet from 'fleet.js';
 
-// A request that was there when three rigs failed is not given a fourth.
+// nginx has asked all rigs by then; once more, as the only one may just have been restarted.
 const MAX_FAILURES = 3;
 const RETRY_AFTER_S = '5';
 
 // Characters; what is longer is no key of ours.
 const LONGEST_KEY = 300;
-
-// njs parses JSON to a depth of 32, and all that is read here lies above this one.
-const READ_DEPTH = 8;
-
-// Characters of a text prompt that stand for its conversation.
-const SHORTEST_BEGINNING = 64;
-const LONGEST_BEGINNING = 1024;
 
 // What a rig's codes say; its bodies cannot be read here.
 const MESSAGES = {
@@ -28,6 +22,7 @@ const MESSAGES = {
     draining: 'the rigs are draining',
     queue_timeout: 'no slot became free in time',
     request_timeout: 'the request took too long',
+    rig_timeout: 'the rig said nothing for too long',
     restarting: 'the rig is restarting',
 };
 
@@ -74,7 +69,7 @@ function retryAfter(r) {
 function sender(headers) {
     const key = sentKey(headers);
     return key && key.length <= LONGEST_KEY
-        ? clients.by_hash[crypto.createHash('sha256').update(key).digest('hex')] : undefined;
+        ? clients.by_hash[hashed(key)] : undefined;
 }
 
 /* SillyTavern sends "Bearer " without a key: that is none. */
@@ -99,16 +94,31 @@ function route(r) {
     if (r.method !== 'POST') {
         return wrongMethod(r, 'POST');
     }
-    let fields;
-    try {
-        fields = parse(r.requestText || '');
-    } catch (error) {
-        return answer(r, 400, 'invalid_json', 'the body is not valid JSON');
+    // In a file that nobody can open is one in very many chunks, whose frames have filled nginx's buffer.
+    const told = r.variables.request_body_file ? body.UNREAD : body.read(r.requestBuffer || Buffer.from(''));
+    if (told.error) {
+        return answer(r, 400, 'invalid_json', told.error);
     }
-    if (typeof fields !== 'object' || fields === null || Array.isArray(fields)) {
-        return answer(r, 400, 'invalid_json', 'the body is not a JSON object');
+    const key = conversation(r.headersIn['X-Session-Id'], told);
+    if (told.is_whole) {
+        return send(r, told.model, key);
     }
-    send(r, fields.model, conversation(r.headersIn['X-Session-Id'], fields));
+    if (fleet.models.length === 1) { // the rig looks whether it is the one that is meant
+        return send(r, undefined, key);
+    }
+    r.variables.heartcode_key = hashed(key);
+    r.variables.heartcode_stage = 'read';
+    r.internalRedirect('@read');
+}
+
+/* Go on with a request that a rig has read. */
+function wasRead(r) {
+    const v = r.variables;
+    if (v.upstream_http_x_heartcode_cache_key && !r.headersIn['X-Session-Id']) {
+        v.heartcode_key = hashed('cache key\n' + v.upstream_http_x_heartcode_cache_key);
+    }
+    const asked = v.upstream_http_x_heartcode_model;
+    give(r, asked === undefined ? undefined : JSON.parse(decodeURIComponent(asked)));
 }
 
 /* Give a question about a model (`?model=`) to any rig that serves it. */
@@ -120,6 +130,12 @@ function ask(r) {
 }
 
 function send(r, name, key) {
+    r.variables.heartcode_key = key && hashed(key);
+    give(r, name);
+}
+
+/* Begin with the first stage, if there is such a model and the client may use it. */
+function give(r, name) {
     const allowed = allowedTo(r);
     const model = find(name, allowed[0]);
     if (!model) {
@@ -131,13 +147,12 @@ function send(r, name, key) {
     }
     r.variables.heartcode_model = model.id;
     r.variables.heartcode_group = model.group;
-    r.variables.heartcode_key = key && crypto.createHash('sha256').update(key).digest('hex');
     r.variables.heartcode_stage = 'slot';
     r.internalRedirect('@slot');
 }
 
-/* Decide how a request goes on that no rig has answered: nginx comes here with every 403, 502, 503
- * and 504. Within a stage nginx itself has already asked one rig after the other. */
+/* Decide how a request goes on that no rig has answered: nginx comes here with every 403, 502, 503 and 504.
+ * Within a stage nginx itself has asked one rig after the other, unless one took all the time there is. */
 function next(r) {
     const v = r.variables;
     const statuses = ofThisStage(v.upstream_status);
@@ -145,26 +160,34 @@ function next(r) {
     const nobodyAsked = ofThisStage(v.upstream_addr).pop().startsWith('heartcode_');
     const failed = !nobodyAsked && (status === '502' || status === '504');
     const code = v.upstream_http_x_heartcode_error;
+    const isBusy = statuses.includes('403');
 
-    if (failed && status === '504' && code) { // the rig gave the request up; another would too
-        return lost(r, 504, code);
+    if (code === 'body_read') {
+        return wasRead(r);
     }
-    if (failed) {
+    // The rig gave the request up, or has worked on it for longer than it may: another one would too.
+    if (failed && status === '504' && (code || ofThisStage(v.upstream_connect_time).pop() !== '-')) {
+        return lost(r, 504, code || 'rig_timeout');
+    }
+    if (failed && !code) {
         v.heartcode_failures = String(Number(v.heartcode_failures || 0) + 1);
         if (Number(v.heartcode_failures) >= MAX_FAILURES) {
-            return lost(r, Number(status), code || 'rig_failed');
+            return lost(r, Number(status), 'rig_failed');
         }
         return r.internalRedirect('@' + v.heartcode_stage);
     }
-    if (v.heartcode_stage === 'slot') {
+    if (v.heartcode_stage === 'slot' && (isBusy || !failed)) {
         v.heartcode_stage = 'queue';
         return r.internalRedirect('@queue');
     }
-    if (statuses.includes('403')) {
+    if (isBusy) {
         const seconds = v.upstream_http_retry_after || RETRY_AFTER_S;
         r.headersOut['Retry-After'] = seconds;
         return answer(r, 429, 'queue_full',
                       `all slots are busy and all queues are full; try again in ${seconds} s`);
+    }
+    if (failed) {
+        return lost(r, 502, code);
     }
     r.headersOut['Retry-After'] = RETRY_AFTER_S;
     lost(r, 503, code || 'rig_unavailable');
@@ -266,104 +289,19 @@ function named(name) {
         (model) => model.id === name || model.aliases.includes(name));
 }
 
-/* What stays the same in a conversation from turn to turn. */
-function conversation(session, fields) {
+/* What a conversation is known by: the session's name, its cache key, or how it begins. */
+function conversation(session, told) {
     if (session) {
         return 'session\n' + session;
     }
-    if (typeof fields.prompt_cache_key === 'string' && fields.prompt_cache_key) {
-        return 'cache key\n' + fields.prompt_cache_key;
+    if (typeof told.cache_key === 'string' && told.cache_key) {
+        return 'cache key\n' + hashed(told.cache_key); // as a rig tells it
     }
-    const turns = [fields.messages, fields.input].find(isListOfTurns);
-    if (turns) {
-        return 'chat\n' + [fields.system, fields.instructions].map(text).join('\n') + opening(turns);
-    }
-    if (typeof fields.input === 'string') { // a chat's first turn, or a text to embed
-        return 'chat\n' + [fields.system, fields.instructions].map(text).join('\n') + '\n' + fields.input;
-    }
-    const given = ['prompt', 'input_prefix', 'input', 'query', 'content'].find((name) => fields[name]);
-    return 'text\n' + (given ? beginning(text(fields[given])) : '');
+    return told.opening;
 }
 
-function isListOfTurns(value) {
-    return Array.isArray(value) && value.length > 0 && typeof value[0] === 'object' && value[0] !== null;
-}
-
-/* The system's words and the first user's. */
-function opening(turns) {
-    let said = '';
-    turns.some((turn) => {
-        const role = turn && turn.role;
-        if (role === 'user') {
-            said += '\n' + text(turn.content);
-            return true;
-        }
-        if (role === 'system' || role === 'developer') {
-            said += '\n' + text(turn.content);
-        }
-        return false;
-    });
-    return said || text(turns[0]);
-}
-
-/* The text of a content: a string, or parts. Marks such as cache_control move from turn to turn. */
-function text(content) {
-    if (typeof content === 'string') {
-        return content;
-    }
-    if (isListOfTurns(content)) {
-        return content.map((part) => part && typeof part.text === 'string' ? part.text
-            : JSON.stringify(part)).join('');
-    }
-    return content === undefined || content === null ? '' : JSON.stringify(content);
-}
-
-/* A prompt grows with each turn: its beginning stays the same until it is twice as long. */
-function beginning(prompt) {
-    let length = SHORTEST_BEGINNING;
-    while (length < LONGEST_BEGINNING && length * 2 <= prompt.length) {
-        length *= 2;
-    }
-    return prompt.slice(0, length);
-}
-
-function parse(body) {
-    const json = body.replace(/^\uFEFF/, ''); // llama-server skips a byte order mark
-    try {
-        return JSON.parse(json);
-    } catch (error) {
-        return JSON.parse(shallow(json));
-    }
-}
-
-/* The JSON with null for whatever lies too deep to be parsed; the rig looks at the whole. */
-function shallow(json) {
-    const mark = /["\\{}[\]]/g;
-    let kept = '', from = 0, depth = 0, inString = false, found;
-    while ((found = mark.exec(json)) !== null) {
-        const char = found[0];
-        if (char === '\\') {
-            mark.lastIndex += 1;
-        } else if (char === '"') {
-            inString = !inString;
-        } else if (inString) {
-            continue;
-        } else if (char === '{' || char === '[') {
-            depth += 1;
-            if (depth === READ_DEPTH + 1) {
-                kept += json.slice(from, found.index) + 'null';
-            }
-        } else {
-            if (depth === READ_DEPTH + 1) {
-                from = mark.lastIndex;
-            }
-            depth -= 1;
-        }
-    }
-    if (depth !== 0 || inString) {
-        throw new SyntaxError('unbalanced');
-    }
-    return kept + json.slice(from);
+function hashed(text) {
+    return crypto.createHash('sha256').update(text).digest('hex');
 }
 
 /* $upstream_status and its like: ", " between rigs, " : " between stages. */
@@ -396,5 +334,5 @@ function json(value) {
 }
 
 export default {
-    clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, parse, find, rigOf, rows,
+    clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, find, rigOf, rows,
 };

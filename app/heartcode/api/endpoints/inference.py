@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode.api import request_id, validation
+from heartcode.api import read_for_gateway, request_id, validation
 from heartcode.api.access_log import current_record
 from heartcode.api.context import current_runtime
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
@@ -42,8 +42,12 @@ def relay(endpoint: Endpoint) -> Response:
     """Relay the request to a backend of this rig that serves its model."""
     runtime = current_runtime()
     runtime.draining.refuse_new()
-    body = _whole_body()
+    # llama-server takes the NUL that ends a string of C for the end of the body.
+    body = _whole_body().partition(b"\0")[0]
     fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
+    stage = request.headers.get(OVERFLOW_HEADER)
+    if stage == read_for_gateway.WANTED:
+        raise read_for_gateway.told(fields)
     validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
     if _CHOSEN_HERE & fields.keys():
         fields = {name: value for name, value in fields.items() if name not in _CHOSEN_HERE}
@@ -55,7 +59,7 @@ def relay(endpoint: Endpoint) -> Response:
     record.model = model.id
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
-        overflow = Overflow.of(request.headers.get(OVERFLOW_HEADER))
+        overflow = Overflow.of(stage)
         record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id

@@ -1,0 +1,109 @@
+"""What becomes of a request whose rig cannot be reached, fails, or says nothing."""
+
+from __future__ import annotations
+
+import re
+import threading
+import uuid
+from typing import Any
+
+import pytest
+import requests
+from heartcode.settings import TABLE
+
+from tests.counting import chat
+from tests.gateway.clients import error_of
+from tests.gateway.conftest import StartGateway
+from tests.gateway.nginx import NOWHERE, Gateway, Variants
+from tests.gateway.rigs import ports, say_yes
+from tests.integration.misbehaving import Connection, Request, Upstream, reset_at_once
+
+
+def ask(gateway: Gateway, **fields: Any) -> requests.Response:
+    """Ask as somebody whose conversation is nobody else's."""
+    headers = gateway.authorization | {"X-Session-Id": uuid.uuid4().hex}
+    return chat(gateway, max_tokens=1, headers=headers, **fields)
+
+
+def fail(connection: Connection, _: Request) -> None:
+    """Answer as a rig whose backends have failed."""
+    connection.answer("502 Bad Gateway\r\nX-HeartCode-Error: backend_failed", b"{}")
+
+
+@pytest.mark.parametrize("death", ["it refuses", "it hangs up", "it answers 502"])
+@pytest.mark.parametrize("alive", range(4))
+def test_one_rig_of_four_is_enough(
+    start_gateway: StartGateway, stand_ins: list[Upstream], death: str, alive: int
+) -> None:
+    listening = ports(stand_ins)
+    for number, rig in enumerate(stand_ins):
+        if number != alive:
+            rig.behave = fail if death == "it answers 502" else reset_at_once
+            listening[number] = NOWHERE if death == "it refuses" else rig.port
+    gateway = start_gateway("four_rigs", rigs=listening)
+    answers = [ask(gateway) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len(stand_ins[alive].requests) == 4
+    # Who has failed is left out for a while: nobody was asked twice.
+    assert all(len(rig.requests) <= 1 for rig in stand_ins if rig is not stand_ins[alive])
+
+
+def test_a_request_that_every_rig_fails_is_brought_to_each_once(
+    start_gateway: StartGateway, stand_ins: list[Upstream]
+) -> None:
+    for rig in stand_ins:
+        rig.behave = fail
+    gateway = start_gateway("four_rigs", rigs=ports(stand_ins))
+    answer = ask(gateway)
+    assert (answer.status_code, error_of(answer)["code"]) == (502, "backend_failed")
+    assert [len(rig.requests) for rig in stand_ins] == [1, 1, 1, 1]
+
+
+def test_a_busy_rig_is_waited_for_where_the_others_fail(
+    start_gateway: StartGateway, stand_ins: list[Upstream]
+) -> None:
+    def be_busy(connection: Connection, request: Request) -> None:
+        if request.headers["x-heartcode-try"] == "queue":
+            return say_yes(connection, request)
+        return connection.answer("403 Forbidden\r\nX-HeartCode-Error: slots_busy", b"{}")
+
+    first, *others = stand_ins
+    first.behave = be_busy
+    for rig in others:
+        rig.behave = fail
+    gateway = start_gateway("four_rigs", rigs=ports(stand_ins))
+    assert [ask(gateway).status_code for _ in range(4)] == [200] * 4
+
+
+def test_a_rig_that_says_nothing_has_had_the_request_s_time(
+    start_gateway: StartGateway, stand_ins: list[Upstream]
+) -> None:
+    over = threading.Event()
+
+    def say_nothing(_connection: Connection, _request: Request) -> None:
+        over.wait(60)
+
+    for rig in stand_ins:
+        rig.behave = say_nothing
+    gateway = start_gateway(
+        "four_rigs",
+        rigs=ports(stand_ins),
+        instead={
+            "proxy_read_timeout 1860s": "proxy_read_timeout 1s",
+            "proxy_next_upstream_timeout 1859s": "proxy_next_upstream_timeout 500ms",
+        },
+    )
+    answer = ask(gateway)
+    over.set()
+    assert (answer.status_code, error_of(answer)["code"]) == (504, "rig_timeout")
+    assert sum(len(rig.requests) for rig in stand_ins) == 1, "another would take as long"
+
+
+def test_nginx_waits_for_longer_than_a_rig_may_take(rendered: Variants) -> None:
+    """A whole answer is silence until its end: so no rig is ever taken for dead because of one."""
+    (default,) = (one.default for one in TABLE if one.field == "request_timeout_s")
+    (waits,) = re.findall(
+        r"^    proxy_read_timeout (\d+)s;", rendered.site("default"), re.MULTILINE
+    )
+    assert int(waits) > int(default or 0) > 0
+    assert f"proxy_next_upstream_timeout {int(waits) - 1}s;" in rendered.site("default")
