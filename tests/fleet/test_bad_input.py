@@ -93,6 +93,33 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
     assert "rig1: there is no model: set model_name and model_quantisation" in message
 
 
+@pytest.mark.usefixtures("disturbs")
+def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
+    """It is started anew with it and, as that fails, with what it had; nobody else is touched."""
+    files = "find /etc/heartcode/llama -maxdepth 1 -name '*.env' -exec sha256sum {} +"
+    had = [fleet.ssh(rig, files) for rig in fleet.rigs]
+    before = fleet.starts()
+    done = fleet.play_roles("llama_server", llama_server_extra_args="--no-such-option")
+    try:
+        assert done.returncode != 0
+        told = " ".join((done.stdout + done.stderr).split())
+        assert "heartcode-llama@0.service does not start any more" in told
+        assert "is as before, and it serves with that again" in told
+        assert "--no-such-option" in told, "the end of its log"
+        first = (fleet.rigs[0], "heartcode-llama@0.service")
+        assert fleet.started_again(before) == {first}
+        assert [fleet.ssh(rig, files) for rig in fleet.rigs] == had
+        assert {fleet.state(rig, f"heartcode-llama@{n}") for rig, n in fleet.backends()} == {
+            "active"
+        }
+        assert chat(fleet, max_tokens=5).ok
+    finally:
+        # What they shall be is again what they are: nothing is left to be done.
+        before = fleet.starts()
+        fleet.deploy("llama_server")
+    assert fleet.started_again(before) == set()
+
+
 def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     current = "readlink /opt/heartcode/llama.cpp/current"
     before = [fleet.ssh(rig, current) for rig in fleet.rigs]

@@ -212,6 +212,7 @@ def test_the_first_rule_that_is_broken_is_told(tmp_path: Path, options: list[str
 
 
 # A systemctl with what the module asks of it. It hides what units do: tests/fleet has real ones.
+# One starts unless it is broken, or there is something bad in its file.
 SYSTEMCTL = """#!{python}
 import json, sys
 from pathlib import Path
@@ -235,7 +236,11 @@ elif verb == "daemon-reload":
     units |= state.pop("new", {{}})
 else:
     (name,) = names
-    if name in state["broken"]:
+    settings = home / (name + ".env")
+    is_bad = settings.exists() and "bad" in settings.read_text()
+    if name in state["broken"] or verb in ("start", "restart") and is_bad:
+        units[name]["ActiveState"] = "failed" if is_bad else units[name]["ActiveState"]
+        file.write_text(json.dumps(state))
         sys.exit("Job for " + name + " failed.")
     new = {{
         "enable": {{"UnitFileState": "enabled"}},
@@ -271,6 +276,9 @@ class Systemd:
         program = directory / "systemctl"
         program.write_text(SYSTEMCTL.format(python=sys.executable))
         program.chmod(0o755)
+        journal = directory / "journalctl"
+        journal.write_text("#!/bin/sh\necho a word from the log: $*\n")
+        journal.chmod(0o755)
 
     def play(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the results of tasks that want() has made; `told` is what systemctl was told."""
@@ -377,3 +385,107 @@ def test_a_masked_unit_is_told(tmp_path: Path) -> None:
     refused, left = systemd.play(want(WANTED[0]), want({"name": "a.service", "state": "stopped"}))
     assert "`systemctl unmask a.service`" in refused["msg"]
     assert not left["changed"]
+
+
+def with_files(place: Path, name: str, was: str, shall_be: str, **more: Any) -> dict[str, Any]:
+    """A unit with a file that was one thing and shall be another; "" is none."""
+    path, source = place / f"{name}.service.env", place / f"{name}.wanted"
+    for file, content in ((path, was), (source, shall_be)):
+        file.unlink(missing_ok=True)
+        if content:
+            file.write_text(content)
+    if shall_be:
+        source.chmod(0o640)
+    files = [{"path": str(path), "source": str(source)} | more]
+    return {"name": f"{name}.service", "state": "started", "files": files}
+
+
+def env(place: Path, name: str) -> str:
+    return (place / f"{name}.service.env").read_text()
+
+
+def test_a_unit_is_started_anew_with_what_has_changed(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {f"{name}.service": unit() for name in "abc"})
+    wanted = [
+        with_files(tmp_path, "a", "old", "new"),
+        with_files(tmp_path, "b", "same", "same"),
+        with_files(tmp_path, "c", "old", "new", restarts=False),
+    ]
+    dry, held, done, again = systemd.play(
+        want(*wanted, dry=True), want(*wanted, hold=True), want(*wanted), want(*wanted)
+    )
+    assert dry["names"] == ["a.service", "c.service"]
+    assert (held["pending"], held["names"]) == (["a.service"], ["c.service"])
+    assert (done["pending"], done["names"]) == ([], ["a.service"])
+    assert not again["changed"]
+    assert systemd.told == ["restart a.service"]
+    assert [env(tmp_path, name) for name in "abc"] == ["new", "same", "new"]
+    assert (tmp_path / "a.service.env").stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.glob(".*.env.*"))
+
+
+def test_what_does_not_work_costs_one_unit_which_gets_back_what_it_had(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {f"{name}.service": unit() for name in "abc"})
+    wanted = [with_files(tmp_path, name, "good", "bad") for name in "abc"]
+    (result,) = systemd.play(want(*wanted, go_on=True))
+    assert result["failed"]
+    assert "a.service does not start any more, and those after it were left alone" in result["msg"]
+    assert f"{tmp_path}/a.service.env is as before, and it serves with that again" in result["msg"]
+    assert "a word from the log" in result["msg"]
+    assert systemd.told == ["restart a.service", "reset-failed a.service", "restart a.service"]
+    assert [env(tmp_path, name) for name in "abc"] == ["good"] * 3
+    units = json.loads(systemd.file.read_text())["units"]
+    assert [units[f"{name}.service"]["ActiveState"] for name in "abc"] == ["active"] * 3
+
+
+def test_a_unit_that_had_no_such_file_has_none_again(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit()})
+    (result,) = systemd.play(want(with_files(tmp_path, "a", "", "bad")))
+    assert "it serves with that again" in result["msg"]
+    assert not (tmp_path / "a.service.env").exists()
+
+
+def test_what_neither_starts_with_the_new_nor_the_old_is_told(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit()}, broken=("a.service",))
+    (result,) = systemd.play(want(with_files(tmp_path, "a", "old", "new")))
+    assert "but it does not start with that either: systemctl reset-failed" in result["msg"]
+    assert env(tmp_path, "a") == "old"
+
+
+def test_a_program_that_has_changed_stops_one_unit_as_well(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {f"{n}.service": unit() for n in "ab"}, broken=("a.service",))
+    wanted = [{"name": f"{name}.service", "state": "restarted"} for name in "ab"]
+    held, result = systemd.play(want(*wanted, hold=True), want(*wanted, go_on=True))
+    assert (held["pending"], held["changed"]) == (["a.service", "b.service"], False)
+    assert "those after it were left alone" in result["msg"]
+    assert systemd.told == ["restart a.service"]
+
+
+def test_who_did_not_run_keeps_what_it_shall_have(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {f"{name}.service": unit("inactive") for name in "ab"})
+    wanted = [with_files(tmp_path, "a", "old", "bad"), with_files(tmp_path, "b", "old", "new")]
+    (result,) = systemd.play(want(*wanted, hold=True, go_on=True))
+    assert list(result["failures"]) == ["a.service"]
+    assert [env(tmp_path, name) for name in "ab"] == ["bad", "new"]
+
+
+def test_a_unit_with_an_excuse_is_no_reason_to_stop(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {f"{n}.service": unit() for n in "ab"}, broken=("a.service",))
+    (tmp_path / "excuse").touch()
+    excuse = {"excused_by": str(tmp_path / "excuse")}
+    wanted = [with_files(tmp_path, name, "old", "new") | excuse for name in "ab"]
+    (result,) = systemd.play(want(*wanted, go_on=True))
+    assert (result["names"], list(result["failures"])) == (
+        ["a.service", "b.service"],
+        ["a.service"],
+    )
+    assert [env(tmp_path, name) for name in "ab"] == ["new", "new"]
+
+
+def test_a_file_without_a_source_is_told(tmp_path: Path) -> None:
+    systemd = Systemd(tmp_path, {"a.service": unit()})
+    nothing, refused = systemd.play(
+        want(with_files(tmp_path, "a", "old", "")), want(WANTED[0] | {"files": [{"path": "/x"}]})
+    )
+    assert not nothing["changed"]
+    assert "a.service: a file has path and source" in refused["msg"]
