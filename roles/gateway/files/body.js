@@ -6,8 +6,8 @@
  * no JSON: nothing is validated here, and a text's escapes stay as they are.
  */
 
-// Steps that each body may take, and how many bytes bring one more. A step takes about 80 ns, so they are a tenth of
-// a millisecond and 0.4 ms for 100 KB: what else nginx does with a body takes as long (tools/bench_body.py).
+// Steps that each body may take, and how many bytes bring one more. A step takes 50 to 100 ns, so they are a tenth of
+// a millisecond and up to 0.5 ms for 100 KB: what else nginx does with a body takes as long (tools/bench_body.py).
 const STEPS = 1500;
 const BYTES_PER_STEP = 20;
 
@@ -134,13 +134,15 @@ function turns(reader) {
         skipContainer(reader);
         return beginning(reader, from);
     }
-    let said = '', begun = '';
+    const said = []; // njs keeps every text that one is put together from
+    let length = 0, begun = '';
     for (;;) {
         const begin = reader.at;
         const turn = peek(reader) === OPEN ? readTurn(reader) : (skipValue(reader), {});
         begun = begun || cut(reader, begin, reader.at);
-        if (['user', 'system', 'developer'].includes(turn.role) && said.length < LONGEST_OPENING) {
-            said += '\n' + (turn.content || '');
+        if (['user', 'system', 'developer'].includes(turn.role) && length < LONGEST_OPENING) {
+            said.push('\n' + (turn.content || ''));
+            length += said[said.length - 1].length;
         }
         if (turn.role === 'user') {
             skipRest(reader);
@@ -150,7 +152,7 @@ function turns(reader) {
             break;
         }
     }
-    return {isTurns: true, text: said || begun};
+    return {isTurns: true, text: said.join('') || begun};
 }
 
 function readTurn(reader) {
@@ -180,15 +182,17 @@ function text(reader) {
             : isNothing(reader, from) ? '' : cut(reader, from, reader.at);
     }
     reader.at += 1;
-    let said = '';
+    const said = [];
+    let length = 0;
     while (goesOn(reader)) {
         const begin = reader.at;
         const part = reader.bytes[begin] === OPEN ? readPart(reader) : (skipValue(reader), undefined);
-        if (said.length < LONGEST_TEXT) {
-            said += part === undefined ? cut(reader, begin, reader.at) : part;
+        if (length < LONGEST_TEXT) {
+            said.push(part === undefined ? cut(reader, begin, reader.at) : part);
+            length += said[said.length - 1].length;
         }
     }
-    return said;
+    return said.join('');
 }
 
 /* The text of a part; undefined where it has none. */
@@ -294,9 +298,12 @@ function goesOn(reader) {
 function peek(reader) {
     const bytes = reader.bytes;
     let at = reader.at, next = bytes[at];
-    step(reader, 4);
+    step(reader, 3);
     while (next <= SPACE) {
-        step(reader, 2);
+        reader.left -= 2;
+        if (reader.left < 0) {
+            throw EXHAUSTED;
+        }
         at += 1;
         next = bytes[at];
     }
@@ -321,8 +328,8 @@ function skipValue(reader) {
 /* Cross a number or a word, and whatever else ends at a comma or with what it is in. */
 function skipScalar(reader) {
     const bytes = reader.bytes, near = reader.at + 12;
+    step(reader, 6);
     for (let at = reader.at, next; at < near; at += 1) {
-        step(reader, 1);
         next = bytes[at];
         if (next === COMMA || next === CLOSE || next === CLOSE_LIST) {
             reader.at = at;
@@ -361,16 +368,21 @@ function skipContainer(reader) {
 /* Cross what is left of a list or an object. */
 function skipRest(reader) {
     const bytes = reader.bytes;
-    let at = reader.at, depth = 1, next, end;
+    let at = reader.at, left = reader.left, depth = 1, next, end;
     while (depth > 0) {
-        step(reader, 3);
+        left -= 3; // without a call of step(), which would take as long as all that follows
+        if (left < 0) {
+            throw EXHAUSTED;
+        }
         next = bytes[at];
         if (next === QUOTE) {
             end = bytes.indexOf(QUOTE, at + 1);
             if (bytes[end - 1] === BACKSLASH || end < 0) {
                 reader.at = at;
+                reader.left = left;
                 skipString(reader);
                 at = reader.at;
+                left = reader.left;
             } else {
                 at = end + 1;
             }
@@ -384,14 +396,17 @@ function skipRest(reader) {
             at += bytes[at + 1] === SPACE ? 2 : 1;
         } else { // white space, numbers, words: no matter how many
             reader.at = at;
+            reader.left = left;
             at = Math.min(ahead(reader, QUOTE), ahead(reader, OPEN), ahead(reader, CLOSE),
                           ahead(reader, OPEN_LIST), ahead(reader, CLOSE_LIST));
+            left = reader.left;
         }
         if (at >= reader.length && depth > 0) {
             throw CUT_OFF;
         }
     }
     reader.at = at;
+    reader.left = left;
 }
 
 /* Where a character is next from the reader's place on. What was found is kept until it has been passed, so that
