@@ -226,6 +226,10 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             {"gateway_port": 22},
             "port 22 (gateway_port) is in use by",
         ),
+        "less time than a rig may take": (
+            {"gateway_read_timeout_s": 600},
+            "gateway_read_timeout_s (600) has to be more than the 1800 s",
+        ),
         "an address for an ACME server": (
             {
                 "gateway_tls": "acme",
