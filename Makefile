@@ -84,7 +84,7 @@ lint-types:
 	mypy
 
 lint-rendered:
-	tests/lint/rendered.sh
+	tests/lint/rendered.sh $(SUITE)
 
 lint-python:
 	ruff check .

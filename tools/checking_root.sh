@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prints the directory of a Debian 13 root with the programs that read what the roles render, in the versions of the
-# reference OS: nginx with njs, nft, Prometheus. It is made once; nothing has to be installed on this machine.
+# Prints the directory of a Debian root with the programs that read what the roles render: nginx with njs, nft,
+# Prometheus. It is made once; nothing has to be installed on this machine. checking_root.sh [SUITE], by default of the
+# reference OS, Debian 13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=${HEARTCODE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/heartcode}/lint
-suite=trixie
+suite=${1:-trixie}
 packages=(nginx libnginx-mod-http-js nftables prometheus prometheus-alertmanager)
 root=$cache/$suite-$({ cat "$0" && ls systemd/libexec; } | sha256sum | cut -c1-12)
 

@@ -35,11 +35,14 @@ READS = {
 
 #: Beginnings of command lines that only read.
 COMMANDS = (
+    "apt-cache policy",
     "cat ",
     "df ",
     "dpkg-query --show ",
     "getent ",
     "grep ",
+    "modinfo --field ",
+    "mokutil --test-key ",
     "nft list table ",
     "nvcc --version",
     "nvidia-smi --query-gpu=",
@@ -49,6 +52,7 @@ COMMANDS = (
     "ss ",
     "stat --format=",
     "systemctl list-sockets ",
+    "uname ",
     # On the control node.
     "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py describe",
     "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py pack",
@@ -57,9 +61,12 @@ COMMANDS = (
     "{{ __model_pack.stdout }} check ",
 )
 
-#: Whole scripts of shells that only read: anything may stand behind their beginnings.
+#: Whole commands and scripts that only read: anything may stand behind their beginnings.
 SCRIPTS = (
-    "od --address-radix=n --format=u1 --skip-bytes=4 /sys/firmware/efi/efivars/SecureBoot-*",
+    "find /lib/modules/ -name nvidia*.ko*",
+    "find -L /lib/modules/ -maxdepth 3 -path */build/include",
+    "find -L /var/lib/dkms/ -maxdepth 3 -name source -type l",
+    "linux-version list | linux-version sort",
     """
     for device in /sys/bus/pci/devices/*; do
       case "$(cat "$device/vendor" 2>/dev/null) $(cat "$device/class" 2>/dev/null)" in
@@ -146,6 +153,12 @@ def command_line(given: Any) -> str:
     return " ".join(words)
 
 
+def asks_only(line: str) -> bool:
+    """Whether a program that the module host_answers starts only tells something."""
+    words = line.removeprefix("sh -c ").split()
+    return line.startswith(COMMANDS) or words in [script.split() for script in SCRIPTS]
+
+
 def only_reads(role: str, task: Task) -> bool:
     if (role, task["name"]) in WRITE_ON_THE_CONTROL_NODE:
         return bool(task["delegate_to"] == "localhost")
@@ -160,7 +173,7 @@ def only_reads(role: str, task: Task) -> bool:
             return (
                 asked.endswith("| address_questions }}")
                 if isinstance(asked, str)
-                else all(command_line(ask).startswith(COMMANDS) for ask in asked.values())
+                else all(asks_only(command_line(ask)) for ask in asked.values())
             )
         case "command" | "script":
             return told and command_line(given).startswith(COMMANDS)
@@ -197,10 +210,12 @@ READING = {"changed_when": False, "check_mode": False}
         {"ansible.builtin.command": {"cmd": "systemctl stop nginx"}, **READING},
         {"ansible.builtin.script": "tidy.sh", **READING},
         {"ansible.builtin.shell": "cat /etc/motd >/etc/issue", **READING},
-        {"ansible.builtin.shell": SCRIPTS[0]},
+        {"ansible.builtin.shell": SCRIPTS[-1]},
         {"ansible.builtin.uri": {"url": "http://a", "method": "POST"}, **READING},
         {"ansible.builtin.uri": {"url": "http://a", "dest": "/etc/motd"}, **READING},
         {"host_answers": {"ask": {"room": ["df", "/"], "motd": ["rm", "/etc/motd"]}}},
+        {"host_answers": {"ask": {"motd": ["sh", "-c", "cat /etc/motd; rm /etc/motd"]}}},
+        {"host_answers": {"ask": {"modules": [*SCRIPTS[0].split(), "-delete"]}}},
         {"host_answers": {"ask": "{{ questions }}"}},
         {"host_units": {"units": [{"name": "nginx.service", "state": "stopped"}]}},
         {"host_files": {"files": [{"path": "/etc/motd", "content": ""}]}},

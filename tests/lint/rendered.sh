@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Holds the units and the rendered configurations against the programs that will read them, in the
-# versions of the reference OS: systemd-analyze, nginx, nft and promtool run in a Debian 13 root of their own.
+# Holds the units and the rendered configurations against the programs that will read them: systemd-analyze, nginx, nft
+# and promtool run in a Debian root of their own. rendered.sh [SUITE], by default of the reference OS, Debian 13.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-root=$(tools/checking_root.sh)
+suite=${1:-trixie}
+root=$(tools/checking_root.sh "$suite")
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 ANSIBLE_FILTER_PLUGINS=plugins/filter:roles/gateway/filter_plugins \
@@ -20,6 +21,8 @@ for name, text in json.loads((output / "rendered.json").read_text()).items():
     (output / name).write_text(text)
 EOF
 cp -r systemd "$output/systemd"
+# As the role llama_server has it.
+[[ $suite != bookworm ]] || rm "$output/systemd/heartcode-llama@.service.d/backoff.conf"
 cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
