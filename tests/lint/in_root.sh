@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The part of rendered.sh that runs in a mount namespace of its own: in_root.sh ROOT RENDERED
+# The part of rendered.sh that runs in a mount namespace of its own: in_root.sh ROOT RENDERED SUITE
 set -euo pipefail
-root=$1 output=$2
+root=$1 output=$2 suite=$3
 
 mount --bind "$output" "$root/mnt"
 mount -t tmpfs tmpfs "$root/run"
@@ -24,8 +24,9 @@ said=$(in_root systemd-analyze verify --man=no "${units[@]}" 2>&1) || { echo "$s
 # It warns with status 0; a warning about a file of ours is a failure.
 if grep -F heartcode <<<"$said"; then exit 1; fi
 # systemd's own daemons reach 1.2 to 1.5, an ordinary service has above 9. What loads modules and makes device
-# files, in two programs of the driver and nothing else, cannot be below 1.9.
+# files, in two programs of the driver and nothing else, cannot be below 1.9. Releases of systemd count differently.
 for service in "${services[@]}"; do
+    [[ $suite == trixie ]] || break
     limit=15
     [[ $service != heartcode-gpu-devices.service ]] || limit=19
     in_root systemd-analyze security --offline=true --threshold=$limit --no-pager "$service" >"$output/said" ||

@@ -5,11 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 suite=${1:-trixie}
+declare -A releases=([trixie]=13 [bookworm]=12)
 root=$(tools/checking_root.sh "$suite")
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 ANSIBLE_FILTER_PLUGINS=plugins/filter:roles/gateway/filter_plugins \
-    .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output" \
+    .venv/bin/ansible-playbook -i inventory/example.yml tests/lint/render.yml -e "output=$output release=${releases[$suite]}" \
     -e '{"_gateway_njs_dir": "/mnt/{{ variant.name | default() }}"}' >"$output/log" ||
     { cat "$output/log"; exit 1; }
 .venv/bin/python - "$output" <<'EOF'
@@ -27,4 +28,4 @@ cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
 # A private mount namespace: whatever is mounted is gone when the command ends.
-unshare --mount --propagation private tests/lint/in_root.sh "$root" "$output"
+unshare --mount --propagation private tests/lint/in_root.sh "$root" "$output" "$suite"
