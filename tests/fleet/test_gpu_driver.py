@@ -5,7 +5,8 @@ packages are Debian's real ones, up to the point where apt would install them.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -89,28 +90,38 @@ def test_a_card_that_has_never_served_has_to_be_there(fleet: Fleet) -> None:
 
 
 def run_part(fleet: Fleet, *arguments: str) -> str:
-    """Run a part of the role on rig2, as gpu_driver.yml does, and return the recap."""
+    """Run a part of the role on rig2, as gpu_driver.yml does, and return what Ansible says."""
     done = fleet.playbook(*arguments, playbook="tests/fleet/gpu_driver.yml")
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip()
+
+
+def recap(said: str) -> str:
+    return said.splitlines()[-1]
+
+
+@contextmanager
+def empty_package(fleet: Fleet, name: str) -> Iterator[None]:
+    """On rig2 an empty package of version 0 stands for another one."""
+    control = f"Package: {name}\\nVersion: 0\\nArchitecture: amd64\\nMaintainer: a <a@b>\\n"
+    fleet.ssh(
+        "rig2",
+        "mkdir -p /root/empty/DEBIAN && cd /root &&"
+        f" printf '{control}Description: empty\\n' > empty/DEBIAN/control &&"
+        " dpkg-deb --build empty && dpkg -i empty.deb",
+    )
+    try:
+        yield
+    finally:
+        fleet.ssh("rig2", f"dpkg --purge {name}; rm -r /root/empty /root/empty.deb")
 
 
 def test_debian_s_driver_that_is_installed_and_held_is_accepted(fleet: Fleet) -> None:
-    """An empty package stands for the module, which no container could load."""
-    control = (
-        "Package: nvidia-kernel-dkms\\nVersion: 0\\nArchitecture: all\\nMaintainer: a <a@b>\\n"
-    )
-    fleet.ssh(
-        "rig2",
-        "mkdir -p /root/module/DEBIAN && cd /root &&"
-        f" printf '{control}Description: empty\\n' > module/DEBIAN/control &&"
-        " dpkg-deb --build module && dpkg -i module.deb && apt-mark hold nvidia-kernel-dkms",
-    )
-    try:
-        recap = run_part(fleet, "-e", "part=preflight", "-e", "gpu_driver_mode=managed")
-    finally:
-        fleet.ssh("rig2", "dpkg --purge nvidia-kernel-dkms; rm -r /root/module /root/module.deb")
-    assert "changed=0" in recap
+    """No container could load a module."""
+    with empty_package(fleet, "nvidia-kernel-dkms"):
+        fleet.ssh("rig2", "apt-mark hold nvidia-kernel-dkms")
+        said = run_part(fleet, "-e", "part=preflight", "-e", "gpu_driver_mode=managed")
+    assert "changed=0" in recap(said)
 
 
 @pytest.fixture
@@ -119,7 +130,7 @@ def non_free(fleet: Fleet) -> Iterator[Fleet]:
     # A dry run on a host whose apt has never heard of the driver.
     run_part(fleet, "--check", "-e", "part=sources")
     run_part(fleet, "--check", "-e", "part=driver")
-    assert "changed=1" in run_part(fleet, "-e", "part=sources")
+    assert "changed=1" in recap(run_part(fleet, "-e", "part=sources"))
     yield fleet
     fleet.ssh("rig2", f"rm {SOURCES} && apt-get update -q")
 
@@ -130,20 +141,31 @@ def test_apt_would_install_the_proprietary_driver_from_the_host_s_own_mirror(
     own = non_free.ssh("rig2", "awk '$1 == \"deb\" {print $2}' /etc/apt/sources.list | sort -u")
     ours = non_free.ssh("rig2", f"awk '$1 == \"URIs:\" {{print $2}}' {SOURCES} | sort -u")
     assert ours == own
-    assert "changed=0" in run_part(non_free, "-e", "part=sources")
+    assert "changed=0" in recap(run_part(non_free, "-e", "part=sources"))
 
-    # The dry run lets apt work out what the role's own list of packages means.
-    run_part(non_free, "--check", "-e", "part=driver")
-    packages = (
-        "nvidia-kernel-dkms libcuda1 nvidia-smi libnvidia-ml1 linux-headers-amd64 linux-image-amd64"
-    )
-    plan = non_free.ssh("rig2", f"apt-get -s install --no-install-recommends {packages}")
-    installed = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith("Inst "))
+    installed = planned(non_free)
     release = non_free.ssh("rig2", ". /etc/os-release; echo $VERSION_ID")
     branch = {"12": "(535.", "13": "(550."}[release]
     assert installed["nvidia-kernel-dkms"].startswith(branch)
     assert [name for name in installed if "open-kernel" in name or "xserver" in name] == []
-    # The kernel that the module is compiled for can be booted.
-    headers = {name for name in installed if re.fullmatch(r"linux-headers-[0-9].*-amd64", name)}
-    assert headers
-    assert {name.replace("headers", "image") for name in headers} <= installed.keys()
+    assert kernels_of(installed, "headers") == kernels_of(installed, "image") != set()
+
+
+def test_an_image_that_is_there_comes_to_the_version_of_its_headers(non_free: Fleet) -> None:
+    """Else the headers would be those of a newer kernel than the rig has."""
+    with empty_package(non_free, "linux-image-amd64"):
+        installed = planned(non_free)
+    assert kernels_of(installed, "headers") == kernels_of(installed, "image") != set()
+
+
+def planned(fleet: Fleet) -> dict[str, str]:
+    """What apt, in a dry run of the role, would install on rig2: versions by name."""
+    said = run_part(fleet, "--check", "-v", "-e", "part=driver")
+    # A package that is there already has its version in between.
+    return dict(re.findall(r"Inst (\S+) (?:\[\S+\] )?(\(\S+) ", said))
+
+
+def kernels_of(installed: Iterable[str], kind: str) -> set[str]:
+    """The kernels of which a plan has headers, or images."""
+    found = (re.fullmatch(rf"linux-{kind}-([0-9].*-amd64)", name) for name in installed)
+    return {match[1] for match in found if match}

@@ -26,7 +26,7 @@ KEY = "/var/lib/dkms/mok.pub"
 
 Lines = tuple[str, ...]
 #: Answers of a rig with a fresh Debian and its cards on the bus; whatever is not here is not there.
-FRESH: Mapping[str, Lines] = {
+FRESH: dict[str, Lines] = {
     "kernel": (OLD,),
     "kernels": (OLD,),
     "packages": ("installed linux-image-amd64 6.1.170-1", f"installed linux-image-{OLD} 6.1.170-1"),
@@ -37,7 +37,7 @@ FRESH: Mapping[str, Lines] = {
     "sources": (" 500 http://deb.debian.org/debian bookworm/main amd64 Packages",),
 }
 #: And of one that has served for a while, where Debian's updates have brought another kernel.
-SERVING: Mapping[str, Lines] = FRESH | {
+SERVING: dict[str, Lines] = FRESH | {
     "cards": (f"{CARD}, 6.1, 535.309.01, NVIDIA P106-100",),
     "kernels": (OLD, NEW),
     "modules": tuple(
