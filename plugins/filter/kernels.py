@@ -28,6 +28,8 @@ _LOG = re.compile(r"(/var/lib/dkms/nvidia[^/]*/[^/]+/build/make[.]log):(.*)")
 _LOG_OF = re.compile(r"make[.]log for \S+ for kernel (\S+) ")
 #: make's last words; one that was killed, by a reboot or for want of memory, says none.
 _FAILED = re.compile(r"make(\[\d+\])?: [*]{3} ")
+#: The entry of GRUB's menu that is booted: the first one is the newest kernel.
+_GRUB_DEFAULT = re.compile(r"GRUB_DEFAULT=[\"']?([^\"']*)")
 #: A link to the module's source that leads nowhere. DKMS then compiles nothing and ends with 0.
 _LOST = re.compile(r"/var/lib/dkms/nvidia[^/]*/([^/]+)/source")
 #: dpkg's states of a package that has not come to an end.
@@ -58,17 +60,21 @@ def _failures(lines: Iterable[str]) -> dict[str, str]:
 def nvidia_kernels(answers: Mapping[str, Answer]) -> dict[str, Any]:
     """Return what is known of a rig's kernels.
 
-    `running` and `next`: kernels as uname names them. The newest one is booted next, as GRUB does
-    unless it is told otherwise; where no kernel of Debian's is installed, it is the running one.
+    `running` and `next`: kernels as uname names them. The newest one is booted next. Where GRUB is
+    told otherwise, or no kernel of Debian's is installed, it is taken to be the running one.
     `with_module`, `with_headers`: the kernels that have NVIDIA's module, and those that it can be
     compiled for. `failed`: by kernel, where DKMS could not, the log and its reason.
     `is_broken`: whether DKMS has lost the module's source.
     """
     running = answers["kernel"]["stdout"]
     installed = answers["kernels"]["stdout_lines"]
+    entries = [
+        match[1] for line in answers["grub"]["stdout_lines"] if (match := _GRUB_DEFAULT.match(line))
+    ]
+    boots_newest = installed and (not entries or entries[-1] == "0")
     return {
         "running": running,
-        "next": installed[-1] if installed else running,
+        "next": installed[-1] if boots_newest else running,
         "with_module": _found(_MODULE, answers["modules"]),
         "with_headers": _found(_HEADERS, answers["headers"]),
         "failed": _failures(answers["logs"]["stdout_lines"]),

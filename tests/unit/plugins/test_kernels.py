@@ -24,7 +24,7 @@ def answer(*lines: str) -> dict[str, Any]:
 
 def kernels(**answers: Mapping[str, Any]) -> dict[str, Any]:
     # Of a rig without any of these programs.
-    nothing = {name: answer() for name in ("kernels", "modules", "headers", "logs", "lost")}
+    nothing = {name: answer() for name in ("grub", "kernels", "modules", "headers", "logs", "lost")}
     return nvidia_kernels(nothing | {"kernel": answer(OLD)} | answers)
 
 
@@ -35,6 +35,20 @@ def test_the_newest_kernel_boots_next() -> None:
 
 def test_a_rig_whose_kernel_is_none_of_debian_s_boots_what_it_runs() -> None:
     assert kernels()["next"] == OLD
+
+
+@pytest.mark.parametrize(
+    ("lines", "boots"),
+    [
+        (("GRUB_DEFAULT=0",), NEW),
+        (('GRUB_DEFAULT="0"',), NEW),
+        (("GRUB_DEFAULT=saved",), OLD),
+        # The shell that reads it takes the last one.
+        (("GRUB_DEFAULT=0", f"GRUB_DEFAULT='Advanced options>Debian, with Linux {OLD}'"), OLD),
+    ],
+)
+def test_the_owner_may_have_told_grub_which_kernel_to_boot(lines: tuple[str], boots: str) -> None:
+    assert kernels(kernels=answer(OLD, NEW), grub=answer(*lines))["next"] == boots
 
 
 def test_a_kernel_has_the_module_by_any_of_its_names() -> None:

@@ -74,6 +74,11 @@ CASES: Mapping[str, Case] = {
         SERVING | {"logs": tuple(line.replace(NEW, OLD) for line in FAILED)},
         (),
     ),
+    "a kernel that its owner has told GRUB to boot": (
+        PRESENT,
+        BARE | {"grub": ("GRUB_DEFAULT=saved",)},
+        (),
+    ),
     "a driver that DKMS has not brought": (PRESENT, SERVING | {"modules": ()}, ()),
     "a kernel that signs its modules, with DKMS's key": (
         MANAGED,
