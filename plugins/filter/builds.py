@@ -1,7 +1,7 @@
 """Filters for a build of llama.cpp: with what options, how much at a time, and on which rig.
 
 flags | cpu_features                       what of ggml's instruction sets a CPU has
-features | cmake_options(commit, backend, cuda_arch, extra)
+features | cmake_options(named, backend, cuda_arch, extra)
                                            cmake's arguments
 backend | build_jobs(asked, cores, free_mib)
                                            compiler processes at a time
@@ -49,12 +49,16 @@ def cpu_features(flags: Collection[str]) -> list[str]:
 
 
 def cmake_options(
-    features: Collection[str], commit: str, backend: str, cuda_arch: str, extra: Sequence[str]
+    features: Collection[str],
+    named: Mapping[str, Any],
+    backend: str,
+    cuda_arch: str,
+    extra: Sequence[str],
 ) -> list[str]:
     """Return every option that cmake is given, in an order that is always the same.
 
-    The version of a build is named after them, so another order is another version. `extra` comes
-    last and so wins.
+    The version of a build is named after them, so another order is another version. `named` are
+    variables with what the build calls itself. `extra` comes last and so wins.
     """
     cuda = (
         ["-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF", f"-DCMAKE_CUDA_ARCHITECTURES={cuda_arch}"]
@@ -63,7 +67,7 @@ def cmake_options(
     )
     return [
         *_OPTIONS,
-        f"-DLLAMA_BUILD_COMMIT={commit}",
+        *(f"-D{name}={value}" for name, value in named.items()),
         *(f"-DGGML_{feature}=ON" for feature in sorted(features)),
         *(f"-DGGML_{one}=OFF" for one in sorted(set(CPU_FEATURES.values()) - set(features))),
         *cuda,

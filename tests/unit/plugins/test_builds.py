@@ -22,7 +22,8 @@ def test_a_celeron_has_no_avx() -> None:
 
 
 def test_every_option_is_given_in_the_order_that_names_the_version() -> None:
-    options = cmake_options(["SSE42", "AVX"], "0c1e57098", "cuda", "61-real", ["-DX=1"])
+    named = {"LLAMA_BUILD_COMMIT": "0c1e57098"}
+    options = cmake_options(["SSE42", "AVX"], named, "cuda", "61-real", ["-DX=1"])
     assert options == [
         "-DCMAKE_BUILD_TYPE=Release",
         "-DBUILD_SHARED_LIBS=OFF",
@@ -46,7 +47,7 @@ def test_every_option_is_given_in_the_order_that_names_the_version() -> None:
         "-DCMAKE_CUDA_ARCHITECTURES=61-real",
         "-DX=1",
     ]
-    assert cmake_options(["SSE42"], "0c1e57098", "cpu", "61-real", [])[-1] == "-DGGML_CUDA=OFF"
+    assert cmake_options(["SSE42"], named, "cpu", "61-real", [])[-1] == "-DGGML_CUDA=OFF"
 
 
 @pytest.mark.parametrize(
