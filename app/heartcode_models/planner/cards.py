@@ -14,6 +14,32 @@ _RAM_USABLE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What cards of one generation have in common.
+
+    Attributes:
+        name: As NVIDIA calls it.
+        own: Bytes that CUDA takes for itself: its context, the loaded kernels, cuBLAS.
+        fast_f16: Whether llama.cpp multiplies in f16 there (``fast_fp16_hardware_available``,
+            ggml-cuda/common.cuh).
+    """
+
+    name: str
+    own: int
+    fast_f16: bool
+
+
+#: 100 to 150 MiB by observation, and 16 for cuBLAS (4 of them are its ``cublas_workspace_sizes``,
+#: ggml-cuda/common.cuh). Not measured yet.
+PASCAL = Generation(name="Pascal", own=166 * MIB, fast_f16=False)
+#: An H100 with driver 580 and kernels for 61: 817 to 825 MiB beside weights, KV cache and
+#: computing, less the pool. It has 13 times as many multiprocessors as a P106.
+HOPPER = Generation(name="Hopper", own=813 * MIB, fast_f16=True)
+#: What is not listed is planned for as a Pascal card, and the plan says so.
+UNKNOWN = Generation(name="", own=PASCAL.own, fast_f16=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One GPU.
 
@@ -23,6 +49,7 @@ class Card:
         bandwidth: Bytes/s of VRAM, 0 where it is not known; it limits the tokens per second.
         link: Bytes/s of its PCIe link, 0 where it is not known.
         uuid: As nvidia-smi prints it, "" where it is not known.
+        generation: On which CUDA's own share depends.
     """
 
     name: str
@@ -30,6 +57,7 @@ class Card:
     bandwidth: int = 0
     link: int = 0
     uuid: str = ""
+    generation: Generation = UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +85,7 @@ class Rig:
 class _Known:
     vram_mib: int
     bandwidth_gb: float
+    generation: Generation = PASCAL
 
 
 #: P106-100 and P104-100 as measured by their owners with CUDA programs; the others as nvidia-smi
@@ -89,6 +118,19 @@ def _key(name: str) -> str:
 
 
 _BY_KEY = {_key(name): name for name in _KNOWN}
+
+
+#: How the names of other cards begin, as `_key` writes them.
+_GENERATIONS = {
+    r"GTX10\d\d|P10[246]\d|TESLAP40?$|QUADROP\d": PASCAL,
+    r"G?H[12]00": HOPPER,
+}
+
+
+def generation_of(name: str) -> Generation:
+    """The generation of a card by its name, `UNKNOWN` if that does not tell."""
+    key = _key(name)
+    return next((known for form, known in _GENERATIONS.items() if re.match(form, key)), UNKNOWN)
 
 
 def nominal_vram(gigabytes: float) -> int:
@@ -144,4 +186,5 @@ def make_card(
         bandwidth=int(known.bandwidth_gb * 1e9) if known else 0,
         link=min(link, slot) if link and slot else link or slot,
         uuid=uuid,
+        generation=known.generation if known else generation_of(name),
     )

@@ -56,9 +56,14 @@ class Refusal:
     would_fit: tuple[str, ...]
 
 
+def need_on(card: Card, model: Model, settings: Settings) -> VramNeed:
+    """VRAM of a llama-server with these settings on a card."""
+    return vram_need(model, settings, generation=card.generation)
+
+
 def fits(card: Card, model: Model, settings: Settings) -> bool:
     """Whether a llama-server with these settings has room on a card."""
-    return vram_need(model, settings).total <= usable(card.vram)
+    return need_on(card, model, settings).total <= usable(card.vram)
 
 
 def good_settings(model: Model, hand: HandSet) -> Settings:
@@ -162,7 +167,7 @@ def _largest(card: Card, model: Model, rising: Iterable[Settings]) -> Settings:
 def _planned(
     card: Card, models: Sequence[Model], model: Model, settings: Settings, hand: HandSet
 ) -> CardPlan:
-    need = vram_need(model, settings)
+    need = need_on(card, model, settings)
     why = {
         "quantisation": _why_quantisation(card, models, model, hand),
         "n_ctx": _why_ctx(card, model, settings),
@@ -186,7 +191,7 @@ def _why_quantisation(card: Card, models: Sequence[Model], model: Model, hand: H
     if not better:
         return "the best one there is to choose"
     good = good_settings(better[-1], hand)
-    lacking = mib(vram_need(better[-1], good).total - usable(card.vram))
+    lacking = mib(need_on(card, better[-1], good).total - usable(card.vram))
     return f"{better[-1].quantisation} with {good.slots} x {good.n_ctx} tokens lacks {lacking} MiB"
 
 
@@ -195,7 +200,7 @@ def _why_ctx(card: Card, model: Model, settings: Settings) -> str:
         return "the most that is safe or that the model knows"
     if settings.n_ctx == GOOD_CTX:
         return "enough for a long conversation; room beyond it is better spent on slots"
-    free = mib(usable(card.vram) - vram_need(model, settings).total)
+    free = mib(usable(card.vram) - need_on(card, model, settings).total)
     return f"what fits: {free} MiB stay free"
 
 
@@ -232,7 +237,7 @@ def _why_layers(settings: Settings, model: Model) -> str:
 def _refusal(card: Card, model: Model, hand: HandSet) -> Refusal:
     ubatch = hand.n_ubatch or UBATCHES[-1]
     least = _least(model, hand, ubatch)
-    need = vram_need(model, least)
+    need = need_on(card, model, least)
     over = mib(need.total - usable(card.vram))
     what = f"{model.name} {model.quantisation} with {least.slots} x {least.n_ctx} tokens"
     fixed = [

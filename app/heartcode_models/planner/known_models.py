@@ -172,4 +172,5 @@ def known_model(size: str, quantisation: str) -> Model:
         embedding_bytes=embedding,
         output_bytes=output,
         file_bytes=sum(sizes.values()) + shape.vocabulary_bytes,
+        largest_matrix_bytes=max(size for name, size in sizes.items() if name.startswith("blk.")),
     )

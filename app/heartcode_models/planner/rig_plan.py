@@ -228,8 +228,10 @@ def _label(model: Model) -> str:
 def tokens_per_second(card: Card, plan: CardPlan) -> float | None:
     """The most tokens per second of one answer, as each token reads all weights once.
 
+    Of a mixture of experts it reads those that it has been given.
+
     None where the card's bandwidth is not known, or where the CPU computes layers and is the limit.
     """
     if not card.bandwidth or plan.settings.n_gpu_layers < plan.model.all_layers:
         return None
-    return card.bandwidth / plan.need.weights
+    return card.bandwidth / plan.model.read_per_token

@@ -1,28 +1,35 @@
 """How much VRAM one llama-server takes.
 
-Every formula names its place in the pinned llama.cpp (ggml-org/llama.cpp 0c1e57098). Where the
-source leaves room (the order in which the allocator finds holes, which kernel a card gets), the
-larger value is taken: a plan may waste some MiB, but must not run out of them.
+Every formula names its place in the pinned llama.cpp (ggml-org/llama.cpp 0c1e57098). What the
+buffer for computing takes is rehearsed (`graph_allocator`), the rest is added up. Where the source
+leaves room (which kernel a card gets), the larger value is taken: a plan may waste some MiB, but
+must not run out of them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import PASCAL, Generation
+from heartcode_models.planner.compute_graph import WHOLE, Part, graph_buffer
 from heartcode_models.planner.settings import Settings
 from heartcode_models.units import MIB
 
-_F32, _F16 = 4, 2
+_F32, _F16, _I32 = 4, 2, 4
 
-#: CUDA's own memory for a process on a Pascal card: 100 to 150 MiB by observation, more with more
-#: multiprocessors and kernels.
-CUDA_CONTEXT = 150 * MIB
-#: cuBLAS: ``cublas_workspace_sizes`` in ggml-cuda/common.cuh is 4 MiB below Hopper; the handle
-#: takes its own.
-CUBLAS = 16 * MIB
-#: Part of a card that is never planned for: rounding of each allocation to 2 MiB, holes between
-#: them.
+#: Part of a card that is never planned for: rounding of each allocation to 2 MiB, kernels that are
+#: loaded late. The alert HeartCodeVramFull rings where less than this is free.
 MARGIN = 0.01
+#: In steps of this the pool grows: what NVIDIA's driver recommends
+#: (``CU_MEM_ALLOC_GRANULARITY_RECOMMENDED``; ggml-cuda.cu asks for it).
+_POOL_STEP = 2 * MIB
+#: Blocks that share a row of flash attention's tile kernel: as many as a multiprocessor runs at
+#: once, which is 2 for these tiles (``ggml_cuda_fattn_tile_get_config_nvidia_fp32``, fattn-tile.cuh).
+#: More are taken only where they would leave less of the card idle: it has too many tiles for that.
+_BLOCKS_OF_A_ROW = 2
+#: From so many tokens on the card multiplies for layers that are not on it
+#: (``op_offload_min_batch_size``, ggml-cuda.cu).
+_WORTH_SENDING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,7 @@ class VramNeed:
     kv: int
     compute: int
     pool: int
-    runtime: int = CUDA_CONTEXT + CUBLAS
+    runtime: int
 
     @property
     def total(self) -> int:
@@ -68,100 +75,97 @@ def kv_cache(model: Model, settings: Settings) -> int:
     return per_token * settings.ctx_per_slot * settings.slots
 
 
-def compute_buffer(model: Model, settings: Settings) -> int:
+def compute_buffer(
+    model: Model, settings: Settings, *, flash_attention: bool = True, part: Part = WHOLE
+) -> int:
     """Bytes of the buffer for what is computed between weights and answer.
 
-    The largest graph is a prompt of ubatch tokens (``llama_context::sched_reserve``). At its widest
-    point live the incoming embeddings, the residual stream, the normed one and the three wide
-    tensors of the feed-forward network; one more of the residual's size for where the allocator
-    finds no hole (measured with the CPU backend, which has the same graph: 3 of that size with a
-    quantised KV cache, 4 with f16). Inputs live as long as the graph: the mask in f16, context ×
-    tokens (``build_attn_inp_kq_mask``, src/llama-graph.cpp).
+    The largest graph is a prompt of ubatch tokens, which llama.cpp rehearses at the start
+    (``llama_context::sched_reserve``, src/llama-context.cpp). Logits are made for one token of each
+    slot only: llama-server sets ``n_outputs_max`` (``server_output_limits``,
+    tools/server/server-context.cpp). Without flash attention every head's scores are written out,
+    tokens × context × heads (``build_attn_mha``, src/llama-graph.cpp).
 
-    Flash attention for several tokens wants f16, so the tensor that it writes is followed by room
-    for one layer's whole K and V in f16 (``ggml_cuda_flash_attn_ext_get_alloc_size``,
-    ggml-cuda/fattn.cu).
-
-    Logits are made for one token of each slot only: llama-server sets ``n_outputs_max``
-    (``server_output_limits``, tools/server/server-context.cpp). Older versions needed vocabulary ×
-    ubatch × 4 bytes, 250 MiB for a Llama 3.
+    Layers that are not on the card: for a prompt their matrices are sent to it one by one, and so
+    may be one layer's K and V (``ggml_backend_sched_split_graph``, ggml-backend.cpp).
     """
-    tokens = settings.computed_together
-    wide = tokens * _F32 * (4 * model.n_embd + 3 * model.n_ff)
-    mask = tokens * settings.ctx_per_slot * _F16
-    logits = settings.slots * (model.n_vocab + model.n_embd) * _F32
-    return wide + mask + logits + f16_copy(model, settings)
+    size = graph_buffer(model, settings, flash_attention=flash_attention, part=part)
+    away = first_gpu_layer(model, settings.n_gpu_layers)
+    if not away or settings.computed_together < _WORTH_SENDING:
+        return size
+    cells = settings.ctx_per_slot * settings.slots
+    every = kv_bytes_per_token(model, settings.kv_type)
+    kv = -(-every // sum(map(bool, model.kv_heads))) * cells
+    return size + model.largest_matrix_bytes + kv
 
 
-def attention_scores(model: Model, settings: Settings) -> int:
-    """Bytes of every head's scores in f32, which only flash attention does without.
-
-    Tokens × context × heads (``build_attn_mha``, src/llama-graph.cpp).
-    """
-    return settings.computed_together * settings.ctx_per_slot * model.n_heads * _F32
-
-
-def compute_buffer_without_flash_attention(model: Model, settings: Settings) -> int:
-    """Bytes of the buffer when attention writes its scores out.
-
-    Attention is the widest point then, unless the context is short: the scores, the mask in f32 and
-    six tensors of the residual stream's size (measured with the CPU backend: five and a half).
-    """
-    tokens = settings.computed_together
-    mask = tokens * settings.ctx_per_slot * _F32
-    logits = settings.slots * (model.n_vocab + model.n_embd) * _F32
-    attention = attention_scores(model, settings) + mask + tokens * _F32 * 6 * model.n_embd
-    return max(attention + logits, compute_buffer(model, settings))
-
-
-def f16_copy(model: Model, settings: Settings) -> int:
-    """Bytes of one layer's K and V in f16, which CUDA's flash attention makes of other types."""
-    if settings.kv_type == "f16":
-        return 0
-    width = max(model.kv_heads) * (model.head_k + model.head_v)
-    return width * _F16 * settings.ctx_per_slot * settings.slots
-
-
-def pool(model: Model, settings: Settings) -> int:
+def pool(
+    model: Model,
+    settings: Settings,
+    *,
+    flash_attention: bool = True,
+    generation: Generation = PASCAL,
+) -> int:
     """Bytes of the kernels' scratch memory, which grows with the first long prompt.
 
-    - Matrix products in int8 (MMQ) want the tokens as q8_1, 144 bytes for 128 values, both for the
-      narrow and the wide side, rows padded to 512 (``ggml_cuda_mul_mat_q``, ggml-cuda/mmq.cu).
+    One operation runs after the other, so the hungriest counts. Pascal cards and later ones have
+    virtual memory management, so the pool is ``ggml_cuda_pool_vmm`` (ggml-cuda.cu), which grows by
+    what is missing.
+
+    - Matrix products in int8 (MMQ) want the tokens as q8_1, 144 bytes for 128 values, rows padded
+      to 512, and a tile more (``ggml_cuda_mul_mat_q``, ggml-cuda/mmq.cu); experts want each of
+      theirs, and their numbers.
     - Flash attention's tile kernel splits a row among parallel blocks, each with its own result in
-      f32: 2 by the kernel's occupancy for heads of 128 (``launch_fattn``,
-      ggml-cuda/fattn-common.cuh), which may find 4 better.
-    - 5 % are ``look_ahead_size`` of the older pool (``ggml_cuda_pool_leg``), which cards without
-      virtual memory management get.
+      f32 and two numbers (``launch_fattn``, ggml-cuda/fattn-common.cuh).
+    - Without flash attention cuBLAS wants K and V of a layer in f32, or where f16 is fast the
+      scores in f16; the same goes for weights that are not quantised
+      (``ggml_cuda_mul_mat_cublas_impl``, ggml-cuda.cu).
     """
     tokens = settings.computed_together
+    results = tokens * model.n_heads
+    if flash_attention:
+        attention = _BLOCKS_OF_A_ROW * results * (model.head_v * _F32 + 2 * _F32)
+    elif generation.fast_f16:
+        attention = results * settings.ctx_per_slot * _F16
+    else:
+        width = max(model.kv_heads) * max(model.head_k, model.head_v)
+        attention = settings.ctx_per_slot * settings.slots * width * _F32
+    plain = 0
+    if model.converted:
+        widest = max(model.n_embd, model.n_ff)
+        plain = 2 * tokens * widest * _F16 if generation.fast_f16 else model.converted * _F32
+    needed = max(_products(model, tokens), attention, plain)
+    return -(-needed // _POOL_STEP) * _POOL_STEP
 
-    def padded(width: int) -> int:
-        return -(-width // 512) * 512
 
-    products = tokens * (padded(model.n_embd) + padded(model.n_ff)) * 144 // 128
-    attention = 4 * tokens * model.n_heads * model.head_v * _F32
-    tiles = 2 * MIB  # a tile of 128 × 128 f32 for each multiprocessor, 28 at most in these cards
-    return (products + attention + tiles) * 105 // 100
+def _products(model: Model, tokens: int) -> int:
+    """Bytes that MMQ wants for the widest product, dense or of experts."""
+
+    def quantised(rows: int, width: int) -> int:
+        return (rows * -(-width // 512) * 512 + 128 * 128) * 144 // 128
+
+    size = quantised(tokens, max(model.n_embd, model.n_ff, model.n_heads * model.head_v))
+    if model.experts:
+        rows = tokens * model.experts_used
+        numbers = (2 * rows + model.experts + 1) * _I32
+        size = max(size, numbers + quantised(rows, max(model.n_embd, model.n_ff_expert)))
+    return size
 
 
-def vram_need(model: Model, settings: Settings, *, flash_attention: bool = True) -> VramNeed:
-    """VRAM of a llama-server for `model` with `settings`.
-
-    Without flash attention cuBLAS multiplies the scores with V in f16, and wants them so
-    (``ggml_cuda_mul_mat_batched_cublas``, ggml-cuda/ggml-cuda.cu): half as much again, in the pool.
-    """
-    need = VramNeed(
+def vram_need(
+    model: Model,
+    settings: Settings,
+    *,
+    flash_attention: bool = True,
+    generation: Generation = PASCAL,
+) -> VramNeed:
+    """VRAM of a llama-server for `model` with `settings` on a card of `generation`."""
+    return VramNeed(
         weights=weights(model, settings.n_gpu_layers),
         kv=kv_cache(model, settings),
-        compute=compute_buffer(model, settings),
-        pool=pool(model, settings),
-    )
-    if flash_attention:
-        return need
-    return replace(
-        need,
-        compute=compute_buffer_without_flash_attention(model, settings),
-        pool=need.pool + attention_scores(model, settings) // 2,
+        compute=compute_buffer(model, settings, flash_attention=flash_attention),
+        pool=pool(model, settings, flash_attention=flash_attention, generation=generation),
+        runtime=generation.own,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import UNKNOWN
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import usable, vram_need
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
@@ -73,7 +74,10 @@ def needed(card: TunedCard, model: Model, candidate: Candidate) -> int:
         n_ubatch=candidate.n_ubatch,
         n_gpu_layers=card.n_gpu_layers,
     )
-    return vram_need(model, settings, flash_attention=candidate.flash_attention).total
+    generation = card.card.generation if card.card else UNKNOWN
+    return vram_need(
+        model, settings, flash_attention=candidate.flash_attention, generation=generation
+    ).total
 
 
 def _lacking(card: TunedCard, model: Model, candidate: Candidate) -> int:

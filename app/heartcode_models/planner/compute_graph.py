@@ -1,0 +1,307 @@
+"""The graph of a prompt, as llama.cpp builds it, for the size of the buffer that it is computed in.
+
+Only sizes and the order of the computing count here. All layers are alike, so a few stand for all.
+Source: src/llama-graph.cpp, src/models/llama.cpp and, for what a device is handed,
+``ggml_backend_sched_split_graph`` in ggml/src/ggml-backend.cpp of the pinned llama.cpp
+(ggml-org/llama.cpp 0c1e57098).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from heartcode_models.gguf.model import Model
+from heartcode_models.planner.graph_allocator import Tensor, buffer_size
+from heartcode_models.planner.settings import Settings
+
+_F32, _F16, _I32, _I64 = 4, 2, 4, 8
+#: So many layers and the last one, which has fewer rows, are as wide as all.
+_LAYERS = 3
+#: Width of the rotation of V, and the smallest one of K (``build_input_v_rot`` and
+#: ``build_input_k_rot``, src/llama-kv-cache.cpp).
+_ROTATION = 64
+#: Copies of what crosses from device to device where there are several: a batch is computed on the
+#: first while the one before it is on the second (``GGML_SCHED_MAX_COPIES``, ggml/CMakeLists.txt).
+PIPELINE_COPIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What of the layers one device computes.
+
+    Attributes:
+        on_gpu: Whether it is a GPU. On the CPU flash attention needs no copy of K and V.
+        last: Whether the output is computed here.
+        copies: Of each input; `PIPELINE_COPIES` where there are several devices.
+    """
+
+    on_gpu: bool = True
+    last: bool = True
+    copies: int = 1
+
+
+WHOLE = Part()
+
+
+@lru_cache(maxsize=4096)
+def graph_buffer(
+    model: Model, settings: Settings, *, flash_attention: bool = True, part: Part = WHOLE
+) -> int:
+    """Bytes of the buffer in which a device computes its part of the largest prompt.
+
+    Args:
+        model: The model.
+        settings: Context, slots, types and the tokens that are computed together.
+        flash_attention: Without it attention writes its scores out.
+        part: What the device computes; all of it where there is one.
+    """
+    graph = _Graph(model, settings, part, flash_attention=flash_attention)
+    return buffer_size(graph.nodes, graph.first)
+
+
+class _Graph:
+    """Builds the graph; `nodes` are in the order of the computing."""
+
+    def __init__(
+        self, model: Model, settings: Settings, part: Part, *, flash_attention: bool
+    ) -> None:
+        self.nodes: list[Tensor] = []
+        self.first: list[Tensor] = []
+        self._model = model
+        self._part = part
+        self._flash = flash_attention
+        # A batch is shared out evenly among the slots (``graph_reserve``, src/llama-context.cpp).
+        self._slots = settings.slots
+        self._tokens = -(-settings.computed_together // self._slots) * self._slots
+        self._cells = settings.ctx_per_slot
+        self._kv_type = settings.kv_type
+        self._layers()
+
+    # --- tensors -------------------------------------------------------------------------------
+
+    def _add(self, *layout: int, of: Sequence[Tensor], in_place: bool = False) -> Tensor:
+        """What an operation makes of tensors, in f32."""
+        size = prod(layout) * _F32
+        return self._node(Tensor(layout=layout, size=size, sources=of, in_place=in_place))
+
+    def _node(self, tensor: Tensor) -> Tensor:
+        self.nodes.append(tensor)
+        return tensor
+
+    def _view(self, tensor: Tensor, *layout: int) -> Tensor:
+        """Another shape of a tensor, in the same memory."""
+        owner = tensor.view_of or tensor
+        return self._node(Tensor(layout=layout, size=0, sources=(tensor,), view_of=owner))
+
+    def _until_here(self, *tensors: Tensor) -> None:
+        """Keep tensors to this point, as a fused kernel reads them (``add_alloc_dep``)."""
+        if self._part.on_gpu:
+            self._node(Tensor(layout=(), size=0, sources=tensors))
+
+    def _input(self, *layout: int, width: int = _F32) -> Tensor:
+        """What comes from the host or another device. The CPU's own inputs are placed first."""
+        copies = [
+            Tensor(layout=layout, size=prod(layout) * width, kept=self._part.copies > 1)
+            for _ in range(self._part.copies)
+        ]
+        if self._part.copies > 1 or not self._part.on_gpu:
+            self.first += copies
+        else:
+            self.nodes += copies
+        return copies[0]
+
+    # --- layers --------------------------------------------------------------------------------
+
+    def _layers(self) -> None:
+        model = self._model
+        stream = self._inputs()
+        rows = self._tokens
+        for number in range(_LAYERS + 1):
+            normed = self._norm(stream, rows)
+            attended = self._attention(normed)
+            if number == _LAYERS and self._part.last:
+                # Of the last layer only what makes logits is computed further.
+                rows = min(self._slots, self._tokens)
+                attended = self._add(model.n_embd, rows, of=(attended, self._wanted))
+                stream = self._add(model.n_embd, rows, of=(stream, self._wanted))
+            between = self._add(model.n_embd, rows, of=(attended, stream), in_place=True)
+            normed = self._norm(between, rows)
+            made = self._feed_forward(normed, rows)
+            stream = self._add(model.n_embd, rows, of=(made, between), in_place=True)
+        if self._part.last:
+            embedding = self._norm(stream, rows)
+            logits = self._add(model.n_vocab, rows, of=(embedding,))
+            embedding.kept = logits.kept = True
+
+    def _inputs(self) -> Tensor:
+        model, tokens = self._model, self._tokens
+        if self._part.on_gpu:
+            stream = self._input(model.n_embd, tokens)
+        else:
+            # The CPU looks the embeddings up itself; those that an image would bring have a place.
+            numbers = self._input(tokens, width=_I32)
+            self._input(model.n_embd, tokens)
+            stream = self._add(model.n_embd, tokens, of=(numbers,))
+        self._positions = self._input(tokens, width=_I32)
+        self._rotation_k = self._rotation_v = None
+        # A quantised cache has its vectors rotated, which spreads outliers (``attn_rot_k``).
+        if self._kv_type != "f16" and not model.head_k % _ROTATION:
+            width = _ROTATION
+            while not model.head_k % (2 * width):
+                width *= 2
+            self._rotation_k = self._input(width, width)
+        if self._kv_type != "f16" and not model.head_v % _ROTATION:
+            self._rotation_v = self._input(_ROTATION, _ROTATION)
+        self._k_cells = self._input(tokens, width=_I64)
+        # Without flash attention V lies transposed, and each value has its own place.
+        v_places = 1 if self._flash else max(model.kv_heads) * model.head_v
+        self._v_cells = self._input(tokens * v_places, width=_I64)
+        self._mask = self._input(self._cells, tokens, width=_F16 if self._flash else _F32)
+        if model.sliding_window:
+            # Its layers have a cache and a mask of their own, no larger than the whole one's.
+            self._input(self._window(), tokens, width=_F16 if self._flash else _F32)
+        if self._part.last:
+            self._wanted = self._input(self._slots, width=_I32)
+        return stream
+
+    def _window(self) -> int:
+        """Cells of a layer with a sliding window (src/llama-kv-cache-iswa.cpp)."""
+        wanted = self._model.sliding_window + self._tokens
+        return min(self._cells, -(-wanted // 256) * 256)
+
+    def _norm(self, tensor: Tensor, rows: int) -> Tensor:
+        normed = self._add(self._model.n_embd, rows, of=(tensor,), in_place=True)
+        return self._add(self._model.n_embd, rows, of=(normed,), in_place=True)
+
+    def _attention(self, normed: Tensor) -> Tensor:
+        model, tokens = self._model, self._tokens
+        heads, kv_heads = model.n_heads, max(model.kv_heads)
+        q = self._rotated(self._positioned(normed, heads), self._rotation_k)
+        v = self._add(kv_heads * model.head_v, tokens, of=(normed,))
+        v = self._view(v, model.head_v, kv_heads, tokens)
+        v = self._rotated(v, self._rotation_v)
+        k = self._rotated(self._positioned(normed, kv_heads), self._rotation_k)
+        self._stored(k, self._k_cells)
+        self._stored(v, self._v_cells)
+        q = self._view(q, model.head_k, tokens, heads, 1)
+        attended = self._flash_attention(q) if self._flash else self._scores(q)
+        attended = self._rotated(attended, self._rotation_v)
+        return self._add(model.n_embd, tokens, of=(attended,))
+
+    def _positioned(self, normed: Tensor, heads: int) -> Tensor:
+        """Q or K with its position; being made of a view it gets a place of its own."""
+        width, tokens = self._model.head_k, self._tokens
+        plain = self._add(heads * width, tokens, of=(normed,))
+        shaped = self._view(plain, width, heads, tokens)
+        return self._add(width, heads, tokens, of=(shaped, self._positions), in_place=True)
+
+    def _rotated(self, tensor: Tensor, rotation: Tensor | None) -> Tensor:
+        if rotation is None:
+            return tensor
+        width = rotation.layout[0]
+        rows = prod(tensor.layout) // width
+        shaped = self._view(tensor, width, rows)
+        return self._view(self._add(width, rows, of=(rotation, shaped)), *tensor.layout)
+
+    def _stored(self, tensor: Tensor, cells: Tensor) -> None:
+        """Put K or V into the cache, which lies elsewhere."""
+        shaped = self._view(tensor, prod(tensor.layout[:2]), self._tokens)
+        self._node(Tensor(layout=shaped.layout, size=0, sources=(shaped, cells)))
+
+    def _flash_attention(self, q: Tensor) -> Tensor:
+        model = self._model
+        layout = (model.head_v, model.n_heads, self._tokens)
+        size = prod(layout) * _F32
+        if self._part.on_gpu:
+            size += f16_copy(model, self._kv_type, self._cells * self._slots)
+        done = self._node(Tensor(layout=layout, size=size, sources=(q, self._mask)))
+        return self._view(done, model.head_v * model.n_heads, self._tokens)
+
+    def _scores(self, q: Tensor) -> Tensor:
+        """Attention that writes every head's scores out (``build_attn_mha``)."""
+        model, tokens = self._model, self._tokens
+        scores = self._add(self._cells, tokens, model.n_heads, of=(q,))
+        weights = self._add(*scores.layout, of=(scores, self._mask), in_place=True)
+        mixed = self._add(model.head_v, tokens, model.n_heads, of=(weights,))
+        shaped = self._view(mixed, model.head_v, model.n_heads, tokens, 1)
+        return self._add(model.head_v * model.n_heads, tokens, of=(shaped,))
+
+    # --- feed-forward --------------------------------------------------------------------------
+
+    def _feed_forward(self, normed: Tensor, rows: int) -> Tensor:
+        model = self._model
+        if model.experts and model.n_ff:
+            # Some layers have experts and some have none: the wider kind counts.
+            dense = 3 * model.n_ff
+            sparse = model.experts_used * (2 * model.n_embd + model.n_ff_expert)
+            return self._dense(normed, rows) if dense > sparse else self._experts(normed, rows)
+        return self._experts(normed, rows) if model.experts else self._dense(normed, rows)
+
+    def _dense(self, normed: Tensor, rows: int) -> Tensor:
+        width = self._model.n_ff
+        gate = self._add(width, rows, of=(normed,))
+        up = self._add(width, rows, of=(normed,))
+        gated = self._add(width, rows, of=(gate, up))
+        return self._add(self._model.n_embd, rows, of=(gated,))
+
+    def _experts(self, normed: Tensor, rows: int) -> Tensor:
+        """A mixture of experts (``build_moe_ffn``).
+
+        CUDA's fused kernels keep what they read to their end (``ggml_backend_cuda_graph_optimize``,
+        ggml/src/ggml-cuda/ggml-cuda.cu).
+        """
+        model = self._model
+        used, width = model.experts_used, model.n_ff_expert
+        begin = len(self.nodes)
+        chosen, weights = self._chosen(normed, rows)
+        kept = self.nodes[begin:]
+        tokens = self._view(normed, model.n_embd, 1, rows)
+        self._until_here(*kept)
+        gate = self._add(width, used, rows, of=(tokens, chosen))
+        up = self._add(width, used, rows, of=(tokens, chosen))
+        gated = self._add(width, used, rows, of=(gate, up))
+        made = self._add(model.n_embd, used, rows, of=(gated, chosen))
+        weighted = self._add(model.n_embd, used, rows, of=(made, weights), in_place=True)
+        views = [self._view(weighted, model.n_embd, rows, used) for _ in range(used)]
+        total = views[0]
+        for view in views[1:]:
+            total = self._add(model.n_embd, rows, of=(total, view), in_place=True)
+        self._until_here(made, weights)
+        return self._with_shared(total, normed, rows)
+
+    def _chosen(self, normed: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Which experts each token gets, and with which weights."""
+        every, used = self._model.experts, self._model.experts_used
+        logits = self._add(every, rows, of=(normed,))
+        likely = self._add(every, rows, of=(logits,), in_place=True)
+        shaped = self._view(likely, 1, every, rows)
+        order = self._add(every, rows, of=(likely,))
+        chosen = self._view(order, used, rows, every)
+        picked = self._view(self._add(1, used, rows, of=(shaped, chosen)), used, rows)
+        total = self._add(1, rows, of=(picked,))
+        total = self._add(1, rows, of=(total,), in_place=True)
+        weights = self._add(used, rows, of=(picked, total), in_place=True)
+        return chosen, self._view(weights, 1, used, rows)
+
+    def _with_shared(self, total: Tensor, normed: Tensor, rows: int) -> Tensor:
+        """An expert that every token gets, where the model has one."""
+        width, n_embd = self._model.n_ff_shared, self._model.n_embd
+        if not width:
+            return total
+        gate = self._add(width, rows, of=(normed,))
+        up = self._add(width, rows, of=(normed,))
+        gated = self._add(width, rows, of=(gate, up))
+        shared = self._add(n_embd, rows, of=(gated,))
+        return self._add(n_embd, rows, of=(total, shared), in_place=True)
+
+
+def f16_copy(model: Model, kv_type: str, cells: int) -> int:
+    """Bytes that a GPU's flash attention asks for to have one layer's K and V in f16.
+
+    Its kernel for several tokens knows f16 only, so what it writes to is followed by room for a
+    copy of another type (``ggml_cuda_flash_attn_ext_get_alloc_size``, ggml-cuda/fattn.cu).
+    """
+    if kv_type == "f16":
+        return 0
+    return max(model.kv_heads) * (model.head_k + model.head_v) * _F16 * cells
