@@ -1,12 +1,13 @@
 """Makes a `Model` of a GGUF's header."""
 
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.check import refuse_part
-from heartcode_models.gguf.header import Header, SkippedArray
+from heartcode_models.gguf.header import Header, SkippedArray, Tensor
 from heartcode_models.gguf.model import Model
 
 #: Metadata whose presence means that a layer keeps other things than K and V of each token.
@@ -14,8 +15,20 @@ _NOT_PLAIN = {
     "ssm.state_size": "has recurrent layers",
     "wkv.head_size": "has recurrent layers",
     "attention.kv_lora_rank": "compresses its KV cache (MLA)",
-    "expert_count": "is a mixture of experts",
 }
+#: What the first layer is looked up in stays in host RAM: ``LLM_TENSOR_LAYER_INPUT`` in
+#: ``LLM_TENSOR_INFOS``, src/llama-arch.cpp. The first is every model's.
+_INPUTS = (
+    "token_embd",
+    "position_embd",
+    "token_types",
+    "per_layer_token_embd",
+    "masked_embd_centroids",
+    "masked_embd_ordering",
+)
+#: Types that are no quantisation: without fast f16 a card multiplies them in f32.
+_PLAIN = ("F16", "BF16")
+
 #: ``LLAMA_MAX_LAYERS`` in src/llama-hparams.h.
 _MOST_LAYERS = 512
 _BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -33,15 +46,15 @@ def model_of(header: Header) -> Model:
     """The model that a GGUF's header describes.
 
     Raises:
-        ModelError: it is no dense transformer with plain attention, or lacks what each of them has.
+        ModelError: it is no transformer with plain attention, or lacks what each of them has.
     """
     facts = _Metadata(header)
     architecture = facts.text("general.architecture")
     for key, means in _NOT_PLAIN.items():
         if header.metadata.get(f"{architecture}.{key}"):
             raise ModelError(
-                f"{header.source} {means}; the planner knows dense transformers only. Set n_ctx and"
-                " slots by hand and watch `nvidia-smi`."
+                f"{header.source} {means}; the planner knows transformers with plain attention"
+                " only. Set n_ctx and slots by hand and watch `nvidia-smi`."
             )
     n_layers = facts.number("block_count")
     if n_layers > _MOST_LAYERS:
@@ -55,24 +68,35 @@ def model_of(header: Header) -> Model:
         raise ModelError(
             f"{header.source} has no attention; the planner cannot tell its context's size"
         )
-    layers, embedding, output = _weights(header, n_layers)
+    parts = _Weights(header, n_layers)
+    experts = facts.optional("expert_count")
+    used = facts.number("expert_used_count") if experts else 0
     head = n_embd // max(heads)
     return Model(
         name=str(header.metadata.get("general.name") or Path(header.source).stem),
         quantisation=FILE_TYPES.get(header.metadata.get("general.file_type", -1), "?"),
         n_layers=n_layers,
         n_embd=n_embd,
-        n_ff=max(facts.per_layer("feed_forward_length", n_layers)),
+        n_ff=0 if parts.all_experts else max(facts.per_layer("feed_forward_length", n_layers)),
         n_heads=max(heads),
         head_k=facts.number("attention.key_length", head),
         head_v=facts.number("attention.value_length", head),
         kv_heads=kv_heads,
         n_vocab=_vocabulary(header),
         n_ctx_train=facts.number("context_length"),
-        layer_bytes=layers,
-        embedding_bytes=embedding,
-        output_bytes=output,
+        layer_bytes=tuple(parts.layers),
+        embedding_bytes=parts.inputs,
+        output_bytes=parts.output,
         file_bytes=header.file_bytes,
+        largest_matrix_bytes=parts.largest,
+        converted=parts.converted,
+        experts=experts,
+        experts_used=used,
+        n_ff_expert=parts.width("ffn_up_exps") or parts.width("ffn_gate_up_exps") // 2,
+        n_ff_shared=parts.width("ffn_up_shexp"),
+        expert_bytes=parts.experts,
+        sliding_window=facts.optional("attention.sliding_window"),
+        architecture=architecture,
     )
 
 
@@ -94,6 +118,10 @@ class _Metadata:
         if not isinstance(value, int) or value < 1:
             raise self._lacks(f"{self._architecture}.{key}")
         return value
+
+    def optional(self, key: str) -> int:
+        """A number that models may lack: 0."""
+        return self.number(key) if self._header.metadata.get(f"{self._architecture}.{key}") else 0
 
     def per_layer(
         self, key: str, layers: int, default: tuple[int, ...] | None = None
@@ -123,25 +151,59 @@ def _vocabulary(header: Header) -> int:
     return tokens.length if isinstance(tokens, SkippedArray) else 0
 
 
-def _weights(header: Header, n_layers: int) -> tuple[tuple[int, ...], int, int]:
-    """Bytes of each layer, of the embeddings and of the output."""
-    layers = [0] * n_layers
-    embedding = output = norm = 0
-    for tensor in header.tensors:
-        block = _BLOCK.match(tensor.name)
-        if block and int(block[1]) < n_layers:
-            layers[int(block[1])] += tensor.nbytes
-        elif tensor.name == "token_embd.weight":
-            embedding = tensor.nbytes
-        elif tensor.name == "output.weight":
-            output = tensor.nbytes
-        else:
-            norm += tensor.nbytes  # output norm, rope factors: small, and counted with the output
-    _refuse_incomplete(header, layers, embedding)
-    return tuple(layers), embedding, (output or embedding) + norm
+class _Weights:
+    """Where the bytes of a file's tensors will lie.
 
+    Attributes:
+        layers: Bytes of each layer.
+        inputs: Bytes of what stays in host RAM.
+        output: Bytes of the output; with tied embeddings of their copy.
+        experts: Bytes of all experts, part of `layers`.
+        largest: Bytes of the largest matrix of a layer.
+        converted: Elements of the largest matrix that is not quantised.
+        all_experts: Whether every layer is one of experts.
+    """
 
-def _refuse_incomplete(header: Header, layers: list[int], embedding: int) -> None:
-    refuse_part(header)
-    if not embedding or not all(layers):
-        raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")
+    def __init__(self, header: Header, n_layers: int) -> None:
+        self.layers = [0] * n_layers
+        self.inputs = self.experts = self.largest = self.converted = 0
+        self._widths: dict[str, int] = {}
+        of_experts: set[int] = set()
+        tokens = output = other = 0
+        for tensor in header.tensors:
+            name = tensor.name.removesuffix(".weight")
+            block = _BLOCK.match(name)
+            if block and int(block[1]) < n_layers:
+                self._in_layer(tensor, int(block[1]), name.removeprefix(block[0]))
+                if name.endswith("_exps"):
+                    of_experts.add(int(block[1]))
+            elif name in _INPUTS:
+                self.inputs += tensor.nbytes
+                tokens += tensor.nbytes if name == _INPUTS[0] else 0
+            elif name == "output":
+                output = tensor.nbytes
+                self._multiplied(tensor)
+            else:
+                other += tensor.nbytes  # output norm, rope factors: small, and with the output
+        self.output = (output or tokens) + other
+        self.all_experts = len(of_experts) == n_layers
+        refuse_part(header)
+        if not tokens or not all(self.layers):
+            raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")
+
+    def _in_layer(self, tensor: Tensor, layer: int, name: str) -> None:
+        self.layers[layer] += tensor.nbytes
+        self.largest = max(self.largest, tensor.nbytes)
+        if len(tensor.sizes) > 1:
+            self._widths[name] = max(self._widths.get(name, 0), tensor.sizes[1])
+            self._multiplied(tensor)
+        if name.endswith("_exps"):
+            self.experts += tensor.nbytes
+
+    def _multiplied(self, tensor: Tensor) -> None:
+        if tensor.kind in _PLAIN:
+            self.converted = max(self.converted, prod(tensor.sizes[:2]))
+
+    def width(self, name: str) -> int:
+        """The most rows that matrices of a name have in any layer; 0 if there are none."""
+        return self._widths.get(name, 0)

@@ -1,6 +1,6 @@
 """How large ggml makes the buffer for what a graph computes.
 
-The buffer is as large as a rehearsal says: every tensor of the graph is placed once, in the order of
+The buffer is as large as a rehearsal says: each tensor of the graph is placed once, in the order of
 the computing, into the smallest hole that holds it, and its place is a hole again after its last
 reader. What does not fit into any hole makes the buffer grow. Since holes are not always of the
 right size, the size cannot be read off a sum; so this module rehearses as ggml does.

@@ -24,8 +24,8 @@ MARGIN = 0.01
 #: (``CU_MEM_ALLOC_GRANULARITY_RECOMMENDED``; ggml-cuda.cu asks for it).
 _POOL_STEP = 2 * MIB
 #: Blocks that share a row of flash attention's tile kernel: as many as a multiprocessor runs at
-#: once, which is 2 for these tiles (``ggml_cuda_fattn_tile_get_config_nvidia_fp32``, fattn-tile.cuh).
-#: More are taken only where they would leave less of the card idle: it has too many tiles for that.
+#: once, 2 for these tiles (``ggml_cuda_fattn_tile_get_config_nvidia_fp32``, fattn-tile.cuh). More
+#: are taken only where less of the card would be idle then, and prompts have tiles enough.
 _BLOCKS_OF_A_ROW = 2
 #: From so many tokens on the card multiplies for layers that are not on it
 #: (``op_offload_min_batch_size``, ggml-cuda.cu).
