@@ -144,31 +144,40 @@ class _Graph:
             self._input(model.n_embd, tokens)
             stream = self._add(model.n_embd, tokens, of=(numbers,))
         self._positions = self._input(tokens, width=_I32)
-        self._rotation_k = self._rotation_v = None
-        # A quantised cache has its vectors rotated, which spreads outliers (``attn_rot_k``).
-        if self._kv_type != "f16" and not model.head_k % _ROTATION:
-            width = _ROTATION
-            while not model.head_k % (2 * width):
-                width *= 2
-            self._rotation_k = self._input(width, width)
-        if self._kv_type != "f16" and not model.head_v % _ROTATION:
-            self._rotation_v = self._input(_ROTATION, _ROTATION)
-        self._k_cells = self._input(tokens, width=_I64)
-        # Without flash attention V lies transposed, and each value has its own place.
-        v_places = 1 if self._flash else max(model.kv_heads) * model.head_v
-        self._v_cells = self._input(tokens * v_places, width=_I64)
-        self._mask = self._input(self._cells, tokens, width=_F16 if self._flash else _F32)
+        self._rotation_k, self._rotation_v = self._rotations()
+        self._k_cells, self._v_cells, self._mask = self._places(self._cells)
         if model.sliding_window:
-            # Its layers have a cache and a mask of their own, no larger than the whole one's.
-            self._input(self._window(), tokens, width=_F16 if self._flash else _F32)
+            # Its layers have a cache of their own (src/llama-kv-cache-iswa.cpp).
+            window = -(-(model.sliding_window + tokens) // 256) * 256
+            self._rotations()
+            self._places(min(self._cells, window))
         if self._part.last:
             self._wanted = self._input(self._slots, width=_I32)
         return stream
 
-    def _window(self) -> int:
-        """Cells of a layer with a sliding window (src/llama-kv-cache-iswa.cpp)."""
-        wanted = self._model.sliding_window + self._tokens
-        return min(self._cells, -(-wanted // 256) * 256)
+    def _rotations(self) -> tuple[Tensor | None, Tensor | None]:
+        """What rotates K and V for a quantised cache, which spreads outliers (``attn_rot_k``)."""
+        model = self._model
+        rotation_k = rotation_v = None
+        if self._kv_type != "f16" and not model.head_k % _ROTATION:
+            width = _ROTATION
+            while not model.head_k % (2 * width):
+                width *= 2
+            rotation_k = self._input(width, width)
+        if self._kv_type != "f16" and not model.head_v % _ROTATION:
+            rotation_v = self._input(_ROTATION, _ROTATION)
+        return rotation_k, rotation_v
+
+    def _places(self, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where in a cache K and V are put, and which of its cells each token may see."""
+        tokens = self._tokens
+        # Without flash attention V lies transposed, and each value has its own place.
+        v_places = 1 if self._flash else max(self._model.kv_heads) * self._model.head_v
+        return (
+            self._input(tokens, width=_I64),
+            self._input(tokens * v_places, width=_I64),
+            self._input(cells, tokens, width=_F16 if self._flash else _F32),
+        )
 
     def _norm(self, tensor: Tensor, rows: int) -> Tensor:
         normed = self._add(self._model.n_embd, rows, of=(tensor,), in_place=True)
