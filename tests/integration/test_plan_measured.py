@@ -31,7 +31,7 @@ def test_no_part_is_underestimated(server: Path, capsys: pytest.CaptureFixture[s
     assert status == 0
     assert set(found) == {"model", "KV", "compute"}
     assert found["KV"]["predicted"] == found["KV"]["real"] == 357
-    assert 0 <= found["compute"]["error"] < 0.15
+    assert found["compute"]["error"] == pytest.approx(0, abs=0.001)
 
 
 def test_a_server_that_does_not_start_is_an_error(

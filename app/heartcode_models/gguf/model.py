@@ -25,6 +25,7 @@ class Model:
             types, of each layer or of all): it stays in host RAM.
         output_bytes: Output matrix and norm; with tied embeddings a second copy of those.
         file_bytes: The whole file.
+        output_copy_bytes: Of the output that copy of the embeddings; 0 with a matrix of its own.
         largest_matrix_bytes: Of one layer.
         converted: Elements of the largest matrix in a type that cards multiply in f32 only; 0 if
             all are quantised.
@@ -52,6 +53,7 @@ class Model:
     embedding_bytes: int
     output_bytes: int
     file_bytes: int
+    output_copy_bytes: int = 0
     largest_matrix_bytes: int = 0
     converted: int = 0
     experts: int = 0

@@ -88,6 +88,7 @@ def model_of(header: Header) -> Model:
         embedding_bytes=parts.inputs,
         output_bytes=parts.output,
         file_bytes=header.file_bytes,
+        output_copy_bytes=parts.output_copy,
         largest_matrix_bytes=parts.largest,
         converted=parts.converted,
         experts=experts,
@@ -157,7 +158,7 @@ class _Weights:
     Attributes:
         layers: Bytes of each layer.
         inputs: Bytes of what stays in host RAM.
-        output: Bytes of the output; with tied embeddings of their copy.
+        output: Bytes of the output; with tied embeddings of their copy, `output_copy`.
         experts: Bytes of all experts, part of `layers`.
         largest: Bytes of the largest matrix of a layer.
         converted: Elements of the largest matrix that is not quantised.
@@ -185,7 +186,8 @@ class _Weights:
                 self._multiplied(tensor)
             else:
                 other += tensor.nbytes  # output norm, rope factors: small, and with the output
-        self.output = (output or tokens) + other
+        self.output_copy = 0 if output else tokens
+        self.output = output + self.output_copy + other
         self.all_experts = len(of_experts) == n_layers
         refuse_part(header)
         if not tokens or not all(self.layers):

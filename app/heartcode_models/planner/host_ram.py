@@ -46,9 +46,13 @@ class RamNeed:
 
 
 def host_weights(model: Model, n_gpu_layers: int) -> int:
-    """Bytes of the weights that stay with the CPU: embeddings and the layers not offloaded."""
+    """Bytes of the weights that stay with the CPU: embeddings and the layers not offloaded.
+
+    An output that is the embeddings is no second copy there, as on a card it is
+    (``TENSOR_DUPLICATED``, ``llama_model_loader::create_tensor``, src/llama-model-loader.cpp).
+    """
     first = first_gpu_layer(model, n_gpu_layers)
-    output = model.output_bytes if first > model.n_layers else 0
+    output = model.output_bytes - model.output_copy_bytes if first > model.n_layers else 0
     return model.embedding_bytes + output + sum(model.layer_bytes[:first])
 
 

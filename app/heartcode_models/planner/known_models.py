@@ -172,5 +172,6 @@ def known_model(size: str, quantisation: str) -> Model:
         embedding_bytes=embedding,
         output_bytes=output,
         file_bytes=sum(sizes.values()) + shape.vocabulary_bytes,
+        output_copy_bytes=embedding if shape.tied else 0,
         largest_matrix_bytes=max(size for name, size in sizes.items() if name.startswith("blk.")),
     )

@@ -8,7 +8,7 @@ from heartcode_models.planner import compute_graph
 from heartcode_models.planner.cards import HOPPER
 from heartcode_models.planner.compute_graph import PIPELINE_COPIES, Part
 from heartcode_models.planner.host_ram import host_weights, ram_need
-from heartcode_models.planner.known_models import known_model
+from heartcode_models.planner.known_models import SHAPES, known_model
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import compute_buffer, kv_cache, pool, vram_need, weights
 from heartcode_models.units import MIB
@@ -237,6 +237,9 @@ def test_one_layer_is_the_output() -> None:
 def test_tied_embeddings_are_on_both_sides() -> None:
     model = known_model("3B", "Q4_K_M")
     assert model.output_bytes >= model.embedding_bytes == host_weights(model, model.all_layers)
+    # On the CPU alone they are there once.
+    vocabulary = SHAPES["3B"].vocabulary_bytes
+    assert host_weights(model, 0) == pytest.approx(model.file_bytes - vocabulary, abs=1024)
 
 
 def test_mapped_embeddings_are_shared_and_loaded_ones_are_not() -> None:
