@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from heartcode_models.units import MIB
 
@@ -120,6 +121,12 @@ def _key(name: str) -> str:
 _BY_KEY = {_key(name): name for name in _KNOWN}
 
 
+def _known_name(name: str) -> str | None:
+    """The name of a known card; people leave GTX out."""
+    key = _key(name)
+    return _BY_KEY.get(key) or _BY_KEY.get(f"GTX{key}")
+
+
 #: How the names of other cards begin, as `_key` writes them.
 _GENERATIONS = {
     r"GTX10\d\d|P10[246]\d|TESLAP40?$|QUADROP\d": PASCAL,
@@ -148,6 +155,29 @@ def known_cards() -> tuple[str, ...]:
     return tuple(_KNOWN)
 
 
+#: How NVIDIA's names begin, as `_key` writes them, and those of cards without one.
+_LIKE_A_CARD = re.compile(r"CARD|GPU|GTX|RTX|GTS?\d|TITAN|TESLA|QUADRO|CMP|[PMKTVALHB]\d|G?H\d")
+_FOREIGN = re.compile(r"(?:AMD)?(?:RX|RADEON|VEGA|INSTINCT|MI\d)|(?:INTEL)?ARC")
+
+
+def is_named_like_a_card(name: str) -> bool:
+    """Whether a name that is not listed may be that of one of NVIDIA's cards."""
+    return _LIKE_A_CARD.match(_key(name)) is not None
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is that of another maker's card."""
+    return _FOREIGN.match(_key(name)) is not None
+
+
+def similar_cards(name: str) -> tuple[str, ...]:
+    """Known cards that may be meant by a name that is not known, likeliest first."""
+    key = _key(name)
+    begun = [known for known in _BY_KEY if len(key) > 2 and known.startswith(key)]  # noqa: PLR2004
+    close = get_close_matches(key, _BY_KEY, n=2, cutoff=0.75)
+    return tuple(_BY_KEY[known] for known in dict.fromkeys([*begun, *close]))[:3]
+
+
 def make_card(
     name: str,
     *,
@@ -165,9 +195,9 @@ def make_card(
         link: Measured bytes/s, or 0.
         uuid: As nvidia-smi prints it.
     """
-    found = _BY_KEY.get(_key(name))
+    found = _known_name(name)
     if found is None and gigabytes is not None:
-        found = _BY_KEY.get(_key(f"{name} {gigabytes:g}GB"))
+        found = _known_name(f"{name} {gigabytes:g}GB")
     known = _KNOWN[found] if found else None
     if vram is None:
         if known and (gigabytes is None or round(known.vram_mib / 1024) == gigabytes):

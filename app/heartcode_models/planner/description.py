@@ -1,34 +1,144 @@
 """Reads a rig from words: ``P106-100 × 6, 4 GB RAM``."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import X1_LINK, Card, Rig, known_cards, make_card, nominal_ram
+from heartcode_models.planner.cards import (
+    X1_LINK,
+    Card,
+    Rig,
+    is_foreign,
+    is_named_like_a_card,
+    known_cards,
+    make_card,
+    nominal_ram,
+    similar_cards,
+)
 from heartcode_models.units import MIB
 
 EXAMPLE = "P106-100 x 6 + P104-100 x 2, 8 GB RAM, 2 cores, x1"
 _MOST_CARDS = 64
 _ASSUMED_RAM_GB, _ASSUMED_CORES = 4, 2
+#: What a host may have; more is a typing error, as of a unit.
+_MOST_RAM, _MOST_DISK, _MOST_CORES, _MOST_LANES = 1 << 42, 1e15, 1024, 16
+_CORES = {"single": 1, "dual": 2, "quad": 4, "hexa": 6, "octa": 8}
 
-_RAM = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GIB|MB|MIB)\s+(?:OF\s+)?(?:HOST\s+)?RAM")
-_CORES = re.compile(r"(?:.*\s)?(\d+)[\s-]*(?:CORES?|THREADS?)")
-_LINK = re.compile(r"(?:PCIE\s*)?[X×](1|2|4|8|16)(?:\s+RISERS?)?")
-_DISK = re.compile(r"(\d+(?:\.\d+)?)\s*GB\s+(?:FREE\s+)?DISK")
-_SIZE = re.compile(r"(.+?)\s*\(?(\d+(?:\.\d+)?)\s*GB\)?")
+_PREFIX = re.compile(r"\s*([\w.-]+)\s*:(.*)", re.DOTALL)
+_PARTS = re.compile(r"[,;+&\n]|\b(?:and|with)\b", re.IGNORECASE)
+
+_NUMBER = r"\d{1,9}(?:[.]\d{1,9})?"
+_RAM = r"(?:(?:host|system|main)[\s-]*)?(?:ram|memory|(?:so-?)?dimms?|(?:so-?)?ddr\d?l?(?:-\d+)?)"
+_DISK = (
+    r"(?:(?:nvme|m[.]2|sata|usb|free)[\s-]*)*(?:ssd|hdd|nvme|disk|drive|stick)"
+    r"(?:\s+(?:space|free))*"
+)
+
+#: Behind a card's name: what is on it.
+_SIZE = re.compile(
+    rf"(.+?)\s*[(]?({_NUMBER})\s*(?:gb|gib|g)(?:\s*(?:vram|gddr\dx?))?[)]?", re.IGNORECASE
+)
 #: The x of GTX is none of these.
-_COUNT_AFTER = re.compile(r"(.+?)(?:\s+[x*]\s*|(?<=\d)x\s*|\s*×\s*)(\d+)", re.IGNORECASE)
-_COUNT_BEFORE = re.compile(r"(\d+)\s*[x×*]\s*(.+)", re.IGNORECASE)
+_COUNTED = (
+    re.compile(r"(?P<name>.+?)(?:\s+[x*]\s*|(?<=\d)x\s*|\s*×\s*)(?P<count>\d+)", re.IGNORECASE),
+    re.compile(r"(?P<count>\d+)\s*[x×*]\s*(?P<name>.+)", re.IGNORECASE),
+    re.compile(r"(?P<name>.+?)\s+(?P<count>\d+)\s*[x×*]", re.IGNORECASE),
+    re.compile(r"(?P<count>\d{1,2})\s+(?P<name>[^\W\d].*)", re.IGNORECASE),
+)
+_NOUN = re.compile(r"(?<=\S)\s+(?:cards?|gpus?|pcs|pieces)$", re.IGNORECASE)
+_ONLY_A_SIZE = re.compile(rf"{_NUMBER}\s*[kmgt]i?b?", re.IGNORECASE)
+
+
+def _amounts(what: str, units: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """``8 GB RAM`` and ``RAM: 8 GB``; modules may be counted, ``2 x 4 GB``."""
+    count = r"(?:(?<![\w.-])(?P<times>\d{1,2})\s*[x×*]\s*|(?<![\w.-]))"
+    size = rf"{count}(?P<amount>{_NUMBER})\s*(?P<unit>{units})"
+    return (
+        re.compile(rf"{size}\s*(?:of\s+)?\b{what}(?:\s+ram)?\b", re.IGNORECASE),
+        re.compile(rf"\b{what}(?:\s+ram)?\s*[:=]?\s*{size}\b", re.IGNORECASE),
+    )
 
 
 @dataclass(kw_only=True)
-class _Parts:
-    cards: list[Card]
-    ram: int | None = None
-    cores: int | None = None
-    link: int | None = None
-    disk: int | None = None
+class _Host:
+    """What the words say of the host; a fact that is not there was not said."""
+
+    facts: dict[str, int] = field(default_factory=dict)
+
+    def note(self, name: str, value: float, most: float, said: str) -> None:
+        """Take a fact.
+
+        Raises:
+            ModelError: it is there already, or no host has so little or so much.
+        """
+        if name in self.facts:
+            raise ModelError(f"{name} is given twice")
+        if not 1 <= value <= most:
+            raise ModelError(f"'{said.strip()}' cannot be its {name}")
+        self.facts[name] = int(value)
+
+
+def _take_ram(host: _Host, found: re.Match[str]) -> None:
+    amount = float(found["amount"]) * int(found["times"] or 1)
+    is_measured = found["unit"].upper().startswith("M")
+    ram = int(amount * MIB) if is_measured else nominal_ram(amount)
+    host.note("RAM", ram, _MOST_RAM, found[0])
+
+
+def _take_disk(host: _Host, found: re.Match[str]) -> None:
+    unit = 1e12 if found["unit"].upper().startswith("T") else 1e9
+    size = float(found["amount"]) * int(found["times"] or 1) * unit
+    host.note("disk", size, _MOST_DISK, found[0])
+
+
+def _take_cores(host: _Host, found: re.Match[str]) -> None:
+    said = found["count"].lower()
+    host.note("cores", _CORES[said] if said in _CORES else int(said), _MOST_CORES, found[0])
+
+
+def _take_link(host: _Host, found: re.Match[str]) -> None:
+    host.note("PCIe width", int(found["width"] or 1), _MOST_LANES, found[0])
+
+
+def _take_nothing(_: _Host, __: re.Match[str]) -> None:
+    """What kind of CPU it is decides nothing; its cores do."""
+
+
+_Taker = Callable[[_Host, re.Match[str]], None]
+#: What is said of a host, wherever in a part it stands.
+_FACTS: tuple[tuple[re.Pattern[str], _Taker], ...] = (
+    *((form, _take_ram) for form in _amounts(_RAM, "gb|gib|g|mb|mib|m")),
+    *((form, _take_disk) for form in _amounts(_DISK, "gb|gib|g|tb|tib|t")),
+    (
+        re.compile(
+            r"\b(?P<count>\d{1,5}|single|dual|quad|hexa|octa)[\s-]*(?:cpu[\s-]*)?"
+            r"(?:cores?|threads?|v?cpus?)\b",
+            re.IGNORECASE,
+        ),
+        _take_cores,
+    ),
+    (
+        re.compile(
+            r"\b(?:intel\s+|amd\s+)?(?:celeron|pentium|xeon|athlon|ryzen|sempron|core\s+i\d|i[3579]-)"
+            r"[\w\s.-]*$",
+            re.IGNORECASE,
+        ),
+        _take_nothing,
+    ),
+    (
+        re.compile(
+            r"\bpci-?e(?:xpress)?\s*(?:\d(?:[.]\d)?\s*)?[x×](?P<width>16|1|2|4|8)\b(?:\s*risers?\b)?",
+            re.IGNORECASE,
+        ),
+        _take_link,
+    ),
+    (
+        re.compile(r"(?:(?<![\w.-])[x×](?P<width>16|1|2|4|8)\s*)?\brisers?\b", re.IGNORECASE),
+        _take_link,
+    ),
+    (re.compile(r"^[x×](?P<width>16|1|2|4|8)$", re.IGNORECASE), _take_link),
+)
 
 
 def parse_rig(text: str, name: str = "rig") -> Rig:
@@ -40,85 +150,106 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
     Raises:
         ModelError: a part cannot be understood; the message has an example.
     """
-    prefix, colon, rest = text.partition(":")
-    if colon:
-        name, text = prefix.strip(), rest
-    parts = _Parts(cards=[])
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if not _take(part, parts):
-            parts.cards.extend(_cards(part))
-    if not parts.cards:
-        raise _not_understood(text, "it names no cards")
-    cards = tuple(_with_link(card, parts.link) for card in parts.cards)
-    if len(cards) > _MOST_CARDS:
-        raise _not_understood(text, f"it has {len(cards)} cards")
-    assumed = _assumptions(parts)
+    prefix = _PREFIX.fullmatch(text)
+    if prefix:
+        name, text = prefix[1], prefix[2]
+    try:
+        host, cards = _read(text)
+    except ModelError as error:
+        raise ModelError(
+            f"'{text.strip()}' is not understood: {error}. For example: '{EXAMPLE}'"
+        ) from None
+    link = host.facts.get("PCIe width")
     return Rig(
         name=name,
-        cards=cards,
-        ram=nominal_ram(_ASSUMED_RAM_GB) if parts.ram is None else parts.ram,
-        cores=parts.cores or _ASSUMED_CORES,
-        disk=parts.disk,
-        assumed=tuple(assumed),
+        cards=tuple(_with_link(card, link) for card in cards),
+        ram=host.facts.get("RAM", nominal_ram(_ASSUMED_RAM_GB)),
+        cores=host.facts.get("cores", _ASSUMED_CORES),
+        disk=host.facts.get("disk"),
+        assumed=tuple(_assumptions(host, cards)),
     )
 
 
-def _assumptions(parts: _Parts) -> list[str]:
-    assumed = []
-    if parts.ram is None:
-        assumed.append(f"host RAM is not given: {_ASSUMED_RAM_GB} GB are assumed")
-    if parts.cores is None:
-        assumed.append(f"the CPU is not given: {_ASSUMED_CORES} cores are assumed")
-    return assumed
-
-
-def _take(part: str, parts: _Parts) -> bool:
-    """Note what a part says of the host; False where it says nothing of that."""
-    text = part.upper()
-    if found := _RAM.fullmatch(text):
-        amount = float(found[1])
-        parts.ram = int(amount * MIB) if found[2].startswith("M") else nominal_ram(amount)
-    elif found := _CORES.fullmatch(text):
-        parts.cores = max(1, int(found[1]))
-    elif found := _LINK.fullmatch(text):
-        parts.link = int(found[1]) * X1_LINK
-    elif found := _DISK.fullmatch(text):
-        parts.disk = int(float(found[1]) * 1e9)
-    return found is not None
-
-
-def _cards(text: str) -> Sequence[Card]:
+def _read(text: str) -> tuple[_Host, list[Card]]:
+    host = _Host()
     cards: list[Card] = []
-    for kind in text.split("+"):
-        name, count = _counted(kind.strip())
-        size = _SIZE.fullmatch(name.upper())
-        gigabytes = float(size[2]) if size else None
-        card = make_card(size[1] if size else name, gigabytes=gigabytes) if name else None
-        if card is None:
-            raise _not_understood(
-                text,
-                f"'{name}' is no card whose memory is known; write it behind the name"
-                f" ('{name or 'P104-100'} 8 GB'), or use one of {', '.join(known_cards())}",
-            )
-        if not 1 <= count <= _MOST_CARDS:
-            raise _not_understood(text, f"'{count}' cards of a kind")
-        cards.extend([card] * count)
-    return cards
+    for part in filter(None, (part.strip() for part in _PARTS.split(text))):
+        cards.extend(_cards(_without_facts(part, host)))
+    if not cards:
+        raise ModelError("it names no cards")
+    if len(cards) > _MOST_CARDS:
+        raise ModelError(f"it has {len(cards)} cards")
+    return host, cards
+
+
+def _assumptions(host: _Host, cards: list[Card]) -> Iterator[str]:
+    if "RAM" not in host.facts:
+        yield f"host RAM is not given: {_ASSUMED_RAM_GB} GB are assumed"
+    if "cores" not in host.facts:
+        yield f"the CPU is not given: {_ASSUMED_CORES} cores are assumed"
+    for card in dict.fromkeys(cards):
+        if not card.bandwidth and (similar := similar_cards(card.name)):
+            yield f"{card.name} is no card that is known; is it {' or '.join(similar)}?"
+
+
+def _without_facts(part: str, host: _Host) -> str:
+    """Note what a part says of the host; gives what is left of it, which names cards."""
+    for form, take in _FACTS:
+        found = form.search(part)
+        if not found:
+            continue
+        rest = f"{part[: found.start()]} {part[found.end() :]}".strip()
+        if _ONLY_A_SIZE.fullmatch(rest) or _ends_in_two_sizes(part):
+            raise ModelError(f"'{part}' has a size too many; put a comma between its parts")
+        take(host, found)
+        return _without_facts(rest, host) if rest else ""
+    return part
+
+
+def _ends_in_two_sizes(part: str) -> bool:
+    """Whether RAM or disk stands between two sizes, so that each of them may be meant."""
+    size = rf"{_NUMBER}\s*[mgt]i?b?"
+    form = rf".*{size}\s*(?:{_RAM}|{_DISK})\s*{size}\s*"
+    return re.fullmatch(form, part, re.IGNORECASE | re.DOTALL) is not None
+
+
+def _cards(text: str) -> list[Card]:
+    if not text:
+        return []
+    if _ONLY_A_SIZE.fullmatch(text):
+        raise ModelError(f"'{text}' does not say of what: '{text} RAM', or '{text} disk'")
+    name, count = _counted(_NOUN.sub("", text))
+    if not 1 <= count <= _MOST_CARDS:
+        raise ModelError(f"'{count}' cards of a kind")
+    return [_card(name)] * count
 
 
 def _counted(kind: str) -> tuple[str, int]:
-    if found := _COUNT_AFTER.fullmatch(kind):
-        return found[1], int(found[2])
-    if found := _COUNT_BEFORE.fullmatch(kind):
-        return found[2], int(found[1])
+    for form in _COUNTED:
+        if found := form.fullmatch(kind):
+            return found["name"].strip(), int(found["count"])
     return kind, 1
 
 
-def _with_link(card: Card, link: int | None) -> Card:
-    if link is None:
+def _card(text: str) -> Card:
+    sized = _SIZE.fullmatch(text)
+    name = sized[1] if sized else text
+    if is_foreign(name):
+        raise ModelError(f"'{name}' is no card of NVIDIA, and llama.cpp is built for those alone")
+    card = make_card(name, gigabytes=float(sized[2]) if sized else None)
+    if card and card.vram > 0 and (card.bandwidth or is_named_like_a_card(name)):
         return card
+    similar = similar_cards(name)
+    hint = f" (is it {' or '.join(similar)}?)" if similar else ""
+    raise ModelError(
+        f"'{name}' is no card whose memory is known{hint}; known are {', '.join(known_cards())}."
+        " Of another one write the memory behind the name, as in 'RTX 3060 12 GB', and of one"
+        " without a name 'card 8 GB'"
+    )
+
+
+def _with_link(card: Card, width: int | None) -> Card:
+    if width is None:
+        return card
+    link = width * X1_LINK
     return replace(card, link=min(link, card.link) if card.link else link)
-
-
-def _not_understood(text: str, why: str) -> ModelError:
-    return ModelError(f"'{text.strip()}' is not understood: {why}. For example: '{EXAMPLE}'")

@@ -112,27 +112,65 @@ def _cards(host: Mapping[str, Any], uuids: list[str]) -> tuple[tuple[Card, ...],
         return _numbered(parse_rig(str(described)).cards, uuids), (
             "its cards are those of plan_cards, not measured",
         )
-    seen = [card for line in host.get("nvidia_smi") or [] if (card := from_nvidia_smi(line))]
+    smi, bus = host.get("nvidia_smi") or [], host.get("pci") or []
+    seen = [card for line in smi if (card := from_nvidia_smi(line))]
     if seen:
-        by_uuid = {card.uuid: card for card in seen}
-        wanted = tuple(by_uuid[uuid] for uuid in uuids if uuid in by_uuid)
-        notes = [f"{uuid} of the inventory is not there" for uuid in uuids if uuid not in by_uuid]
-        if uuids:
-            notes += [
-                f"{card.uuid} ({card.name}) is there and not in the inventory"
-                for card in seen
-                if card.uuid not in uuids
-            ]
-        return wanted or tuple(seen), tuple(notes)
-    found = [card for line in host.get("pci") or [] if (card := from_sysfs(line))]
+        return _listed(seen, uuids, [*_unanswered(smi), *_not_driven(seen, bus)])
+    found = [card for line in bus if (card := from_sysfs(line))]
     if found:
         return _numbered(tuple(found), uuids), (
             "no nvidia-smi there: the cards' memory is taken from a list, not measured",
+            *_unlisted(bus),
         )
     raise ModelError(
-        "neither nvidia-smi nor the PCI bus shows a card that is known. Give the cards, in the"
-        " inventory or with -e, for example plan_cards='P106-100 x 6'."
+        "neither nvidia-smi nor the PCI bus shows a card that is known"
+        f"{''.join(f' ({note})' for note in [*_unanswered(smi), *_unlisted(bus)])}. Give the cards,"
+        " in the inventory or with -e, for example plan_cards='P106-100 x 6', and of one that is"
+        " not listed its memory: plan_cards='card 8 GB x 2'."
     )
+
+
+def _listed(
+    seen: Sequence[Card], uuids: Sequence[str], notes: Sequence[str]
+) -> tuple[tuple[Card, ...], tuple[str, ...]]:
+    """The cards that the inventory names, and what is to be said of the others."""
+    by_uuid = {card.uuid: card for card in seen}
+    wanted = tuple(by_uuid[uuid] for uuid in uuids if uuid in by_uuid)
+    absent = [f"{uuid} of the inventory is not there" for uuid in uuids if uuid not in by_uuid]
+    unnamed = [
+        f"{card.uuid} ({card.name}) is there and not in the inventory"
+        for card in seen
+        if uuids and card.uuid not in uuids
+    ]
+    return wanted or tuple(seen), (*notes, *absent, *unnamed)
+
+
+def _unanswered(lines: Sequence[str]) -> list[str]:
+    """Cards of which nvidia-smi knows no memory, a note for each."""
+    return [
+        f"nvidia-smi says '{line.strip()}', which is no card with its memory: it is left out"
+        for line in lines
+        if line.strip() and not from_nvidia_smi(line)
+    ]
+
+
+def _not_driven(seen: Sequence[Card], bus: Sequence[str]) -> list[str]:
+    """A note where the bus has more of NVIDIA's cards than the driver."""
+    if len(bus) <= len(seen):
+        return []
+    counts = f"the PCI bus shows {len(bus)} cards of NVIDIA and nvidia-smi {len(seen)}"
+    return [f"{counts}: the others are left out"]
+
+
+def _unlisted(bus: Sequence[str]) -> list[str]:
+    """Cards on the bus whose ids are not listed here, a note for each id."""
+    ids = [line.split()[0] for line in bus if line.split() and not from_sysfs(line)]
+    return [
+        f"a card of NVIDIA with the PCI id {number} is unknown here and left out"
+        f"{f' ({ids.count(number)} of them)' if ids.count(number) > 1 else ''}: name it with its"
+        " memory in plan_cards, as in 'card 8 GB'"
+        for number in dict.fromkeys(ids)
+    ]
 
 
 def _numbered(cards: tuple[Card, ...], uuids: Sequence[str]) -> tuple[Card, ...]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import X1_LINK, Card, Rig
+from heartcode_models.planner.cards import UNKNOWN, X1_LINK, Card, Rig
 from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
+from heartcode_models.planner.compute_graph import COMPARED
 from heartcode_models.planner.host_ram import RamNeed, cache_share, ram_need
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.units import MIB, mib
@@ -201,6 +202,18 @@ def _less_ram(rig: Rig, good: Good, fixed_cache: int, load_mode: str) -> str:
 
 def _notes(rig: Rig, servers: Sequence[Server]) -> list[str]:
     notes = list(rig.assumed)
+    unmeasured = {s.plan.card.name for s in servers if s.plan.card.generation is UNKNOWN}
+    notes += [
+        f"what CUDA takes for itself on {name} is not known: {mib(UNKNOWN.own)} MiB are planned, as"
+        " on a Pascal card; watch `nvidia-smi`"
+        for name in sorted(unmeasured)
+    ]
+    built_otherwise = {s.plan.model.architecture for s in servers} - COMPARED
+    notes += [
+        f"how large the buffers of a {name} get was not compared with a llama-server's; watch"
+        " `nvidia-smi`"
+        for name in sorted(built_otherwise)
+    ]
     files = {server.plan.model.quantisation for server in servers}
     if len(files) > 1:
         smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model

@@ -27,7 +27,7 @@ def test_the_requirement_s_description_prints_a_table_with_reasons() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     head, row = done.stdout.splitlines()[:2]
     assert head.split()[:4] == ["RIG", "CARDS", "MODEL", "CONTEXT"]
-    assert row.startswith("rig1  6 x P106-100  Q4_K_M  2 x 8192")
+    assert row.startswith("rig1  6 x P106-100  Q4_K_M  2 x 9216")
     for choice in ("quantisation", "n_ctx", "slots", "kv_type", "cache_ram_mib", "n_threads"):
         assert f"\n  {choice} " in done.stdout
 
@@ -44,7 +44,7 @@ def test_json_has_every_number() -> None:
     assert plan["works"] is True
     assert len(plan["cards"]) == 2
     card = plan["cards"][0]
-    assert card["n_ctx"] == 8192
+    assert card["n_ctx"] == 9216
     parts = ("weights", "kv", "compute", "pool", "runtime")
     total = sum(card["vram_mib"][part] for part in parts)
     assert card["vram_mib"]["total"] <= total <= card["vram_mib"]["total"] + len(parts)

@@ -266,7 +266,6 @@ def test_an_incomplete_download_is_an_error(model_file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("llama.expert_count", 8, "mixture of experts"),
         ("llama.attention.kv_lora_rank", 512, "compresses its KV cache"),
         ("split.count", 2, "one of 2 parts"),
         ("llama.block_count", 513, "513 layers"),

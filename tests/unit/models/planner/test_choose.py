@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import MINING_CARDS, Card, make_card
+from heartcode_models.planner.cards import MINING_CARDS, PASCAL, Card, make_card
 from heartcode_models.planner.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, known_model
@@ -49,7 +49,7 @@ def refused(card: Card, hand: HandSet = NOTHING) -> Refusal:
 
 @pytest.mark.parametrize(
     ("name", "quantisation", "slots", "n_ctx"),
-    [("P106-100", "Q4_K_M", 2, 8192), ("P104-100", "Q6_K", 3, 8192)],
+    [("P106-100", "Q4_K_M", 2, 9216), ("P104-100", "Q6_K", 3, 8192)],
 )
 def test_the_two_mining_cards(name: str, quantisation: str, slots: int, n_ctx: int) -> None:
     plan = planned(known(name))
@@ -59,7 +59,7 @@ def test_the_two_mining_cards(name: str, quantisation: str, slots: int, n_ctx: i
 
 
 def test_a_card_that_is_short_of_vram_gets_a_smaller_ubatch_before_it_is_refused() -> None:
-    plan = planned(known("P102-100"))
+    plan = planned(Card(name="card", vram=4940 * MIB, generation=PASCAL))
     assert plan.model.quantisation == "Q4_K_M"
     assert plan.settings.n_ubatch < 512
     assert plan.settings.n_ctx >= 4096

@@ -87,7 +87,7 @@ def test_hand_set_values_of_one_card_leave_the_others_alone() -> None:
     by_card = [HandSet(n_ctx=4096, slots=1), HandSet()]
     first, second = plan_rig(rig, MODELS[-1:], HandSet(), by_card).servers
     assert (first.plan.settings.n_ctx, first.plan.settings.slots) == (4096, 1)
-    assert (second.plan.settings.n_ctx, second.plan.settings.slots) == (8192, 2)
+    assert (second.plan.settings.n_ctx, second.plan.settings.slots) == (9216, 2)
 
 
 @pytest.mark.parametrize(
