@@ -170,7 +170,8 @@ class _Weights:
         self.inputs = self.experts = self.largest = self.converted = 0
         self._widths: dict[str, int] = {}
         of_experts: set[int] = set()
-        tokens = output = other = 0
+        output = other = 0
+        tokens: Tensor | None = None
         for tensor in header.tensors:
             name = tensor.name.removesuffix(".weight")
             block = _BLOCK.match(name)
@@ -180,18 +181,20 @@ class _Weights:
                     of_experts.add(int(block[1]))
             elif name in _INPUTS:
                 self.inputs += tensor.nbytes
-                tokens += tensor.nbytes if name == _INPUTS[0] else 0
+                tokens = tensor if name == _INPUTS[0] else tokens
             elif name == "output":
                 output = tensor.nbytes
                 self._multiplied(tensor)
             else:
                 other += tensor.nbytes  # output norm, rope factors: small, and with the output
-        self.output_copy = 0 if output else tokens
+        refuse_part(header)
+        if tokens is None or not all(self.layers):
+            raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")
+        self.output_copy = 0 if output else tokens.nbytes
+        if self.output_copy:
+            self._multiplied(tokens)
         self.output = output + self.output_copy + other
         self.all_experts = len(of_experts) == n_layers
-        refuse_part(header)
-        if not tokens or not all(self.layers):
-            raise ModelError(f"{header.source} lacks layers or embeddings; it is no whole model")
 
     def _in_layer(self, tensor: Tensor, layer: int, name: str) -> None:
         self.layers[layer] += tensor.nbytes

@@ -56,7 +56,7 @@ def _amounts(what: str, units: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     size = rf"{count}(?P<amount>{_NUMBER})\s*(?P<unit>{units})"
     return (
         re.compile(rf"{size}\s*(?:of\s+)?\b{what}(?:\s+ram)?\b", re.IGNORECASE),
-        re.compile(rf"\b{what}(?:\s+ram)?\s*[:=]?\s*{size}\b", re.IGNORECASE),
+        re.compile(rf"\b{what}(?:\s+ram)?\s*[:=]?\s*{size}\b(?:\s+free\b)?", re.IGNORECASE),
     )
 
 
@@ -188,7 +188,8 @@ def _assumptions(host: _Host, cards: list[Card]) -> Iterator[str]:
     if "cores" not in host.facts:
         yield f"the CPU is not given: {_ASSUMED_CORES} cores are assumed"
     for card in dict.fromkeys(cards):
-        if not card.bandwidth and (similar := similar_cards(card.name)):
+        name = re.sub(r" \d+GB$", "", card.name)
+        if not card.bandwidth and (similar := similar_cards(name)):
             yield f"{card.name} is no card that is known; is it {' or '.join(similar)}?"
 
 

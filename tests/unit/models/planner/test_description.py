@@ -2,7 +2,7 @@
 
 import pytest
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import known_cards, make_card
+from heartcode_models.planner.cards import known_cards, make_card, nominal_ram
 from heartcode_models.planner.description import EXAMPLE, parse_rig
 from heartcode_models.units import MIB
 from hypothesis import given
@@ -24,6 +24,15 @@ from hypothesis import strategies as st
         ("GTX 1060 6 GB", ["GTX 1060 6GB"]),
         ("P104-100 4 GB x 3", ["P104-100 4GB"] * 3),
         ("RTX 3060 12 GB", ["RTX 3060 12GB"]),
+        # As people write it.
+        ("6x P106-100, 8GB RAM", ["P106-100"] * 6),
+        ("6 P106-100 8gb ram", ["P106-100"] * 6),
+        ("p106-100 6x", ["P106-100"] * 6),
+        ("6 × P106-100 cards, RAM: 4 GB", ["P106-100"] * 6),
+        ("P106 100 x2; P104-100 (8 GB)", ["P106-100", "P106-100", "P104-100"]),
+        ("P106-100 x 2 with 8 GB RAM and SSD 120 GB", ["P106-100"] * 2),
+        ("1080ti x2", ["GTX 1080 Ti"] * 2),
+        ("gpu 8 GB VRAM x 3", ["gpu 8GB"] * 3),
     ],
 )
 def test_cards(text: str, cards: list[str]) -> None:
@@ -36,6 +45,68 @@ def test_the_host() -> None:
     assert 7.5 * 1024 < rig.ram / MIB < 8192
     assert {card.link for card in rig.cards} == {250_000_000}
     assert rig.assumed == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "ram_gb", "disk_gb", "cores", "link"),
+    [
+        ("RAM 4 GB", 4, None, 2, None),
+        ("4GB RAM", 4, None, 2, None),
+        ("8 GB of DDR4, SSD 120 GB", 8, 120, 2, None),
+        ("DDR4 64GB + 1 TB HDD", 64, 1000, 2, None),
+        ("memory: 8g; M.2 SSD 250GB free", 8, 250, 2, None),
+        ("2x4GB DDR3L-1600, quad core", 8, None, 4, None),
+        ("RAM=8GB & 4-core Celeron, x1 risers", 8, None, 4, 250_000_000),
+        ("4 threads, risers", 4, None, 4, 250_000_000),
+        ("Celeron G3930, PCIe 3.0 x4", 4, None, 2, 1_000_000_000),
+    ],
+)
+def test_the_host_in_other_words(
+    said: str, ram_gb: int, disk_gb: int | None, cores: int, link: int | None
+) -> None:
+    for text in (f"P106-100 x 2, {said}", f"{said}, 2x P106-100"):
+        rig = parse_rig(text)
+        assert len(rig.cards) == 2
+        assert rig.ram == nominal_ram(ram_gb)
+        assert rig.disk == (disk_gb * 1_000_000_000 if disk_gb else None)
+        assert rig.cores == cores
+        assert {card.link for card in rig.cards} == {link or 1_700_000_000}
+
+
+def test_facts_need_no_commas() -> None:
+    rig = parse_rig("rig1: P106-100x6 4GB RAM 2 cores x1 risers 60GB SSD")
+    assert (rig.name, len(rig.cards), rig.ram) == ("rig1", 6, nominal_ram(4))
+    assert (rig.disk, rig.cards[0].link) == (60_000_000_000, 250_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("P016-100 x 2, 4 GB RAM", r"'P016-100' is no card .* \(is it P106-100\?\)"),
+        ("GTX 1060 x 2", "is it GTX 1060 3GB or GTX 1060 6GB"),
+        ("RTX 3060 x 2", "write the memory behind the name, as in 'RTX 3060 12 GB'"),
+        ("SSD 120 GB x 2", "'x 2' is no card"),
+        ("Mainboard 8 GB x 2", "'Mainboard' is no card"),
+        ("RX 580 8 GB x 6", "no card of NVIDIA"),
+        ("P106-100 x 6, 8 GB", "'8 GB' does not say of what"),
+        ("P104-100 4 GB RAM 8 GB", "a size too many"),
+        ("P106-100, 4 GB RAM, RAM 8 GB", "RAM is given twice"),
+        ("P106-100, RAM 0 GB", "'RAM 0 GB' cannot be its RAM"),
+        ("P106-100, 8000 GB RAM", "cannot be its RAM"),
+        ("P106-100, 0 cores", "'0 cores' cannot be its cores"),
+        ("DDR4 64GB", "it names no cards"),
+        ("P106-100, 750W PSU", "'750W PSU' is no card"),
+    ],
+)
+def test_what_is_no_card_is_not_taken_for_one(text: str, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        parse_rig(text)
+
+
+def test_a_name_that_is_nearly_known_is_asked_back_about() -> None:
+    assumed = parse_rig("P016-100 6 GB x 2, 4 GB RAM, 2 cores").assumed
+    assert assumed == ("P016-100 6GB is no card that is known; is it P106-100?",)
+    assert parse_rig("RTX 3060 12 GB, 4 GB RAM, 2 cores").assumed == ()
 
 
 def test_measured_memory_is_taken_as_it_is() -> None:

@@ -156,6 +156,31 @@ def test_without_a_driver_the_bus_is_believed() -> None:
     made = plan(nvidia_smi=[], pci=["0x1c07 1 2.5 GT/s PCIe", "0x10f0 1 2.5 GT/s PCIe"])
     assert [s.plan.card.name for s in made.servers] == ["P106-100"]
     assert any("not measured" in note for note in made.notes)
+    (left_out,) = (note for note in made.notes if "left out" in note)
+    assert "0x10f0" in left_out
+    assert "plan_cards" in left_out
+
+
+def test_cards_of_an_unknown_kind_are_counted() -> None:
+    made = plan(nvidia_smi=[], pci=["0x1b84 1 2.5", "0x1c07 1 2.5", "0x1b84 1 2.5"])
+    (left_out,) = (note for note in made.notes if "left out" in note)
+    assert "0x1b84" in left_out
+    assert "2 of them" in left_out
+    assert "0x1b84" in failure(nvidia_smi=[], pci=["0x1b84 1 2.5"])
+
+
+def test_a_card_that_does_not_answer_nvidia_smi_is_said_to_be_left_out() -> None:
+    dying = "GPU-cc, P106-100, [Unknown Error], 0, 1, 16"
+    made = plan(nvidia_smi=[P106, dying])
+    assert len(made.servers) == 1
+    assert any("[Unknown Error]" in note and "left out" in note for note in made.notes)
+    assert "[Unknown Error]" in failure(nvidia_smi=[dying])
+
+
+def test_a_card_that_the_driver_does_not_see_is_said_to_be_left_out() -> None:
+    bus = ["0x1c07 1 2.5", "0x1b87 1 2.5", "0x1c07 1 2.5"]
+    assert any("shows 3 cards" in note for note in plan(pci=bus).notes)
+    assert not any("left out" in note for note in plan(pci=bus[:2]).notes)
 
 
 @pytest.mark.parametrize(
