@@ -35,6 +35,8 @@ _DISK = (
     r"(?:\s+(?:space|free))*"
 )
 
+_HOST_WORD = re.compile(rf"{_RAM}|{_DISK}", re.IGNORECASE)
+
 #: Behind a card's name: what is on it.
 _SIZE = re.compile(
     rf"(.+?)\s*[(]?({_NUMBER})\s*(?:gb|gib|g)(?:\s*(?:vram|gddr\dx?))?[)]?", re.IGNORECASE
@@ -151,7 +153,7 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
         ModelError: a part cannot be understood; the message has an example.
     """
     prefix = _PREFIX.fullmatch(text)
-    if prefix:
+    if prefix and not _HOST_WORD.fullmatch(prefix[1]):
         name, text = prefix[1], prefix[2]
     try:
         host, cards = _read(text)
