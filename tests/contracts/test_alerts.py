@@ -8,6 +8,8 @@ import pytest
 import yaml
 from heartcode.exporter import readings
 from heartcode.telemetry import metrics
+from heartcode_models.planner.cards import known_cards, make_card
+from heartcode_models.planner.vram import usable
 from prometheus_client import Counter, Gauge, Histogram
 
 from tests.contracts.test_roles import ROOT
@@ -70,6 +72,25 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> Non
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_is_tested_while_it_fires_and_while_it_just_does_not(alert: str) -> None:
     assert set(cases(alert)) == {True, False}
+
+
+@pytest.mark.parametrize("name", known_cards())
+@pytest.mark.parametrize("kept", [0, 0.006, 0.025, 0.05])
+def test_a_card_rings_where_it_takes_more_than_can_be_planned_for(name: str, kept: float) -> None:
+    """`kept` is the share that the driver keeps: it counts as used and in the total."""
+    (rule,) = (rule for rule in RULES if rule["alert"] == "HeartCodeVramFull")
+    threshold = float(rule["expr"].split(">")[1])
+    card = make_card(name)
+    assert card
+    total = card.vram / (1 - kept)
+    most = total - card.vram + usable(card.vram)
+    assert most / total <= threshold < (most + total / 1000) / total
+
+
+def test_the_status_page_marks_memory_where_the_alert_rings() -> None:
+    (rule,) = (rule for rule in RULES if rule["alert"] == "HeartCodeVramFull")
+    page = (ROOT / "roles/gateway/files/status/status/view.js").read_text()
+    assert f"card.memory / card.memoryTotal >{rule['expr'].split('>')[1]})" in page
 
 
 def test_there_is_no_runbook_without_an_alert() -> None:

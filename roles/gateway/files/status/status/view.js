@@ -264,7 +264,7 @@ function updateCard(part, card) {
     showPips(part.slots, isServing ? card : {});
     showBar(bars.celsius, decimal(card.celsius, 0, ' °C'), card.celsius / (card.celsiusLimit || 100), isHot(card));
     showBar(bars.memory, card.memory === undefined ? NONE : `${gib(card.memory)} of ${gib(card.memoryTotal)}`,
-            card.memory / card.memoryTotal, card.memory / card.memoryTotal > 0.97);
+            card.memory / card.memoryTotal, card.memory / card.memoryTotal > 0.9905);
     showBar(bars.watts, card.wattsLimit === undefined ? decimal(card.watts, 0)
         : `${decimal(card.watts, 0)} of ${decimal(card.wattsLimit, 0)}`, card.watts / card.wattsLimit, false);
 }
