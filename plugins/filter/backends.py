@@ -2,40 +2,50 @@
 
 cards | backend_files(model_file)                       each one's GGUF file
 cards | backend_names(model_file, name)                 the name of each one's model in the API
-cards | backend_kv_types(model_file, tuned, kv_type)    each one's file and its KV cache's type
-kv_types | cached_tokens(cards, asked, cache_ram_mib)   tokens that each one's prompt cache holds
 files | backend_sizes(known, found)                     MiB of each one's file
+cards | backend_ram(values, shapes, sizes, host_mib)    what each one has of the host's RAM
+cards | wrong_layers(n_gpu_layers)                      what of n_gpu_layers cannot be
+cards | has_all_layers(index, n_gpu_layers)             whether a card holds its whole model
 sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in each one's turn
 timeouts | start_timeout_s(at_a_time)                   seconds to a token, from any one's start
-sizes | memory_limits_mib(cards, defaults, host_mib)    MiB of host RAM that each may have
 
-`cards` is llama_server_gpus: a mapping for each card, in the order of the backends.
+`cards` is llama_server_gpus: a mapping for each card, in the order of the backends. What the host's
+RAM holds is the planner's to say (``heartcode_models.planner.host_ram``).
 """
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
+
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
+from heartcode_models.gguf.model import Model
+from heartcode_models.planner.host_ram import cache_for_each, server_ram
+from heartcode_models.planner.settings import ALL_LAYERS, Settings, layers_of
+from heartcode_models.units import MIB, mib
 
 Card = Mapping[str, Any]
 Cards = Sequence[Card]
 
-MIB = 2**20
 #: At most what the proxy takes for HEARTCODE_HOST_CACHE_TOKENS.
 MOST_TOKENS = 100_000_000
 #: For CUDA, allocations and the first token, seconds.
 FIRST_TOKEN_S = 300
 #: For what comes before the first turn, seconds.
 BEFORE_TURNS_S = 120
-#: From so many layers on a model is taken to lie on its card.
-ALL_LAYERS = 33
-#: With these load modes what lies on the card is not in host RAM as well.
-MODES_WITHOUT_COPY = ("none", "dio")
 #: MiB of the host that are nobody's share, and MiB that no backend may take.
 SYSTEM_MIB, LEFT_MIB = 1024, 512
-#: MiB of a llama-server beside weights, KV and prompts, and of its reserve.
-PROCESS_MIB, RESERVE_MIB = 256, 256
+#: MiB of a llama-server's reserve.
+RESERVE_MIB = 256
+#: MiB that a token may take in a KV cache of which nothing is known: an 8B's in f16.
+KV_MIB_UNKNOWN = 0.125
 
 
 def _stem(file: str) -> str:
@@ -57,40 +67,6 @@ def backend_names(cards: Cards, model_file: str, name: str) -> list[str]:
         card.get("model_name", name if is_set else _stem(file))
         for card, file in zip(cards, backend_files(cards, model_file), strict=True)
     ]
-
-
-def backend_kv_types(
-    cards: Cards, model_file: str, tuned: Mapping[str, Mapping[str, Any]], kv_type: str
-) -> list[list[str]]:
-    """Return each backend's file and the type of its KV cache, on which depends what a token takes.
-
-    `tuned` is what playbooks/tune.yml has found, by UUID; what a card's entry says goes before it.
-    """
-    found = []
-    for card, file in zip(cards, backend_files(cards, model_file), strict=True):
-        settings = tuned.get(card["uuid"], {}).get("settings", {})
-        found.append([file, card.get("kv_type", settings.get("kv_type", kv_type))])
-    return found
-
-
-def cached_tokens(
-    kv_types: Sequence[Sequence[str]],
-    cards: Cards,
-    asked: Sequence[Mapping[str, Any]],
-    cache_ram_mib: float,
-) -> list[int]:
-    """Return how many tokens each backend's --cache-ram holds; 0 where it cannot be told.
-
-    `asked` are the results of asking for each file and type (`item`) how many bytes a token takes
-    (`stdout`).
-    """
-    bytes_of = {tuple(one["item"]): int(one.get("stdout") or 0) for one in asked}
-    found = []
-    for kind, card in zip(kv_types, cards, strict=True):
-        each = bytes_of[tuple(kind)]
-        room = int(card.get("cache_ram_mib", cache_ram_mib)) * MIB
-        found.append(min(room // each, MOST_TOKENS) if each > 0 else 0)
-    return found
 
 
 def backend_sizes(
@@ -118,31 +94,131 @@ def start_timeout_s(timeouts: Sequence[int], at_a_time: int) -> int:
     return BEFORE_TURNS_S + sum(timeouts) // int(at_a_time) + max(timeouts)
 
 
-def memory_limits_mib(
-    sizes: Sequence[int], cards: Cards, defaults: Mapping[str, Any], host_mib: int
-) -> list[int]:
-    """Return how many MiB of host RAM each llama-server may have.
+def wrong_layers(cards: Cards, n_gpu_layers: Any) -> list[str]:
+    """Return each n_gpu_layers that is neither a number from 0 nor all, with whose it is."""
+    given = {"llama_server_n_gpu_layers": n_gpu_layers}
+    given |= {
+        f"n_gpu_layers of {card['uuid']}": card["n_gpu_layers"]
+        for card in cards
+        if "n_gpu_layers" in card
+    }
+    return [
+        f"{name} ('{value}')"
+        for name, value in given.items()
+        if value != ALL_LAYERS and not str(value).isdecimal()
+    ]
 
-    Its share of the host's, or what it needs with a reserve if that is more (docs/adr/0015). One
-    that is not offloaded has weights and KV (1/8 MiB a token for an 8B in f16) in host RAM, and so
-    have mmap and mlock the file; an offloaded one has the embeddings (6 % of an 8B, a quarter of a
-    1B). `defaults` are the role's values for what a card's entry does not say: n_gpu_layers, n_ctx,
-    slots, cache_ram_mib, memory_max_mib; and load_mode, which is the same for all.
+
+def has_all_layers(cards: Cards, index: int, n_gpu_layers: Any) -> bool:
+    """Return whether it is sure that a card holds its whole model.
+
+    It is not of a number: how many layers are all of them stands in the model's file.
     """
-    share = (int(host_mib) - SYSTEM_MIB) // len(cards)
-    limits = []
-    for size, card in zip(sizes, cards, strict=True):
-        own = {
-            name: int(card.get(name, defaults[name])) for name in defaults.keys() - {"load_mode"}
+    return bool(cards[index].get("n_gpu_layers", n_gpu_layers) == ALL_LAYERS)
+
+
+def backend_ram(
+    cards: Cards,
+    values: Mapping[str, Any],
+    shapes: Sequence[Mapping[str, Any]],
+    sizes: Sequence[int],
+    host_mib: int,
+) -> list[dict[str, int]]:
+    """Return what each backend has of the host's RAM.
+
+    `cache_ram_mib` is its --cache-ram, the planner's unless it is set; `cached_tokens` what that
+    holds, 0 where it cannot be told; `memory_max_mib` its MemoryMax: its share of the host's RAM,
+    or what it needs with a reserve if that is more (docs/adr/0015).
+
+    `values` are the role's, for what a card's entry does not say: model_file, n_gpu_layers, n_ctx,
+    slots, kv_type, n_batch, n_ubatch, cache_ram_mib, memory_max_mib; load_mode, the same for all;
+    and `tuned`, what playbooks/tune.yml has found, by UUID, which a card's entry goes before.
+    `shapes` are the results of asking for each file (`item`) what the model is (`stdout`), empty
+    where that cannot be told; `sizes` are the MiB of each backend's file.
+    """
+    told = {one["item"]: str(one.get("stdout") or "") for one in shapes}
+    own = [{**values, **_tuned(values, card), **card} for card in cards]
+    models = [_model(told.get(one["model_file"], "")) for one in own]
+    servers = [
+        _server(one, model, size) for one, model, size in zip(own, models, sizes, strict=True)
+    ]
+    fixed = [
+        None if one["cache_ram_mib"] in (None, "") else int(one["cache_ram_mib"]) for one in own
+    ]
+    load_mode = values["load_mode"]
+    caches = cache_for_each(int(host_mib) * MIB, servers, load_mode, fixed)
+    return [
+        {
+            "cache_ram_mib": cache,
+            "cached_tokens": _tokens(cache, model, settings),
+            "memory_max_mib": int(one["memory_max_mib"])
+            or _limit_mib(
+                mib(server_ram(stand_in, settings, load_mode)) + cache, host_mib, len(cards)
+            ),
         }
-        is_offloaded = own["n_gpu_layers"] >= ALL_LAYERS
-        is_on_the_card = is_offloaded and defaults["load_mode"] in MODES_WITHOUT_COPY
-        weights = size // 4 if is_on_the_card else size
-        kv = 0 if is_offloaded else own["n_ctx"] * own["slots"] // 8
-        need = PROCESS_MIB + weights + own["cache_ram_mib"] + kv
-        computed = min(max(share, need + need // 4 + RESERVE_MIB), int(host_mib) - LEFT_MIB)
-        limits.append(own["memory_max_mib"] if own["memory_max_mib"] > 0 else computed)
-    return limits
+        for one, model, (stand_in, settings), cache in zip(
+            own, models, servers, caches, strict=True
+        )
+    ]
+
+
+def _model(told: str) -> Model | None:
+    return Model.from_data(json.loads(told)) if told else None
+
+
+def _tuned(values: Mapping[str, Any], card: Card) -> Mapping[str, Any]:
+    settings: Mapping[str, Any] = values["tuned"].get(card["uuid"], {}).get("settings", {})
+    return settings
+
+
+def _server(
+    values: Mapping[str, Any], model: Model | None, size_mib: int
+) -> tuple[Model, Settings]:
+    """A backend's model and settings; of a model that is not known what its size tells."""
+    used = model or _stand_in(size_mib)
+    whole = values["n_gpu_layers"] == ALL_LAYERS or model is not None
+    return used, Settings(
+        n_ctx=int(values["n_ctx"]),
+        slots=int(values["slots"]),
+        kv_type=str(values["kv_type"]),
+        n_batch=int(values["n_batch"]),
+        n_ubatch=int(values["n_ubatch"]),
+        # Of a number of layers nothing follows where nobody knows how many there are.
+        n_gpu_layers=layers_of(values["n_gpu_layers"], used) if whole else 0,
+    )
+
+
+def _stand_in(size_mib: int) -> Model:
+    """A model of which only the file's size is known: a quarter of it is embeddings, as of a 1B."""
+    size = size_mib * MIB
+    values_of_a_token = int(KV_MIB_UNKNOWN * MIB / 2 / 2)  # K and V, 2 bytes each
+    return Model(
+        name="",
+        quantisation="",
+        n_layers=1,
+        n_embd=0,
+        n_ff=0,
+        n_heads=1,
+        head_k=values_of_a_token,
+        head_v=values_of_a_token,
+        kv_heads=(1,),
+        n_vocab=0,
+        n_ctx_train=0,
+        layer_bytes=(size - size // 4,),
+        embedding_bytes=size // 4,
+        output_bytes=0,
+        file_bytes=size,
+    )
+
+
+def _tokens(cache_mib: int, model: Model | None, settings: Settings) -> int:
+    each = kv_bytes_per_token(model, settings.kv_type) if model else 0
+    return min(cache_mib * MIB // each, MOST_TOKENS) if each else 0
+
+
+def _limit_mib(need: int, host_mib: int, backends: int) -> int:
+    share = (int(host_mib) - SYSTEM_MIB) // backends
+    return min(max(share, need + need // 4 + RESERVE_MIB), int(host_mib) - LEFT_MIB)
 
 
 class FilterModule:
@@ -153,10 +229,10 @@ class FilterModule:
         return {
             "backend_files": backend_files,
             "backend_names": backend_names,
-            "backend_kv_types": backend_kv_types,
-            "cached_tokens": cached_tokens,
             "backend_sizes": backend_sizes,
             "load_timeouts_s": load_timeouts_s,
             "start_timeout_s": start_timeout_s,
-            "memory_limits_mib": memory_limits_mib,
+            "backend_ram": backend_ram,
+            "wrong_layers": wrong_layers,
+            "has_all_layers": has_all_layers,
         }

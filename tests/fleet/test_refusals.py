@@ -112,7 +112,7 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             "model_file is /models/x.gguf; give the name of a .gguf file",
         ),
         "a card below the minimum": (
-            {"llama_server_n_gpu_layers": 33},
+            {"llama_server_n_gpu_layers": "all"},
             "(NVIDIA P104-100, 4 MiB) cannot hold counting.gguf (6 MiB)",
             "playbooks/plan.yml says what it can",
         ),

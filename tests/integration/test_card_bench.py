@@ -28,7 +28,12 @@ def bench(tmp_path: Path) -> Path:
 
 
 def run(
-    tmp_path: Path, bench: Path, *candidates: dict[str, Any], card: str = "", **changes: Any
+    tmp_path: Path,
+    bench: Path,
+    *candidates: dict[str, Any],
+    card: str = "",
+    layers: str = "0",
+    **changes: Any,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     task = {"prompt_tokens": 64, "answer_tokens": 8, "depth": 32, "repetitions": 1, "timeout_s": 60}
     (tmp_path / "task.json").write_text(
@@ -42,7 +47,7 @@ def run(
             "PYTHONPATH": str(ROOT / "app"),
             "HEARTCODE_LLAMA_BENCH": str(bench),
             "MODEL_PATH": os.environ["HEARTCODE_TEST_MODEL"],
-            "N_GPU_LAYERS": "0",
+            "N_GPU_LAYERS": layers,
             "N_THREADS": "1",
             "HEARTCODE_LOAD_MODE": "none",
             "CUDA_VISIBLE_DEVICES": card,
@@ -67,6 +72,12 @@ def test_each_candidate_gets_both_speeds(tmp_path: Path, bench: Path) -> None:
         (found,) = (r for r in results["measured"] if candidate.items() <= r.items())
         assert found["prompt"] > found["decode"] > 0
     assert done.stdout.count("measuring ") == 2  # those that differ in the ubatch alone are one run
+
+
+def test_all_layers_are_what_llama_bench_calls_so(tmp_path: Path, bench: Path) -> None:
+    done, results = run(tmp_path, bench, GOOD, layers="all")
+    assert done.returncode == 0, done.stderr
+    assert len(results["measured"]) == 1
 
 
 def test_a_candidate_that_fails_does_not_end_the_others(tmp_path: Path, bench: Path) -> None:

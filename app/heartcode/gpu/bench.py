@@ -64,7 +64,7 @@ class Task:
             task = json.loads(path.read_text())
             command = (
                 env.get("HEARTCODE_LLAMA_BENCH", _BENCH),
-                *("--model", env["MODEL_PATH"], "--n-gpu-layers", env["N_GPU_LAYERS"]),
+                *("--model", env["MODEL_PATH"], "--n-gpu-layers", _layers(env["N_GPU_LAYERS"])),
                 # As the llama-server: without its card it would measure the CPU.
                 *(("--device", "CUDA0") if env.get("CUDA_VISIBLE_DEVICES") else ()),
                 *("--threads", env["N_THREADS"], "--load-mode", env["HEARTCODE_LOAD_MODE"]),
@@ -97,6 +97,11 @@ class Results:
         new = self.path.with_name(f".{self.path.name}.new")
         new.write_text(json.dumps({"measured": self.measured, "failed": self.failed}) + "\n")
         new.replace(self.path)
+
+
+def _layers(value: str) -> str:
+    """As llama-bench takes them: it knows numbers alone, and -1 for all (tools/llama-bench)."""
+    return "-1" if value == "all" else value
 
 
 def _attention(candidate: Candidate) -> str:

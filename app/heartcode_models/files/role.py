@@ -1,7 +1,7 @@
 """What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch``, ``check``, ``kv-bytes`` and ``measure`` on a host. Questions and answers are JSON on
+``fetch``, ``check``, ``shape`` and ``measure`` on a host. Questions and answers are JSON on
 standard input and output: what stands on a command line can be read by every account of the host,
 and a token may be in it.
 """
@@ -17,7 +17,7 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.check import check_gguf
 
 _USAGE = (
-    "usage: describe | pin | pack | holds | fetch | check FILE | kv-bytes FILE TYPE"
+    "usage: describe | pin | pack | holds | fetch | check FILE | shape FILE"
     " | measure MANIFEST METRICS"
 )
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
@@ -42,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(fetch(json.load(sys.stdin))))
             case ["check", path]:
                 check_gguf(Path(path))
-            case ["kv-bytes", path, kv_type]:
-                from heartcode_models.gguf.kv_cache import kv_bytes_per_token_of
+            case ["shape", path]:
+                from heartcode_models.gguf.header import read_header
+                from heartcode_models.gguf.read_model import model_of
 
-                print(kv_bytes_per_token_of(Path(path), kv_type))
+                print(json.dumps(model_of(read_header(path)).as_data()))
             case ["measure", manifest, metrics]:
                 from heartcode_models.files.measure import measure
 

@@ -3,13 +3,8 @@
 Source: the pinned llama.cpp (ggml-org/llama.cpp 0c1e57098).
 """
 
-from pathlib import Path
-
-from heartcode_models.errors import ModelError
-from heartcode_models.gguf.ggml_types import BY_NAME, KV_TYPES, row_bytes
-from heartcode_models.gguf.header import read_header
+from heartcode_models.gguf.ggml_types import BY_NAME, row_bytes
 from heartcode_models.gguf.model import Model
-from heartcode_models.gguf.read_model import model_of
 
 
 def kv_bytes_per_token(model: Model, kv_type: str, first_layer: int = 0) -> int:
@@ -24,15 +19,3 @@ def kv_bytes_per_token(model: Model, kv_type: str, first_layer: int = 0) -> int:
         row_bytes(kind, heads * model.head_k) + row_bytes(kind, heads * model.head_v)
         for heads in model.kv_heads[first_layer:]
     )
-
-
-def kv_bytes_per_token_of(path: Path, kv_type: str) -> int:
-    """Bytes that one token of a conversation takes in a llama-server's K and V caches.
-
-    Raises:
-        ModelError: the file cannot be read, its KV cache is none of the plain kind, or there is no
-            such type.
-    """
-    if kv_type not in KV_TYPES:
-        raise ModelError(f"a KV cache's type is one of {', '.join(KV_TYPES)}, not '{kv_type}'")
-    return kv_bytes_per_token(model_of(read_header(str(path))), kv_type)

@@ -1,6 +1,8 @@
 """What the planner needs to know of a model: its shape and where its bytes will lie."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,19 @@ class Model:
     expert_bytes: int = 0
     sliding_window: int = 0
     architecture: str = "llama"
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Model":
+        """What `as_data` has given, perhaps on another host."""
+        values: dict[str, Any] = {}
+        for name in {field.name for field in fields(cls)} & data.keys():
+            value = data[name]
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
+
+    def as_data(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return asdict(self)
 
     @property
     def all_layers(self) -> int:

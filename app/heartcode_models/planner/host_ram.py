@@ -94,6 +94,42 @@ def ram_need(servers: Sequence[tuple[Model, Settings]], load_mode: str) -> RamNe
     )
 
 
+def server_ram(model: Model, settings: Settings, load_mode: str) -> int:
+    """Bytes of host RAM that one llama-server may take, cached prompts not counted.
+
+    Libraries are one in memory for all, and a file that is mapped is in the page cache; both are
+    put to the account of whoever reads them first.
+    """
+    mapped = load_mode == "mmap"
+    weights = model.file_bytes if mapped else host_weights(model, settings.n_gpu_layers)
+    return LIBRARIES + weights + process_ram(model, settings)
+
+
+def cache_for_each(
+    ram: int,
+    servers: Sequence[tuple[Model, Settings]],
+    load_mode: str,
+    fixed: Sequence[int | None],
+) -> list[int]:
+    """MiB of --cache-ram for each of a rig's llama-servers.
+
+    What `servers` leave of the host's RAM is shared among those whose value is not fixed; where
+    they map their file, it keeps its place in the page cache.
+
+    Args:
+        ram: Bytes of the host's RAM.
+        servers: Each one's model and settings.
+        load_mode: Of all of them.
+        fixed: MiB that are set by hand, None where they are not.
+    """
+    left = ram - ram_need(servers, load_mode).total
+    if load_mode == "mmap":
+        left -= max((model.file_bytes for model, _ in servers), default=0)
+    left -= sum(own or 0 for own in fixed) * MIB
+    share = cache_share(left, sum(own is None for own in fixed))
+    return [share if own is None else own for own in fixed]
+
+
 def cache_share(left: int, servers: int) -> int:
     """MiB of --cache-ram for each of `servers`, when `left` bytes of host RAM are not needed."""
     each = min(int(left * CACHE_SHARE) // max(servers, 1), LARGEST_CACHE)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from heartcode_models.planner.choose import Refusal
 from heartcode_models.planner.rig_plan import RigPlan, Server, tokens_per_second
+from heartcode_models.planner.settings import ALL_LAYERS
 from heartcode_models.planner.vram import usable
 from heartcode_models.units import MIB, mib
 
@@ -174,6 +175,8 @@ def inventory(plan: RigPlan) -> str:
         lines.append(f"    # {server.plan.card.name} with {server.plan.model.quantisation}")
         lines.append(f"    - uuid: {uuid}")
         values = values_of(server)
+        if server.plan.settings.n_gpu_layers >= server.plan.model.all_layers:
+            values["n_gpu_layers"] = ALL_LAYERS
         lines += [f"      {name}: {values[name]}" for name in values if name != "quantisation"]
     lines += [f"    # {r.card.uuid or r.card.name}: {r.reason}" for r in plan.refusals]
     return "\n".join(lines)

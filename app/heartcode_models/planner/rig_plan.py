@@ -9,7 +9,7 @@ from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import UNKNOWN, X1_LINK, Card, Rig
 from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
 from heartcode_models.planner.compute_graph import COMPARED
-from heartcode_models.planner.host_ram import RamNeed, cache_share, ram_need
+from heartcode_models.planner.host_ram import RamNeed, cache_for_each, ram_need
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.units import MIB, mib
 
@@ -95,11 +95,14 @@ def plan_rig(
     good = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
     load_mode, why_load_mode = _load_mode(rig, [p for p, _ in good], hand)
     ram = _ram(good, load_mode)
-    left = rig.ram - ram.total - (_file_cache(good) if load_mode == "mmap" else 0)
-    fixed_cache = sum(own.cache_ram_mib or 0 for _, own in good) * MIB
-    sharers = sum(own.cache_ram_mib is None for _, own in good)
-    share = cache_share(left - fixed_cache, sharers)
-    servers = tuple(_server(rig, p, own, share, len(rig.cards)) for p, own in good)
+    fixed = [own.cache_ram_mib for _, own in good]
+    fixed_cache = sum(mib or 0 for mib in fixed) * MIB
+    settings = [(plan.model, plan.settings) for plan, _ in good]
+    caches = cache_for_each(rig.ram, settings, load_mode, fixed)
+    servers = tuple(
+        _server(rig, p, own, cache, len(rig.cards))
+        for (p, own), cache in zip(good, caches, strict=True)
+    )
     return RigPlan(
         rig=rig,
         servers=servers,
@@ -119,10 +122,6 @@ def _ram(good: Good, load_mode: str) -> RamNeed:
     return ram_need([(plan.model, plan.settings) for plan, _ in good], load_mode)
 
 
-def _file_cache(good: Good) -> int:
-    return max((plan.model.file_bytes for plan, _ in good), default=0)
-
-
 def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str]:
     if hand.load_mode:
         return hand.load_mode, "set by hand"
@@ -139,9 +138,8 @@ def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str
     )
 
 
-def _server(rig: Rig, plan: CardPlan, hand: HandSet, share: int, cards: int) -> Server:
+def _server(rig: Rig, plan: CardPlan, hand: HandSet, cache: int, cards: int) -> Server:
     threads = max(1, min(_MOST_THREADS, rig.cores // cards))
-    cache = share if hand.cache_ram_mib is None else hand.cache_ram_mib
     why = {"n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)"}
     if hand.n_threads is not None:
         threads = hand.n_threads

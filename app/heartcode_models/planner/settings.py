@@ -6,10 +6,22 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.gguf.model import Model
 
 #: ``heartcode-llama-server`` refuses less.
 SMALLEST_CTX = 256
 LOAD_MODES = ("none", "mmap", "dio", "mlock")
+#: ``-ngl all``: every layer and the output, however many the model has (common/arg.cpp).
+ALL_LAYERS = "all"
+
+
+def layers_of(n_gpu_layers: int | str, model: Model) -> int:
+    """How many layers a value of the inventory means, the output counted as one.
+
+    33 are all of a Llama 8B, and not of a model with more layers
+    (``llama_model::n_gpu_layers``, src/llama-model.cpp).
+    """
+    return model.all_layers if n_gpu_layers == ALL_LAYERS else int(n_gpu_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class HandSet:
-    """What a person has fixed; None is left to the planner. `load_mode` is the whole rig's."""
+    """What a person has fixed; None is left to the planner. `load_mode` is the whole rig's.
+
+    All layers are what the planner takes anyway, so who asks for `ALL_LAYERS` has fixed nothing.
+    """
 
     n_ctx: int | None = None
     slots: int | None = None
@@ -71,8 +86,9 @@ class HandSet:
         taken: dict[str, Any] = {}
         for field in fields(cls):
             value = values.get(field.name)
-            if value is not None:
-                taken[field.name] = _checked(field.name, value, where)
+            if value is None or (field.name == "n_gpu_layers" and value == ALL_LAYERS):
+                continue
+            taken[field.name] = _checked(field.name, value, where)
         return cls(**taken)
 
     def over(self, other: "HandSet") -> "HandSet":
@@ -103,7 +119,8 @@ def _checked(name: str, value: Any, where: str) -> int | str:
     try:
         number = int(str(value))
     except ValueError:
-        raise ModelError(f"{where}: {name} must be a whole number, not {value!r}") from None
+        kind = "all or a whole number" if name == "n_gpu_layers" else "a whole number"
+        raise ModelError(f"{where}: {name} must be {kind}, not {value!r}") from None
     if number < _MINIMUM[name]:
         raise ModelError(f"{where}: {name} must be at least {_MINIMUM[name]}, not {number}")
     return number

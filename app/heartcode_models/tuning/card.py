@@ -7,7 +7,7 @@ from typing import Any
 from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import Card
 from heartcode_models.planner.facts import rig_of
-from heartcode_models.planner.settings import HandSet
+from heartcode_models.planner.settings import ALL_LAYERS, HandSet
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
 
 #: What a budget depends on beside a candidate.
@@ -25,7 +25,7 @@ class TunedCard:
         card: Its memory; None on the cpu backend where there is none.
         n_ctx: Tokens of one conversation.
         slots: Conversations at a time.
-        n_gpu_layers: Layers on the card.
+        n_gpu_layers: Layers on the card, or `ALL_LAYERS`.
         fixed: What the inventory sets among a candidate's names: it is not tuned.
         current: What its backend runs with.
     """
@@ -36,7 +36,7 @@ class TunedCard:
     card: Card | None
     n_ctx: int
     slots: int
-    n_gpu_layers: int
+    n_gpu_layers: int | str
     fixed: Mapping[str, Any]
     current: Candidate
 
@@ -72,7 +72,7 @@ def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
             card=cards.get(uuid),
             n_ctx=room.n_ctx or 0,
             slots=room.slots or 0,
-            n_gpu_layers=room.n_gpu_layers or 0,
+            n_gpu_layers=ALL_LAYERS if room.n_gpu_layers is None else room.n_gpu_layers,
             fixed=fixed,
             current=Candidate.from_data(values, where),
         )

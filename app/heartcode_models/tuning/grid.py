@@ -8,7 +8,7 @@ from typing import Any
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import UNKNOWN
-from heartcode_models.planner.settings import Settings
+from heartcode_models.planner.settings import Settings, layers_of
 from heartcode_models.planner.vram import usable, vram_need
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
 from heartcode_models.tuning.card import TunedCard
@@ -72,7 +72,7 @@ def needed(card: TunedCard, model: Model, candidate: Candidate) -> int:
         kv_type=candidate.kv_type,
         n_batch=candidate.n_batch,
         n_ubatch=candidate.n_ubatch,
-        n_gpu_layers=card.n_gpu_layers,
+        n_gpu_layers=layers_of(card.n_gpu_layers, model),
     )
     generation = card.card.generation if card.card else UNKNOWN
     return vram_need(

@@ -1,8 +1,15 @@
 """What follows from a rig's cards, models and RAM for its llama-servers."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from heartcode_models.planner.description import parse_rig
+from heartcode_models.planner.known_models import known_model
+from heartcode_models.planner.rig_plan import plan_rig
+from heartcode_models.planner.settings import HandSet
+from heartcode_models.units import mib
 
 from plugins.filter import backends
 
@@ -35,29 +42,6 @@ def test_a_name_that_was_set_counts_for_all_files(
     assert backends.backend_names(cards, "small.gguf", name) == names
 
 
-def test_what_a_card_says_goes_before_what_was_measured_and_that_before_the_role() -> None:
-    tuned = {uuid: {"settings": {"kv_type": "q4_0"}} for uuid in ("GPU-1", "GPU-2")}
-    assert backends.backend_kv_types(CARDS, "small.gguf", tuned, "q8_0") == [
-        ["small.gguf", "q4_0"],
-        ["large.gguf", "f16"],
-    ]
-    assert backends.backend_kv_types(CARDS[:1], "small.gguf", {}, "q8_0")[0][1] == "q8_0"
-
-
-def test_a_prompt_cache_holds_what_its_ram_does() -> None:
-    kinds = [["small.gguf", "q8_0"], ["large.gguf", "f16"]]
-    asked = [
-        {"item": ["small.gguf", "q8_0"], "stdout": "65536"},
-        {"item": ["large.gguf", "f16"], "stdout": "131072"},
-    ]
-    assert backends.cached_tokens(kinds, CARDS, asked, 128) == [2048, 0]
-    # A model of which it cannot be told, and a number that the proxy would not take.
-    asked[0]["stdout"] = ""
-    assert backends.cached_tokens(kinds, CARDS, asked, 128)[0] == 0
-    asked[0]["stdout"] = "1"
-    assert backends.cached_tokens(kinds, CARDS, asked, 128)[0] == backends.MOST_TOKENS
-
-
 def test_a_file_is_as_large_as_the_catalogue_says_or_as_it_lies_there() -> None:
     found = [
         {"item": "small.gguf", "stat": {"exists": True, "size": 3 * MIB}},
@@ -75,34 +59,160 @@ def test_a_turn_is_as_long_as_the_file_takes_and_a_start_all_turns() -> None:
     assert backends.start_timeout_s(timeouts, 2) == 120 + 345 + 351
 
 
-DEFAULTS: dict[str, Any] = {
-    "n_gpu_layers": 33,
+MODEL = known_model("8B", "Q4_K_M")
+FILE_MIB = mib(MODEL.file_bytes)
+VALUES: dict[str, Any] = {
+    "model_file": "small.gguf",
+    "n_gpu_layers": "all",
     "n_ctx": 4096,
     "slots": 2,
-    "cache_ram_mib": 100,
+    "kv_type": "q8_0",
+    "n_batch": 512,
+    "n_ubatch": 512,
+    "cache_ram_mib": None,
     "memory_max_mib": 0,
     "load_mode": "none",
+    "tuned": {},
 }
+SHAPES = [{"item": "small.gguf", "stdout": json.dumps(MODEL.as_data())}]
+#: What a host says that has neither the program nor the model.
+UNKNOWN = [{"item": "small.gguf", "rc": 2}]
+
+
+def ram(
+    host_mib: int,
+    cards: int = 2,
+    shapes: list[dict[str, Any]] = SHAPES,
+    of_second: dict[str, Any] | None = None,
+    **changes: Any,
+) -> list[dict[str, int]]:
+    listed = [{"uuid": f"GPU-{number}"} for number in range(cards)]
+    if of_second:
+        listed[1] |= of_second
+    return backends.backend_ram(listed, VALUES | changes, shapes, [FILE_MIB] * cards, host_mib)
+
+
+@pytest.mark.parametrize("load_mode", ["none", "mmap"])
+@pytest.mark.parametrize("gigabytes", [4, 8, 16, 64])
+def test_a_prompt_cache_is_as_large_as_the_planner_says(gigabytes: int, load_mode: str) -> None:
+    hand = {"n_ctx": 4096, "slots": 2, "load_mode": load_mode, "kv_type": "q8_0"}
+    made = plan_rig(
+        parse_rig(f"P106-100 x 6, {gigabytes} GB RAM"),
+        [MODEL],
+        HandSet.from_mapping(hand, "test"),
+    )
+    own = ram(made.rig.ram // MIB, cards=6, load_mode=load_mode)
+    assert [one["cache_ram_mib"] for one in own] == [s.cache_ram_mib for s in made.servers]
+    assert [one["cached_tokens"] for one in own] == [s.cached_tokens for s in made.servers]
+
+
+def test_a_small_rig_has_no_prompt_cache_and_what_it_has_is_the_host_s() -> None:
+    assert [one["cache_ram_mib"] for one in ram(3891, cards=6)] == [0] * 6
+    both = ram(16 * 1024)
+    assert both[0] == both[1]
+    assert 2 * both[0]["cache_ram_mib"] < 16 * 1024
+
+
+def test_a_cache_that_is_set_is_kept_and_leaves_less_for_the_others() -> None:
+    free, _ = ram(16 * 1024)
+    other, own = ram(16 * 1024, of_second={"cache_ram_mib": 8192})
+    assert (own["cache_ram_mib"], other["cache_ram_mib"] < free["cache_ram_mib"]) == (8192, True)
+    assert {one["cache_ram_mib"] for one in ram(16 * 1024, cache_ram_mib="100")} == {100}
+    # A value by hand for all, and one for a card before it.
+    assert ram(4096, cache_ram_mib=100, of_second={"cache_ram_mib": 0})[1]["cache_ram_mib"] == 0
+
+
+def test_a_token_takes_what_its_cache_s_type_does() -> None:
+    (q8_0, f16) = ram(16 * 1024, cache_ram_mib=1088, of_second={"kv_type": "f16"})
+    # 68 KiB and 128 KiB.
+    assert (q8_0["cached_tokens"], f16["cached_tokens"]) == (1088 * 1024 // 68, 1088 * 1024 // 128)
+    tuned = {"GPU-0": {"settings": {"kv_type": "f16"}}, "GPU-1": {"settings": {"kv_type": "f16"}}}
+    first, second = ram(16384, cache_ram_mib=1088, tuned=tuned, of_second={"kv_type": "q8_0"})
+    assert (first["cached_tokens"], second["cached_tokens"]) == (
+        f16["cached_tokens"],
+        q8_0["cached_tokens"],
+    )
+    assert ram(16384, cache_ram_mib=10**8)[0]["cached_tokens"] == backends.MOST_TOKENS
+    assert ram(16384, shapes=UNKNOWN, cache_ram_mib=100)[0]["cached_tokens"] == 0
+
+
+def limit(host_mib: int, **changes: Any) -> int:
+    """MiB of each of twelve, so that a share of the host is little."""
+    first, *others = ram(host_mib, cards=12, cache_ram_mib=100, **changes)
+    assert others == [first] * 11
+    return first["memory_max_mib"]
+
+
+def with_reserve(need: int) -> int:
+    return need + need // 4 + 256
 
 
 @pytest.mark.parametrize(
-    ("changes", "host_mib", "limit"),
+    ("changes", "weights_mib", "kv_mib"),
     [
-        ({}, 64 * 1024, (64 * 1024 - 1024) // 2),  # its share is more than it needs
-        ({}, 4096, 1356 + 339 + 256),  # 256 + 4000 / 4 + 100, and a reserve
-        ({"load_mode": "mmap"}, 8192, 4356 + 1089 + 256),
-        ({"n_gpu_layers": 0}, 8192, 5380 + 1345 + 256),  # weights and KV as well
-        ({"n_gpu_layers": 0}, 4096, 4096 - 512),  # no more than the host has
-        ({"memory_max_mib": "900"}, 4096, 900),
+        ({}, mib(MODEL.embedding_bytes), 0),
+        ({"n_gpu_layers": 33}, mib(MODEL.embedding_bytes), 0),
+        ({"load_mode": "mmap"}, FILE_MIB, 0),
+        ({"n_gpu_layers": 0}, FILE_MIB - 8, 544),  # 8 MiB are the vocabulary
+        # One layer less is one layer's weights and KV more.
+        ({"n_gpu_layers": 32}, mib(MODEL.embedding_bytes + MODEL.layer_bytes[0]), 17),
     ],
 )
-def test_memory_is_limited_to_what_is_needed_or_the_share_of_the_host(
-    changes: dict[str, Any], host_mib: int, limit: int
+def test_memory_is_limited_to_what_the_planner_says_with_a_reserve(
+    changes: dict[str, Any], weights_mib: int, kv_mib: int
 ) -> None:
-    cards = [{"uuid": "GPU-1"}, {"uuid": "GPU-2"}]
-    limits = backends.memory_limits_mib([4000, 4000], cards, DEFAULTS | changes, host_mib)
-    assert limits == [limit, limit]
-    # A card's own value goes before the role's.
-    cards[1]["memory_max_mib"] = "1234"
-    limits = backends.memory_limits_mib([4000, 4000], cards, DEFAULTS | changes, host_mib)
-    assert limits == [limit, 1234]
+    """Beside weights, KV and prompts: libraries, the process, what goes to and from the card."""
+    beside = 250 + 160 + 12 + 2
+    need = weights_mib + kv_mib + 100 + beside
+    assert limit(9000, **changes) == pytest.approx(with_reserve(need), abs=6)
+
+
+def test_memory_is_limited_to_the_share_of_the_host_where_that_is_more() -> None:
+    assert limit(64 * 1024) == (64 * 1024 - 1024) // 12
+    # No more than the host has.
+    assert limit(4096, n_gpu_layers=0) == 4096 - 512
+    assert limit(4096, memory_max_mib="900") == 900
+    first, second = ram(4096, cache_ram_mib=0, of_second={"memory_max_mib": "1234"})
+    assert (first["memory_max_mib"] == 1234, second["memory_max_mib"]) == (False, 1234)
+
+
+def test_33_layers_are_not_all_of_a_model_that_has_more() -> None:
+    more = replace(MODEL, n_layers=40, layer_bytes=MODEL.layer_bytes + MODEL.layer_bytes[:8])
+    shapes = [{"item": "small.gguf", "stdout": json.dumps(more.as_data())}]
+    whole = limit(9000, shapes=shapes)
+    assert whole == limit(9000, shapes=shapes, n_gpu_layers=41)
+    assert whole < limit(9000, shapes=shapes, n_gpu_layers=33)
+
+
+def test_of_an_unknown_model_a_quarter_or_all_of_its_file_is_in_host_ram() -> None:
+    def unknown(**changes: Any) -> int:
+        return limit(10_000, shapes=UNKNOWN, **changes)
+
+    beside = 250 + 160 + 4 + 100
+    assert unknown() == pytest.approx(with_reserve(FILE_MIB // 4 + beside), abs=6)
+    # How many layers all of them are is not known either.
+    for changes in ({"n_gpu_layers": 33}, {"n_gpu_layers": 0}):
+        kv = 2 * 4096 // 8
+        assert unknown(kv_type="f16", **changes) == pytest.approx(
+            with_reserve(FILE_MIB + kv + beside), abs=6
+        )
+
+
+@pytest.mark.parametrize("value", ["all", 0, 33, "33"])
+def test_layers_are_a_number_or_all(value: object) -> None:
+    assert backends.wrong_layers([{"uuid": "GPU-1", "n_gpu_layers": value}], value) == []
+
+
+@pytest.mark.parametrize("value", ["auto", -1, "-1", "", None, 1.5, "every"])
+def test_other_layers_are_named_with_whose_they_are(value: object) -> None:
+    assert backends.wrong_layers([{"uuid": "GPU-1"}], value) == [
+        f"llama_server_n_gpu_layers ('{value}')"
+    ]
+    cards = [{"uuid": "GPU-1"}, {"uuid": "GPU-2", "n_gpu_layers": value}]
+    assert backends.wrong_layers(cards, "all") == [f"n_gpu_layers of GPU-2 ('{value}')"]
+
+
+def test_only_all_is_all_for_sure() -> None:
+    cards = [{"uuid": "GPU-1"}, {"uuid": "GPU-2", "n_gpu_layers": "all"}]
+    assert [backends.has_all_layers(cards, n, 33) for n in (0, 1)] == [False, True]
+    assert backends.has_all_layers(cards, 0, "all")

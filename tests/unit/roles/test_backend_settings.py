@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from heartcode_models.planner.description import parse_rig
+from heartcode_models.planner.host_ram import server_ram
+from heartcode_models.planner.known_models import known_model
+from heartcode_models.planner.rig_plan import plan_rig
+from heartcode_models.planner.settings import HandSet, Settings
+from heartcode_models.units import mib
 
 ROOT = Path(__file__).parents[3]
 MIB = 2**20
@@ -25,9 +31,11 @@ HOSTS: dict[str, dict[str, Any]] = {
         "llama_server_gpus": [CARDS[0], CARDS[1] | {"model_name": "stheno-large"}],
     },
     "two_at_a_time": {"llama_server_loads_at_a_time": 2},
-    "small": {"ram_mib": 3950, "llama_server_gpus": SIX, "llama_server_cache_ram_mib": 100},
+    "small": {"ram_mib": 3950, "llama_server_gpus": SIX},
+    "roomy": {"ram_mib": 15564, "llama_server_gpus": SIX},
 }
 HOSTS["cpu"] = HOSTS["small"] | {"llama_server_n_gpu_layers": 0}
+HOSTS["cache_by_hand"] = HOSTS["roomy"] | {"llama_server_cache_ram_mib": 100}
 HOSTS["by_hand"] = HOSTS["small"] | {"llama_server_memory_max_mib": 900}
 
 Files = dict[str, dict[str, str]]
@@ -79,6 +87,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     """For each host the variables of each of its files."""
     directory = tmp_path_factory.mktemp("rendered")
     write_role(directory / "roles/backends")
+    shapes = [
+        {"item": name, "stdout": json.dumps(known_model("8B", quantisation).as_data())}
+        for name, quantisation in ((SMALL, "Q4_K_M"), (LARGE, "Q6_K"))
+    ]
     stats = [
         {"item": name, "stat": {"exists": True, "size": size * MIB, "mtime": 0}}
         for name, size in ((SMALL, 4700), (LARGE, 6300))
@@ -90,6 +102,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
         "model_file": SMALL,
         "llama_server_gpus": CARDS,
         "__llama_server_models": {"results": stats},
+        "__llama_server_shapes": {"results": shapes},
         "app_port": 8080,
         "app_metrics_port": 9091,
         "app_settings": {},
@@ -116,6 +129,15 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     }
 
 
+def needed_mib(quantisation: str) -> int:
+    """MiB of host RAM beside cached prompts, with the role's defaults."""
+    model = known_model("8B", quantisation)
+    settings = Settings(
+        n_ctx=4096, slots=1, kv_type="q8_0", n_batch=512, n_ubatch=512, n_gpu_layers=33
+    )
+    return mib(server_ram(model, settings, "none"))
+
+
 def test_each_card_has_its_file_and_its_limits(rendered: dict[str, Files]) -> None:
     files = rendered["mixed"]
     first, second = files["0.env"], files["1.env"]
@@ -129,10 +151,12 @@ def test_each_card_has_its_file_and_its_limits(rendered: dict[str, Files]) -> No
     assert second["HEARTCODE_LOAD_TIMEOUT_S"] == "363"
     for name in ("0.conf", "1.conf"):
         assert files[name]["TimeoutStartSec"] == str(120 + 488 + 363 + 488)
-    # The share of the host; what 256 MiB, a quarter of the file and its cache need, with a reserve.
-    assert files["0.conf"]["MemoryMax"] == f"{(8000 - 1024) // 2}M"
-    need = 256 + 6300 // 4 + 8000 // 4 // 2
-    assert files["1.conf"]["MemoryMax"] == f"{need + need // 4 + 256}M"
+    # What the planner says that each needs, with its prompt cache and a reserve.
+    for number, quantisation in enumerate(("Q4_K_M", "Q6_K")):
+        cache = int(files[f"{number}.env"]["HEARTCODE_CACHE_RAM_MIB"])
+        need = needed_mib(quantisation) + cache
+        assert files[f"{number}.conf"]["MemoryMax"] == f"{need + need // 4 + 256}M"
+    assert first["N_GPU_LAYERS"] == second["N_GPU_LAYERS"] == "all"
     assert files["0.conf"]["StartLimitIntervalSec"] == str(6 * (488 + 120))
     assert files["1.conf"]["StartLimitIntervalSec"] == "3600"
 
@@ -155,8 +179,9 @@ def test_a_name_that_is_set_is_that_of_all_files_but_a_card_s_own(
 @pytest.mark.parametrize(
     ("host", "limit"),
     [
-        # The share would be 487 MiB; needed are 256 + a quarter of the file + 100, and a reserve.
-        ("small", 1531 + 382 + 256),
+        # The share would be 487 MiB; needed are 282 for embeddings, 250 for libraries, 173 for the
+        # process, and a reserve.
+        ("small", 705 + 176 + 256),
         # The whole file: all of the host but a rest.
         ("cpu", 3950 - 512),
         ("by_hand", 900),
@@ -164,6 +189,21 @@ def test_a_name_that_is_set_is_that_of_all_files_but_a_card_s_own(
 )
 def test_a_small_host_s_memory(rendered: dict[str, Files], host: str, limit: int) -> None:
     assert {rendered[host][f"{n}.conf"]["MemoryMax"] for n in range(6)} == {f"{limit}M"}
+
+
+def test_prompts_get_what_the_planner_says(rendered: dict[str, Files]) -> None:
+    def caches(host: str) -> set[str]:
+        return {rendered[host][f"{n}.env"]["HEARTCODE_CACHE_RAM_MIB"] for n in range(6)}
+
+    made = plan_rig(
+        parse_rig("P106-100 x 6, 16 GB RAM"),
+        [known_model("8B", "Q4_K_M")],
+        HandSet(n_ctx=4096, slots=1, load_mode="none"),
+    )
+    assert made.servers[0].cache_ram_mib > 1000
+    assert caches("roomy") == {str(made.servers[0].cache_ram_mib)}
+    assert caches("small") == {"0"}
+    assert caches("cache_by_hand") == {"100"}
 
 
 def test_loads_at_a_time_shorten_the_wait(rendered: dict[str, Files]) -> None:

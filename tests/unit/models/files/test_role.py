@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from heartcode_models.files.control import verified_files
 from heartcode_models.files.pack import pack
+from heartcode_models.gguf.header import read_header
+from heartcode_models.gguf.kv_cache import kv_bytes_per_token
+from heartcode_models.gguf.model import Model
+from heartcode_models.gguf.read_model import model_of
 
 from tests.model_hub import COMMIT, ModelHub
 from tests.unit.models.conftest import NAME, REPOSITORY
@@ -256,33 +260,28 @@ def test_a_bare_host_can_check_a_file(
         assert ("is no usable GGUF" in done.stderr) != good
 
 
-@pytest.mark.parametrize(("kv_type", "size"), [("f16", 256), ("q8_0", 136)])
-def test_a_host_tells_what_a_token_takes_in_the_kv_cache(
-    packed: Path, tmp_path: Path, model: bytes, kv_type: str, size: int
-) -> None:
-    """Of the demo model: one layer, one head, K and V of 64 values each."""
+def test_a_host_tells_what_a_model_is(packed: Path, tmp_path: Path, model: bytes) -> None:
     path = tmp_path / NAME
     path.write_bytes(model)
-    done = kv_bytes(packed, path, kv_type)
+    done = shape(packed, path)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == size
+    told = Model.from_data(json.loads(done.stdout))
+    assert told == model_of(read_header(str(path)))
+    # The demo model has one layer and one head, K and V of 64 values each.
+    assert (kv_bytes_per_token(told, "f16"), kv_bytes_per_token(told, "q8_0")) == (256, 136)
 
 
-def test_what_has_no_known_kv_cache_is_told(packed: Path, tmp_path: Path, model: bytes) -> None:
+def test_what_is_no_model_is_told(packed: Path, tmp_path: Path) -> None:
     path = tmp_path / NAME
-    path.write_bytes(model)
-    wrong = kv_bytes(packed, path, "q9")
-    assert (wrong.returncode, wrong.stdout) == (3, "")
-    assert "one of f16, q8_0, q4_0" in wrong.stderr
     path.write_bytes(b"no model")
-    broken = kv_bytes(packed, path, "f16")
+    broken = shape(packed, path)
     assert (broken.returncode, broken.stdout) == (3, "")
     assert "is no usable GGUF" in broken.stderr
 
 
-def kv_bytes(packed: Path, path: Path, kv_type: str) -> subprocess.CompletedProcess[str]:
+def shape(packed: Path, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", "-S", packed, "kv-bytes", path, kv_type],
+        [sys.executable, "-I", "-S", packed, "shape", path],
         capture_output=True,
         text=True,
         check=False,

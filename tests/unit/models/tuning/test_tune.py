@@ -112,6 +112,19 @@ def test_what_the_inventory_sets_is_not_tuned(tune: Any) -> None:
     assert names(card["candidates"]) == ["512/128 q8_0 on", "1024/128 q8_0 on"]
 
 
+def test_all_layers_are_as_many_as_the_model_has(tune: Any) -> None:
+    by_number, by_name = (
+        tune("grid", host(values=DEFAULTS | {"n_gpu_layers": layers})) for layers in (33, "all")
+    )
+    assert by_name == by_number
+    measured = {"GPU-aa": {"measured": [result((250, 25))], "failed": []}}
+    told = tune("choose", host(values=DEFAULTS | {"n_gpu_layers": "all"}, results=measured))
+    assert told["cards"]["GPU-aa"]["measured_with"]["n_gpu_layers"] == "all"
+    # None of them leaves room for everything.
+    (card,) = tune("grid", host(values=DEFAULTS | {"n_gpu_layers": 0, "n_ctx": 16384}))
+    assert card["left_out"] == []
+
+
 def test_the_turn_is_cut_to_the_context(tune: Any) -> None:
     (card,) = tune("grid", host(values=DEFAULTS | {"n_ctx": 1024}))
     assert (card["prompt_tokens"], card["answer_tokens"], card["depth"]) == (824, 200, 0)

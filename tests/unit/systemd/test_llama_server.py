@@ -1,0 +1,40 @@
+"""heartcode-llama-server, with a program in llama-server's place that shows its command line."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[3] / "systemd/libexec/heartcode-llama-server"
+
+
+def start(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    server = tmp_path / "llama-server"
+    server.write_text('#!/bin/sh\necho "$@"\n')
+    server.chmod(0o755)
+    model = tmp_path / "model.gguf"
+    model.touch()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HEARTCODE_LLAMA_SERVER": str(server),
+        "MODEL_PATH": str(model),
+    }
+    return subprocess.run(
+        [PROGRAM], env=environment | variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("layers", ["all", "0", "33", "41"])
+def test_layers_are_a_number_or_all(tmp_path: Path, layers: str) -> None:
+    done = start(tmp_path, N_GPU_LAYERS=layers)
+    assert done.returncode == 0, done.stderr
+    assert f" -ngl {layers} -fit off " in done.stdout
+
+
+@pytest.mark.parametrize("layers", ["auto", "-1", "many", "33.5"])
+def test_other_layers_are_named_and_end_with_78(tmp_path: Path, layers: str) -> None:
+    done = start(tmp_path, N_GPU_LAYERS=layers)
+    assert (done.returncode, done.stdout) == (78, "")
+    said = f"N_GPU_LAYERS, if it is not all, must be a whole number, but is '{layers}'"
+    assert said in done.stderr
