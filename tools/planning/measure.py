@@ -167,7 +167,7 @@ def _zeros(directory: Path, size: str, quantisation: str) -> Path:
 
 def _settings(arguments: argparse.Namespace, model: Model) -> Iterator[Settings]:
     rows: Sequence[tuple[int, int, int, str, int | None]] = (
-        _QUICK
+        [row for row in _QUICK if arguments.gpu or row[-1] is None]
         if arguments.quick
         else [
             (*row, None)
@@ -310,7 +310,7 @@ def _fill(port: int, settings: Settings) -> None:
     """Fill every slot's context: scratch memory is allocated when it is first needed."""
     body = {
         "prompt": [300] * (settings.n_ctx - 64),
-        "n_predict": 16,
+        "n_predict": 4,  # enough for what decoding loads; on the CPU a token takes seconds
         "ignore_eos": True,
         "cache_prompt": False,
     }
