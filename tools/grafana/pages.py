@@ -263,7 +263,8 @@ RIG = Dashboard(
         ),
         Panel(
             title="Memory",
-            description="Share of the card's memory in use; a plan takes up to 99 %, above 99.05 % an alert fires.",
+            description="Share of the card's memory in use; a plan takes up to 99 %,"
+            " above 99.05 % an alert fires.",
             unit="percentunit",
             maximum=1,
             queries=[

@@ -257,6 +257,15 @@ def _parts(model: Model, settings: Settings, *, gpu: bool) -> dict[str, int]:
     }
 
 
+def allocated_on_the_cpu(
+    server: Path, path: Path, settings: Settings, port: int
+) -> dict[str, float]:
+    """MiB that a llama-server says it has allocated for a model on the CPU, by what for."""
+    arguments = argparse.Namespace(server=str(server), port=port, gpu=None)
+    with _running(arguments, path, replace(settings, n_gpu_layers=0)) as log:
+        return reported(log.read_text(), gpu=False)
+
+
 @contextmanager
 def _running(arguments: argparse.Namespace, path: Path, settings: Settings) -> Iterator[Path]:
     """A llama-server with the flags of the fleet; gives its log."""

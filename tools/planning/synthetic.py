@@ -5,6 +5,8 @@ takes a few MiB of disk until it is copied. Needs the ``gguf`` library, as the d
 """
 
 import struct
+from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,36 @@ _BYTES = 256
 
 
 def write_synthetic(path: Path, size: str, quantisation: str) -> None:
-    """Write the model `size` (a key of SHAPES) in `quantisation` to `path`.
+    """Write the model `size` (a key of SHAPES) in `quantisation` to `path`."""
+    shape = SHAPES[size]
+    write_zeros(path, "llama", shape, quantisation, infos=list(tensors(shape, quantisation)))
+
+
+def write_zeros(
+    path: Path,
+    architecture: str,
+    shape: Shape,
+    quantisation: str,
+    *,
+    infos: Sequence[Tensor],
+    metadata: Mapping[str, int] | None = None,
+) -> None:
+    """Write a model of an architecture to `path`.
 
     Matrices are zeros, vectors are ones, so that neither norms nor rotations divide by zero.
+
+    Args:
+        path: Where to.
+        architecture: As llama.cpp names it.
+        shape: What its metadata say of it.
+        quantisation: The same.
+        infos: Its tensors.
+        metadata: What else it says, without the architecture's name before it.
     """
-    shape = SHAPES[size]
-    infos = list(tensors(shape, quantisation))
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     _add_metadata(writer, shape, quantisation)
+    for key, value in (metadata or {}).items():
+        writer.add_uint32(f"{architecture}.{key}", value)
     for tensor in infos:
         writer.add_tensor_info(
             tensor.name,
@@ -42,14 +66,14 @@ def write_synthetic(path: Path, size: str, quantisation: str) -> None:
     _append(path, infos)
 
 
-def _append(path: Path, infos: list[Tensor]) -> None:
+def _append(path: Path, infos: Sequence[Tensor]) -> None:
     with path.open("r+b") as file:
         end = file.seek(0, 2)
         for tensor in infos:
             start = GGUFWriter.ggml_pad(end, 32)
             if tensor.kind == "F32":
                 file.seek(start)
-                file.write(struct.pack("<f", 1.0) * tensor.sizes[0])
+                file.write(struct.pack("<f", 1.0) * prod(tensor.sizes))
             end = start + tensor.nbytes
         file.truncate(GGUFWriter.ggml_pad(end, 32))
 
