@@ -208,7 +208,7 @@ def test_other_layers_are_named_with_whose_they_are(value: object) -> None:
     assert backends.wrong_layers([{"uuid": "GPU-1"}], value) == [
         f"llama_server_n_gpu_layers ('{value}')"
     ]
-    cards = [{"uuid": "GPU-1"}, {"uuid": "GPU-2", "n_gpu_layers": value}]
+    cards: list[dict[str, Any]] = [{"uuid": "GPU-1"}, {"uuid": "GPU-2", "n_gpu_layers": value}]
     assert backends.wrong_layers(cards, "all") == [f"n_gpu_layers of GPU-2 ('{value}')"]
 
 
