@@ -107,6 +107,10 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             {"llama_server_gpus": [{"uuid": CARD, "slots": 0}]},
             f"slots of {CARD} must be at least 1",
         ),
+        "layers that are neither a number nor all": (
+            {"llama_server_n_gpu_layers": "auto"},
+            "llama_server_n_gpu_layers ('auto') must be all, or a whole number of layers",
+        ),
         "a card's model with a path": (
             {"llama_server_gpus": [{"uuid": CARD, "model_file": "/models/x.gguf"}]},
             "model_file is /models/x.gguf; give the name of a .gguf file",

@@ -38,7 +38,8 @@ def test_a_context_is_rounded_up_for_each_slot() -> None:
     assert kv_cache(MODEL, settings(n_ctx=4000, slots=3)) == 3 * 272 * MIB
 
 
-#: Of all that was measured no prediction is below, and none is so much above.
+#: The goal: no prediction is below what was measured, and none is so much above. What is computed
+#: is rehearsed, and so exact.
 LARGEST_ERROR = 0.08
 #: What reports are rounded to, in MiB either way.
 TENTH, HUNDREDTH, WHOLE_MIB = 0.05, 0.005, 0.5
@@ -96,17 +97,16 @@ EXPERTS_30B = replace(
 OTHER_SHAPES = [(DENSE_24B, 228, 292), (EXPERTS_30B, 100, 136)]
 
 
-def is_right(predicted: float, measured: float, rounding: float) -> bool:
-    """Whether a prediction (bytes) is not below what was measured (MiB), and hardly above."""
-    least, most = measured - rounding, (measured + rounding) * (1 + LARGEST_ERROR)
-    return least <= predicted / MIB <= most
+def is_exact(predicted: float, measured: float, rounding: float) -> bool:
+    """Whether a prediction (bytes) is what was measured (MiB)."""
+    return abs(predicted / MIB - measured) <= rounding
 
 
 @pytest.mark.parametrize(("n_ctx", "slots", "kv_type", "n_ubatch", "compute", "_"), ON_A_GPU)
 def test_a_card_s_compute_buffer(
     n_ctx: int, slots: int, kv_type: str, n_ubatch: int, compute: float, _: int
 ) -> None:
-    assert is_right(
+    assert is_exact(
         compute_buffer(MODEL, settings(n_ctx, slots, n_ubatch, kv_type)), compute, TENTH
     )
 
@@ -117,7 +117,7 @@ def test_the_cpu_s_compute_buffer(
 ) -> None:
     cpu = Part(on_gpu=False)
     wanted = settings(n_ctx, slots, n_ubatch, kv_type)
-    assert is_right(compute_buffer(MODEL, wanted, part=cpu), compute, HUNDREDTH)
+    assert is_exact(compute_buffer(MODEL, wanted, part=cpu), compute, HUNDREDTH)
 
 
 @pytest.mark.parametrize(("n_ctx", "slots", "n_ubatch", "compute"), WITHOUT_FLASH_ATTENTION)
@@ -126,13 +126,13 @@ def test_the_compute_buffer_without_flash_attention(
 ) -> None:
     wanted = settings(n_ctx, slots, n_ubatch, "f16")
     needed = compute_buffer(MODEL, wanted, flash_attention=False, part=Part(on_gpu=False))
-    assert is_right(needed, compute, HUNDREDTH)
+    assert is_exact(needed, compute, HUNDREDTH)
 
 
 @pytest.mark.parametrize(("model", "alone", "_"), OTHER_SHAPES, ids=["24B", "30B-A3B"])
 def test_the_compute_buffer_of_other_shapes(model: Model, alone: int, _: int) -> None:
     wanted = settings(8192, 2, layers=model.all_layers)
-    assert is_right(compute_buffer(model, wanted), alone, WHOLE_MIB)
+    assert is_exact(compute_buffer(model, wanted), alone, WHOLE_MIB)
 
 
 @pytest.mark.parametrize(("model", "_", "each"), OTHER_SHAPES, ids=["24B", "30B-A3B"])
@@ -145,7 +145,7 @@ def test_the_compute_buffer_of_each_of_several_devices(
     model: Model, _: int, each: int, part: Part
 ) -> None:
     wanted = settings(8192, 2, layers=model.all_layers)
-    assert is_right(compute_buffer(model, wanted, part=part), each, WHOLE_MIB)
+    assert is_exact(compute_buffer(model, wanted, part=part), each, WHOLE_MIB)
 
 
 @pytest.mark.parametrize(("n_ctx", "slots", "kv_type", "n_ubatch", "_", "beside"), ON_A_GPU)
@@ -154,7 +154,7 @@ def test_what_cuda_takes_beside_the_buffers(
 ) -> None:
     wanted = settings(n_ctx, slots, n_ubatch, kv_type)
     need = vram_need(MODEL, wanted, generation=HOPPER)
-    assert is_right(need.pool + need.runtime, beside, WHOLE_MIB)
+    assert beside <= (need.pool + need.runtime) / MIB <= beside * (1 + LARGEST_ERROR)
 
 
 def test_the_copy_of_k_and_v_counts_where_it_is_wider_than_the_feed_forward_part() -> None:
