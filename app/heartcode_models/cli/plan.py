@@ -24,14 +24,15 @@ _HELP = {
     "kv_type": "type of K and V",
     "n_batch": "tokens of a prompt handed over together",
     "n_ubatch": "tokens computed together",
-    "n_gpu_layers": "layers on the card, the output counted as one",
+    "n_gpu_layers": "layers on the card, the output counted as one, or all",
     "n_threads": "CPU threads of one llama-server",
     "cache_ram_mib": "MiB of host RAM for each card's prompts that lost their slot",
     "load_mode": "how the file is read",
 }
 
 _EPILOG = f"""\
-A rig in words: its cards, kinds joined by +, then RAM, cores, PCIe width (x1: risers) and disk.
+A rig in words: its cards, kinds joined by +, then RAM, cores, PCIe width (x1: risers) and disk, as
+people write them ("6x P106-100, RAM: 8GB, dual core, SSD 120 GB").
   scripts/plan.py "P106-100 x 6, 4 GB RAM"
   scripts/plan.py "{EXAMPLE}, 60 GB disk" "rig2: P104-100 4 GB x 3, 4 GB RAM"
   scripts/plan.py "6 x GTX 1070, 8 GB RAM" --model https://host/model-Q6_K.gguf
