@@ -26,7 +26,7 @@ from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import Generation, generation_of
 from heartcode_models.planner.compute_graph import Part
-from heartcode_models.planner.host_ram import host_weights
+from heartcode_models.planner.host_ram import host_weights, server_ram
 from heartcode_models.planner.known_models import SHAPES, known_model
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import (
@@ -44,7 +44,7 @@ _READY_SECONDS, _PROMPT_SECONDS, _STOP_SECONDS = 600, 1800, 30
 LARGEST_ERROR = 0.08
 #: llama-server reports hundredths of a MiB.
 _ROUNDING = 0.01
-VRAM, BESIDE = "VRAM", "CUDA and pool"
+VRAM, BESIDE, RAM = "VRAM", "CUDA and pool", "host RAM"
 _REPORTED = re.compile(r"(model|KV|compute) buffer size = *([\d.]+) MiB")
 #: Context, slots, ubatch, type of K and V and layers on the card (None: all): each shows another
 #: part of the formulas, in less than three minutes on a fast card.
@@ -211,23 +211,25 @@ def _measure(
         f" ubatch {settings.n_ubatch}{layers}"
     )
     before = _vram_used(arguments.gpu) if arguments.gpu else 0
-    with _running(arguments, path, settings) as log:
+    with _running(arguments, path, settings) as (pid, log):
         if arguments.gpu:
             _fill(arguments.port, settings)
+        ram = _most_ram(pid)
         used = _vram_used(arguments.gpu) - before if arguments.gpu else 0
         real = reported(log.read_text(), gpu=bool(arguments.gpu))
     predicted = _parts(model, settings, gpu=bool(arguments.gpu))
     if generation:
         need = vram_need(model, settings, generation=generation)
         predicted |= {BESIDE: need.pool + need.runtime, VRAM: need.total}
-        real |= {BESIDE: used - sum(real.values()), VRAM: used}
+        predicted[RAM] = server_ram(model, settings, "none")
+        real |= {BESIDE: used - sum(real.values()), VRAM: used, RAM: ram}
     for name, size in predicted.items():
         if real.get(name):
             yield Comparison(
                 what=f"{label}: {name}",
                 predicted=size / MIB,
                 real=real[name],
-                bound=partly and name in ("compute", VRAM),
+                bound=name == RAM or (partly and name in ("compute", VRAM)),
             )
 
 
@@ -262,13 +264,15 @@ def allocated_on_the_cpu(
 ) -> dict[str, float]:
     """MiB that a llama-server says it has allocated for a model on the CPU, by what for."""
     arguments = argparse.Namespace(server=str(server), port=port, gpu=None)
-    with _running(arguments, path, replace(settings, n_gpu_layers=0)) as log:
+    with _running(arguments, path, replace(settings, n_gpu_layers=0)) as (_, log):
         return reported(log.read_text(), gpu=False)
 
 
 @contextmanager
-def _running(arguments: argparse.Namespace, path: Path, settings: Settings) -> Iterator[Path]:
-    """A llama-server with the flags of the fleet; gives its log."""
+def _running(
+    arguments: argparse.Namespace, path: Path, settings: Settings
+) -> Iterator[tuple[int, Path]]:
+    """A llama-server with the flags of the fleet; gives its process id and its log."""
     environment = os.environ | {
         "HEARTCODE_LLAMA_SERVER": arguments.server,
         "MODEL_PATH": str(path),
@@ -291,7 +295,7 @@ def _running(arguments: argparse.Namespace, path: Path, settings: Settings) -> I
         process = subprocess.Popen([_START], env=environment, stdout=file, stderr=file)
     try:
         _wait_until_ready(process, arguments.port, log)
-        yield log
+        yield process.pid, log
     finally:
         process.terminate()
         try:
@@ -335,6 +339,13 @@ def _fill(port: int, settings: Settings) -> None:
 
     with ThreadPoolExecutor(settings.slots) as pool:
         list(pool.map(ask, range(settings.slots)))
+
+
+def _most_ram(pid: int) -> float:
+    """MiB of host RAM that a process has had at most, files that it maps included."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(peak) / 1024
 
 
 def _vram_used(uuid: str) -> float:
