@@ -1,9 +1,9 @@
 """What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch``, ``check``, ``shape`` and ``measure`` on a host. Questions and answers are JSON on
-standard input and output: what stands on a command line can be read by every account of the host,
-and a token may be in it.
+``fetch``, ``check``, ``shape``, ``token-bytes`` and ``measure`` on a host. Questions and answers are
+JSON on standard input and output: what stands on a command line can be read by every account of the
+host, and a token may be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
@@ -17,7 +17,7 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.check import check_gguf
 
 _USAGE = (
-    "usage: describe | pin | pack | holds | fetch | check FILE | shape FILE"
+    "usage: describe | pin | pack | holds | fetch | check FILE | shape FILE | token-bytes FILE"
     " | measure MANIFEST METRICS"
 )
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
@@ -42,11 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(fetch(json.load(sys.stdin))))
             case ["check", path]:
                 check_gguf(Path(path))
-            case ["shape", path]:
-                from heartcode_models.gguf.header import read_header
-                from heartcode_models.gguf.read_model import model_of
-
-                print(json.dumps(model_of(read_header(path)).as_data()))
+            case ["shape" | "token-bytes" as what, path]:
+                print(_told_of(what, path))
             case ["measure", manifest, metrics]:
                 from heartcode_models.files.measure import measure
 
@@ -67,3 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return _REFUSED
     return 0
+
+
+def _told_of(what: str, path: str) -> str:
+    """What a file says: its model's shape, or how long the tokens of its vocabulary can be."""
+    if what == "shape":
+        from heartcode_models.gguf.header import read_header
+        from heartcode_models.gguf.read_model import model_of
+
+        return json.dumps(model_of(read_header(path)).as_data())
+    from heartcode_models.gguf.vocabulary import longest_token_bytes
+
+    return str(longest_token_bytes(Path(path)))

@@ -1,10 +1,11 @@
 """Reads what stands in a GGUF before the weights: metadata and the list of tensors.
 
 Format: docs/gguf.md of ggml, versions 2 and 3. The vocabulary (100,000 strings and more) is stepped
-over without being built.
+over without being built, unless somebody wants it.
 """
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -86,21 +87,22 @@ class Header:
     file_bytes: int
 
 
-def read_header(where: str) -> Header:
-    """The header of a GGUF at a path or URL.
+def read_header(where: str, *, keep: Collection[str] = ()) -> Header:
+    """The header of a GGUF at a path or URL, with the long arrays of the keys in `keep`.
 
     Raises:
         ModelError: it cannot be read or is no whole GGUF header.
     """
     with opened(where) as source:
-        return _Reader(source).header()
+        return _Reader(source, keep).header()
 
 
 class _Reader:
     """Takes values one after the other from a buffer that grows when it runs out."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, keep: Collection[str]) -> None:
         self._source = source
+        self._keep = keep
         self._buffer = bytearray()
         self._at = 0
         self._tensors_end = 0
@@ -113,7 +115,7 @@ class _Reader:
         metadata: dict[str, Any] = {}
         for _ in range(n_keys):
             key = self._string()
-            metadata[key] = self._value(self._unpack("I"))
+            metadata[key] = self._value(self._unpack("I"), keep=key in self._keep)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         return Header(
             source=self._source.name,
@@ -161,20 +163,20 @@ class _Reader:
             raise self._broken(f"tensor {name}: {error}") from None
         return tensor
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int, *, keep: bool = False) -> Any:
         if kind == _STRING:
             return self._string()
         if kind == _ARRAY:
-            return self._array()
+            return self._array(keep=keep)
         if kind not in _SCALARS:
             raise self._broken(f"a value has the unknown type {kind}")
         return self._unpack(_SCALARS[kind])
 
-    def _array(self) -> Any:
+    def _array(self, *, keep: bool) -> Any:
         kind, length = self._unpack("I"), self._unpack("Q")
         if length > _LARGEST_HEADER:
             raise self._broken(f"an array claims {length} entries")
-        if length <= _KEPT_ARRAY and kind != _ARRAY:
+        if (keep or length <= _KEPT_ARRAY) and kind != _ARRAY:
             return [self._value(kind) for _ in range(length)]
         if kind == _STRING:
             for _ in range(length):

@@ -279,6 +279,23 @@ def test_what_is_no_model_is_told(packed: Path, tmp_path: Path) -> None:
     assert "is no usable GGUF" in broken.stderr
 
 
+def test_a_host_tells_how_long_the_tokens_of_a_model_are(
+    packed: Path, tmp_path: Path, model: bytes
+) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(model)
+    for good, text in ((True, "6\n"), (False, "")):  # the longest is a byte's: <0x0A>
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", packed, "token-bytes", path],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0 if good else 3, text)
+        path.write_bytes(b"no model")
+
+
 def shape(packed: Path, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-I", "-S", packed, "shape", path],
