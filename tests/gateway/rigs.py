@@ -21,7 +21,7 @@ class Rig:
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
         self.directory = directory / name
-        self.llama = Llama(self.directory, slots=SLOTS)
+        self.llama = Llama(self.directory, slots=SLOTS, name="counting")
         self.proxy = proxy_of(self.directory, self.llama)
         self.port = self.proxy.port
         self.exporter = Exporter(self.directory, self.proxy.env)

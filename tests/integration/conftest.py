@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from heartcode_models.demo import counting
 
-from tests.integration.misbehaving import Behaviour, Upstream
+from tests.integration.misbehaving import Upstream
 from tests.integration.processes import Exporter, Llama, Proxy
 
 StartProxy = Callable[..., Proxy]
-StartUpstream = Callable[[Behaviour], Upstream]
+StartUpstream = Callable[..., Upstream]
 StartExporter = Callable[[Proxy], Exporter]
 StartLlamas = Callable[..., list[Llama]]
 
@@ -35,7 +35,7 @@ def cleanup() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def start_upstream(cleanup: ExitStack) -> StartUpstream:
-    return lambda behave: cleanup.enter_context(Upstream(behave))
+    return lambda behave, **options: cleanup.enter_context(Upstream(behave, **options))
 
 
 @pytest.fixture
@@ -121,4 +121,4 @@ def lasting_llamas(lasting: ExitStack, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def lasting_upstream(lasting: ExitStack) -> StartUpstream:
     """As `start_upstream`."""
-    return lambda behave: lasting.enter_context(Upstream(behave))
+    return lambda behave, **options: lasting.enter_context(Upstream(behave, **options))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from heartcode.health import probe
+from heartcode.upstream import identity
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -77,14 +80,26 @@ Behaviour = Callable[[Connection, Request], None]
 class Upstream:
     """Serves each connection in a thread of its own with `behave`, which may be replaced.
 
-    The proxy's own probes are answered with `behave_when_probed` and kept apart. The exporter's
-    questions are answered as by a llama-server without --metrics. A `listener` is a socket that has
-    an address already.
+    The proxy's own probes are answered with `behave_when_probed` and kept apart. It says that it
+    serves `model`, as llama-server does once that is loaded, in the words of `identity`. The
+    exporter's questions are answered as by a llama-server without --metrics. A `listener` is a
+    socket that has an address already.
     """
 
-    def __init__(self, behave: Behaviour, listener: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        behave: Behaviour,
+        listener: socket.socket | None = None,
+        *,
+        model: str = "model",
+        n_ctx: int = 4096,
+    ) -> None:
         self.behave = behave
+        self.model = model
+        self.n_ctx = n_ctx
+        self.path = f"/models/{model}.gguf"
         self.behave_when_probed: Behaviour = generate_a_token
+        self.introduce: Behaviour = self._introduce
         self.requests: list[Request] = []
         self.probes: list[Request] = []
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
@@ -112,6 +127,8 @@ class Upstream:
             if request.path == "/health":
                 # As llama-server says it, from a thread of its own, whatever else it does.
                 connection.answer("200 OK", b'{"status": "ok"}')
+            elif self._asks_who(request):
+                self.introduce(connection, request)
             elif request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
@@ -120,6 +137,24 @@ class Upstream:
             else:
                 self.requests.append(request)
                 self.behave(connection, request)
+
+    @staticmethod
+    def _asks_who(request: Request) -> bool:
+        is_probe = request.headers.get("user-agent") == identity.HEADERS["User-Agent"]
+        return is_probe and request.path in (identity.MODELS.path, identity.PROPS.path)
+
+    def _introduce(self, connection: Connection, request: Request) -> None:
+        if self.behave is be_loading:
+            be_loading(connection, request)
+        else:
+            connection.answer("200 OK", json.dumps(self.identity(request.path)).encode())
+
+    def identity(self, path: str) -> dict[str, Any]:
+        """Return what it says to `GET path`, as far as anybody reads it."""
+        if path == identity.PROPS.path:
+            return {"model_alias": self.model, "model_path": self.path, "model_ftype": "Q4_K_M"}
+        meta = {"n_ctx": self.n_ctx, "n_params": 8_000, "size": 5_000, "ftype": "Q4_K_M"}
+        return {"data": [{"id": self.model, "aliases": [self.model], "meta": meta}]}
 
     def __enter__(self) -> Upstream:
         return self

@@ -259,7 +259,11 @@ class Exporter(Program):
 
 
 class Llama(Program):
-    """A real llama-server, by default with the counting model of the whole run."""
+    """A real llama-server, by default with the counting model of the whole run.
+
+    `name` is its alias, by which the proxy knows it where its settings name a model; `n_ctx` the
+    context of one conversation, by default that of LLAMA_FLAGS shared out among the slots.
+    """
 
     def __init__(
         self,
@@ -269,6 +273,9 @@ class Llama(Program):
         slots: int = 2,
         batch: int = 2048,
         flags: str = "",
+        name: str = "",
+        n_ctx: int = 0,
+        port: int = 0,
     ) -> None:
         command = os.environ.get("HEARTCODE_TEST_LLAMA_SERVER", "")
         path = str(model or os.environ.get("HEARTCODE_TEST_MODEL", ""))
@@ -277,9 +284,12 @@ class Llama(Program):
                 "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
                 "run these tests with `make integration`"
             )
-        port = free_port()
+        port = port or free_port()
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         own = ["-np", str(slots), "-b", str(batch), "--port", str(port), "-m", path]
+        own += ["--alias", name] if name else []
+        own += ["-c", str(n_ctx * slots)] if n_ctx else []
         arguments = [*LLAMA_FLAGS.split(), *flags.split(), *own]
         super().__init__(
             [*shlex.split(command), *arguments], name=f"llama-{port}", directory=directory

@@ -41,7 +41,7 @@ def chat(proxy: Proxy, **options: Any) -> ChatOpenAI:
 
 @pytest.fixture(scope="module")
 def proxy(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
-    backends = [llama.url for llama in lasting_llamas(2)]
+    backends = [llama.url for llama in lasting_llamas(2, name=MODEL)]
     return lasting_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
 
 
@@ -100,7 +100,7 @@ def test_text_completions(proxy: Proxy) -> None:
 
 
 def test_embeddings(llama_servers: StartLlamas, start_proxy: StartProxy) -> None:
-    (llama,) = llama_servers(1, flags="--embeddings --pooling mean")
+    (llama,) = llama_servers(1, name=MODEL, flags="--embeddings --pooling mean")
     embeddings = OpenAIEmbeddings(
         base_url=f"{start_proxy(llama.url, HEARTCODE_MODEL=MODEL).url}/v1",
         api_key=SecretStr("none"),

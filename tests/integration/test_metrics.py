@@ -47,7 +47,7 @@ def test_requests_are_counted_across_restarts(
 def test_times_and_tokens_of_answers_are_told(
     start_proxy: StartProxy, llama_servers: StartLlamas, start_exporter: StartExporter
 ) -> None:
-    (llama,) = llama_servers(1)
+    (llama,) = llama_servers(1, name="counting")
     proxy = start_proxy(llama.url, HEARTCODE_MODEL="counting", HEARTCODE_SLOTS="2")
     exporter = start_exporter(proxy)
     fields: dict[str, Any] = {

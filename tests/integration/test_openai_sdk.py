@@ -23,7 +23,7 @@ def sdk(proxy: Proxy, **options: float) -> openai.OpenAI:
 
 @pytest.fixture(scope="module")
 def llama(lasting_llamas: StartLlamas) -> Llama:
-    return lasting_llamas(1)[0]
+    return lasting_llamas(1, name=MODEL)[0]
 
 
 @pytest.fixture(scope="module")

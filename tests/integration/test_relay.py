@@ -65,7 +65,10 @@ class Models:
         **variables: str,
     ) -> None:
         self._free = {
-            f"{backends}-{number}": [start_upstream(serve_two_tokens) for _ in range(backends)]
+            f"{backends}-{number}": [
+                start_upstream(serve_two_tokens, model=f"{backends}-{number}")
+                for _ in range(backends)
+            ]
             for backends, models in numbers.items()
             for number in range(models)
         }
@@ -263,9 +266,13 @@ def test_an_error_that_two_backends_agree_on_is_the_answer(models: Models) -> No
 def test_a_request_moves_a_set_number_of_times(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
-    backends = [start_upstream(misbehaving.be_loading) for _ in range(4)]
-    proxy = start_proxy(*(upstream.url for upstream in backends), HEARTCODE_MAX_MOVES="2")
-    assert proxy.post(prompt="x").status_code == 503
+    backends = [start_upstream(misbehaving.be_silent) for _ in range(4)]
+    proxy = start_proxy(
+        *(upstream.url for upstream in backends),
+        HEARTCODE_MAX_MOVES="2",
+        HEARTCODE_SILENCE_TIMEOUT_S="0.2",
+    )
+    assert proxy.post(prompt="x").status_code == 502
     assert sum(len(upstream.requests) for upstream in backends) == 3
 
 

@@ -86,7 +86,9 @@ def test_what_changes_a_backend_for_everybody_is_refused(
 def test_the_model_chooses_among_the_backends(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
-    first, second, third = (start_upstream(echo_path) for _ in range(3))
+    # The third as the role starts it, the first under one of the names.
+    names = ("rp", "lumimaid", "stheno|rp")
+    first, second, third = (start_upstream(echo_path, model=name) for name in names)
     models = "stheno|rp, lumimaid, stheno|rp"
     proxy = start_proxy(first.url, second.url, third.url, HEARTCODE_MODEL=models)
     for _ in range(2):
@@ -101,7 +103,7 @@ def test_the_model_chooses_among_the_backends(
 def test_a_model_whose_backend_is_away_is_not_served_by_another(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
-    other = start_upstream(echo_path)
+    other = start_upstream(echo_path, model="stheno")
     away = f"http://127.0.0.1:{free_port()}"
     proxy = start_proxy(other.url, away, HEARTCODE_MODEL="stheno,lumimaid")
     assert proxy.post(prompt="x", model="lumimaid").status_code == 503

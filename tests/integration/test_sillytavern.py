@@ -92,7 +92,7 @@ CHAT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def proxy(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
-    backends = [llama.url for llama in lasting_llamas(2)]
+    backends = [llama.url for llama in lasting_llamas(2, name=MODEL)]
     return lasting_proxy(*backends, HEARTCODE_MODEL=MODEL, HEARTCODE_SLOTS="2")
 
 
@@ -241,7 +241,7 @@ def test_several_replies_to_choose_from(proxy: Proxy) -> None:
 
 def test_vectors(llama_servers: StartLlamas, start_proxy: StartProxy) -> None:
     # src/vectors/llamacpp-vectors.js: no model, and `data` sorted by `index`.
-    (llama,) = llama_servers(1, flags="--embeddings --pooling mean")
+    (llama,) = llama_servers(1, name=MODEL, flags="--embeddings --pooling mean")
     proxy = start_proxy(llama.url, HEARTCODE_MODEL=MODEL)
     answer = post(proxy, "/v1/embeddings", {"input": [" 1", " 2"]}).json()
     assert sorted(each["index"] for each in answer["data"]) == [0, 1]

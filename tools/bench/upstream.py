@@ -26,6 +26,8 @@ _HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+# As far as the proxy reads it.
+_MODELS = b'{"object":"list","data":[{"id":"bench","aliases":["bench"],"meta":{"n_ctx":8192}}]}'
 _COMMON = '"created":1767225600,"id":"chatcmpl-0","model":"bench","object":"chat.completion.chunk"'
 
 
@@ -57,7 +59,10 @@ def _end(tokens: int) -> bytes:
 
 def _whole() -> bytes:
     """Answer the proxy's probes, which ask for one token of /completion, or for a sign of life."""
-    body = b'{"content":" 1","stop":true,"timings":{"prompt_n":11,"predicted_n":1}}'
+    return _answer(b'{"content":" 1","stop":true,"timings":{"prompt_n":11,"predicted_n":1}}')
+
+
+def _answer(body: bytes) -> bytes:
     return (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -116,6 +121,9 @@ class Stream(asyncio.Protocol):
         if not end or len(body) < (int(found[1]) if found else 0):
             return
         self._received = b""
+        if head.startswith(b"GET /v1/models "):
+            self._transport.write(_answer(_MODELS))
+            return
         fields = json.loads(body or b"{}")
         if not fields.get("stream"):
             self._transport.write(_whole())

@@ -138,6 +138,7 @@ class Monitor:
         return "batch"
 
     def _generate(self) -> str:
+        self._be_there()
         # Somebody else may be served: by a worker that is about to end, or past the proxy. Then the
         # token would have to wait, for longer than any limit.
         if probe.is_computing(self.backend, timeout_s=self._health_check.timeout_s):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 
 import gevent
@@ -20,6 +21,7 @@ from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
+from heartcode.upstream import identity
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
 from heartcode.upstream.usage import Usage
 
@@ -29,13 +31,12 @@ from heartcode.upstream.usage import Usage
 _FIELDS = {"prompt": "one two three four five six seven eight nine ten eleven", "n_predict": 1}
 _PROMPT = Prompt.of(_FIELDS)
 
-_HEADERS = {"User-Agent": "heartcode-probe", "Content-Type": "application/json"}
+_HEADERS = {**identity.HEADERS, "Content-Type": "application/json"}
 
 TOKEN = UpstreamRequest(
     method="POST", path="/completion", headers=_HEADERS, body=json.dumps(_FIELDS).encode()
 )
 SLOTS = UpstreamRequest(method="GET", path="/slots", headers=_HEADERS)
-HEALTH = UpstreamRequest(method="GET", path="/health", headers=_HEADERS)
 LOOP = UpstreamRequest(method="GET", path="/lora-adapters", headers=_HEADERS)
 
 # A limit that was noticed so much too late proves nothing: the proxy itself was stopped or starved.
@@ -78,14 +79,21 @@ def is_computing(backend: Backend, *, timeout_s: float) -> bool:
 
 
 def is_there(backend: Backend, *, timeout_s: float) -> None:
-    """Return when `backend` says that it is healthy: it has not ended, whatever it may compute.
+    """Return when `backend` says which model it has: it has not ended, whatever it may compute.
+
+    What it serves is noted, all of it where that is not known or has changed.
 
     Raises:
-        BackendError: when it does not; SILENT after `timeout_s` in all.
+        BackendError: when it does not answer; SILENT after `timeout_s` in all.
     """
-    answer = _ask(backend, HEALTH, timeout_s)
-    if answer.status != HTTPStatus.OK:
-        raise BackendError(Reason.ERROR, f"not healthy, but status {answer.status}")
+    served = backend.served
+    process = served.process()
+    with _limit(timeout_s):
+        if not served.is_unknown and served.identity is not None:
+            told = identity.ask(backend.host, backend.port, timeout_s=2 * timeout_s)
+            if told == served.identity.told:
+                return
+        served.note(identity.identify(backend.host, backend.port, timeout_s=2 * timeout_s), process)
 
 
 def end_batch(backend: Backend, *, timeout_s: float) -> None:
@@ -98,21 +106,20 @@ def end_batch(backend: Backend, *, timeout_s: float) -> None:
 
 
 def _ask(backend: Backend, request: UpstreamRequest, timeout_s: float) -> WholeAnswer:
+    never_s = 2 * timeout_s
+    with _limit(timeout_s), Exchange(backend.host, backend.port) as exchange:
+        exchange.send(request, connect_timeout_s=never_s, silence_timeout_s=never_s)
+        return WholeAnswer(exchange)
+
+
+@contextmanager
+def _limit(timeout_s: float) -> Iterator[None]:
+    # The one limit for all: a backend that hangs may still accept a connection, or not even that.
     began = time.monotonic()
     try:
-        return _answer(backend, request, timeout_s)
+        with gevent.Timeout(timeout_s, BackendError(Reason.SILENT)):
+            yield
     except BackendError as error:
         if error.reason is Reason.SILENT and time.monotonic() - began > timeout_s + _LATE_S:
             raise LateError from error
         raise
-
-
-def _answer(backend: Backend, request: UpstreamRequest, timeout_s: float) -> WholeAnswer:
-    # The one limit for all: a backend that hangs may still accept a connection, or not even that.
-    never_s = 2 * timeout_s
-    with (
-        gevent.Timeout(timeout_s, BackendError(Reason.SILENT)),
-        Exchange(backend.host, backend.port) as exchange,
-    ):
-        exchange.send(request, connect_timeout_s=never_s, silence_timeout_s=never_s)
-        return WholeAnswer(exchange)

@@ -35,6 +35,7 @@ class BackendStream:
         reads_prompt: whether no token has come yet.
         last_heard: when the backend said something last (`time.monotonic()`); comments are nothing.
         usage: what the backend told at the end, for the whole answer; None if nothing.
+        prompt_tokens: the length of the prompt, as its progress tells it; 0 if it does not.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class BackendStream:
         self.reads_prompt = True
         self.last_heard = 0.0
         self.usage: Usage | None = None
+        self.prompt_tokens = 0
         self._splice = splice
         self._events = sse.WholeEvents()
         self._error = b""
@@ -215,6 +217,7 @@ class BackendStream:
             self.usage = self._splice.whole(usage) if self._splice else usage
 
     def _while_it_reads(self, events: bytes) -> bytes:
+        self.prompt_tokens = self.prompt_tokens or progress.total(events)
         kept, has_token = self._reading.sorted_out(events)
         if has_token:
             # Not before: several prompts share a GPU, so that one can stand still for as long as

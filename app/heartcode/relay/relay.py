@@ -11,7 +11,7 @@ failed on one backend moves to the next. What happens later is the subject of `c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,19 +25,24 @@ from heartcode.relay.client_stream import ClientStream, Opened
 from heartcode.relay.future import Future
 from heartcode.relay.retry import RetryBudget
 from heartcode.relay.splice import Splice
+from heartcode.relay.too_long import prompt_tokens, with_context
 from heartcode.relay.transcript import Transcript
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
-from heartcode.routing.pool import Pool
+from heartcode.routing.pool import NO_BACKEND, Pool
 from heartcode.routing.request_info import RequestInfo
+from heartcode.routing.room import TOO_LONG, able, is_too_small
 from heartcode.telemetry import metrics
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+from heartcode.upstream.identity import Identity, identify
 
 _OK = 200
 # More than the events that follow the last token.
 _LAST_PIECES = 4
 # 501 is an answer ("not supported"); 503 never gets here.
 _FAILURES = (500, 502, 504)
+# With these a backend has not been given the request, or has refused it as too long.
+_NOT_TRIED = (Reason.OTHER_MODEL, Reason.CONTEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +54,14 @@ class Timeouts:
         silence_s: until the first token of a stream, or to the end of an answer that is none.
         token_silence_s: between two events of a stream from then on.
         ping_interval_s: between two signs of life to the client of a stream.
+        identity_s: until a backend of which nothing is known has said what it serves.
     """
 
     connect_s: float
     silence_s: float
     token_silence_s: float
     ping_interval_s: float
+    identity_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +121,7 @@ class Relay:
             ApiError: when there is none, see `RetryBudget`.
             ClientGoneError: when the client left.
         """
-        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts)
+        relayed = self._relayed(asked)
         return relayed.answer(relayed.open())
 
     def stream(self, asked: Request, transcript: Transcript | None) -> Answer:
@@ -127,7 +134,7 @@ class Relay:
         Raises:
             ApiError, ClientGoneError: as in `ask()`.
         """
-        relayed = _RelayedRequest(asked, self._budget(asked), self._timeouts, transcript)
+        relayed = self._relayed(asked, transcript)
         with ExitStack() as held:
             opening = Future(relayed.open)
             held.callback(opening.close)
@@ -145,7 +152,7 @@ class Relay:
         streamed = replace(
             asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
         )
-        relayed = _RelayedRequest(streamed, self._budget(asked), self._timeouts, transcript)
+        relayed = self._relayed(streamed, transcript)
         answer = relayed.answer(relayed.open())
         if isinstance(answer.body, bytes):
             return answer
@@ -161,13 +168,56 @@ class Relay:
             return self.ask(asked)
         return replace(answer, content_type=buffered.CONTENT_TYPE, body=body)
 
-    def _budget(self, asked: Request) -> RetryBudget:
+    def _relayed(self, asked: Request, transcript: Transcript | None = None) -> _RelayedRequest:
         def take(tried: Container[Backend]) -> Lease | None:
             return self._pool.take(
                 except_for=tried, serving=asked.serving, info=asked.info, client=asked.client
             )
 
-        return RetryBudget(take, max_moves=self._max_moves)
+        budget = RetryBudget(take, max_moves=self._max_moves)
+        return _RelayedRequest(
+            asked,
+            budget,
+            self._timeouts,
+            transcript,
+            largest_context=lambda: self._pool.largest_context(asked.serving),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What an answer has begun with: what the backend served, and its stream."""
+
+    identity: Identity
+    stream: BackendStream
+
+
+class _Refused:
+    """The answer of a backend after which another one is asked, in case that none has a better one.
+
+    Attributes:
+        answer: what it said.
+        by_all: whether every backend that was asked since has said no more.
+    """
+
+    def __init__(self, answer: WholeAnswer, *, largest_context: Callable[[], int]) -> None:
+        self.answer = answer
+        self.by_all = True
+        self._is_too_long = prompt_tokens(answer) > 0
+        self._largest_context = largest_context
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.CONTEXT if self._is_too_long else Reason.ERROR
+
+    def instead_of(self, error: ApiError) -> WholeAnswer | None:
+        """Return what the client is told instead of `error`, with which the search has ended."""
+        if not self._is_too_long:
+            return self.answer if self.answer.is_json else None
+        # Where a larger one is busy or has failed, it is not the prompt's fault.
+        if self.by_all and error.code in (NO_BACKEND, TOO_LONG):
+            return with_context(self.answer, self._largest_context())
+        return None
 
 
 class _RelayedRequest:
@@ -178,10 +228,15 @@ class _RelayedRequest:
         asked: Request,
         budget: RetryBudget,
         timeouts: Timeouts,
-        transcript: Transcript | None = None,
+        transcript: Transcript | None,
+        *,
+        largest_context: Callable[[], int],
     ) -> None:
         self._request = asked.upstream_request
+        self._info = asked.info
         self._client = asked.client
+        self._largest_context = largest_context
+        self._begun: _Begun | None = None
         self._budget = budget
         self._timeouts = timeouts
         self._transcript = transcript
@@ -214,15 +269,16 @@ class _RelayedRequest:
     def open(self) -> Opened:
         """Return what the first backend answers that can; a stream that has begun is continued."""
         reason: Reason | None = None
-        refusal: WholeAnswer | None = None
+        refused: _Refused | None = None
         while True:
             request, splice = self._next_request()
             try:
                 lease = self._budget.next_lease()
-            except ApiError:
-                if refusal is not None and refusal.is_json:
-                    return refusal
-                raise
+            except ApiError as error:
+                answer = refused.instead_of(error) if refused is not None else None
+                if answer is None:
+                    raise
+                return answer
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             try:
@@ -231,13 +287,23 @@ class _RelayedRequest:
                 if self._client.gone:
                     raise ClientGoneError from None
                 reason = self._budget.has_failed(error)
+                if refused is not None:
+                    refused.by_all &= reason in _NOT_TRIED
                 continue
-            if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
+            if not isinstance(opened, WholeAnswer) or self._is_the_answer(opened, refused):
                 return opened
-            if refusal is not None and opened.is_json:
-                return opened  # two say so: it is the request
-            refusal = opened
-            reason = self._budget.has_failed(BackendError(Reason.ERROR, opened.status))
+            refused = _Refused(opened, largest_context=self._largest_context)
+            reason = self._budget.has_failed(BackendError(refused.reason, opened.status))
+
+    def _is_the_answer(self, answer: WholeAnswer, refused: _Refused | None) -> bool:
+        """Return whether no other backend needs to be asked, after one that has `refused`."""
+        if self._info is not None and (tokens := prompt_tokens(answer)):
+            self._info.tokens = max(self._info.tokens, tokens)
+            return False
+        if answer.status not in _FAILURES:
+            return True
+        # Two say so: it is the request.
+        return refused is not None and refused.reason is Reason.ERROR and answer.is_json
 
     def _next_request(self) -> tuple[UpstreamRequest, Splice | None]:
         if self._transcript is None or not self._transcript.has_begun:
@@ -245,7 +311,42 @@ class _RelayedRequest:
         continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
             raise self._budget.lost()
+        self._note_what_it_needs()
         return replace(self._request, body=continuation.body), continuation.splice
+
+    def _note_what_it_needs(self) -> None:
+        """Tell routing what can go on with the answer: the same model, and room for it."""
+        if self._info is None or self._begun is None or self._transcript is None:
+            return
+        info, prompt, so_far = self._info, self._begun.stream.prompt_tokens, self._transcript.tokens
+        info.begun_by = self._begun.identity
+        info.tokens = max(info.tokens, prompt + so_far)
+        # It would have ended with the context of the backend that it began on.
+        info.wanted_tokens = float(self._begun.identity.n_ctx) or None
+        if prompt and info.max_tokens is not None:
+            rest = float(prompt + max(info.max_tokens, so_far + 1))
+            info.wanted_tokens = min(rest, info.wanted_tokens or rest)
+
+    def _introduced(self, backend: Backend) -> Identity | None:
+        """Return what `backend` serves, which is what is asked for.
+
+        Raises:
+            BackendError: when it serves something else, or does not say what.
+        """
+        served = backend.served
+        if served.is_unknown:
+            process = served.process()
+            try:
+                identity = identify(backend.host, backend.port, timeout_s=self._timeouts.identity_s)
+            except BackendError as error:
+                if error.reason is Reason.BROKEN:  # not of this request, which it has not seen
+                    raise BackendError(Reason.UNREACHABLE, error) from error
+                raise
+            served.note(identity, process)
+        if not able([backend], self._info):
+            is_small = self._info is not None and is_too_small(backend, self._info)
+            raise BackendError(Reason.CONTEXT if is_small else Reason.OTHER_MODEL)
+        return served.identity
 
     def _open_at(self, lease: Lease, request: UpstreamRequest, splice: Splice | None) -> Opened:
         backend, timeouts = lease.backend, self._timeouts
@@ -254,11 +355,14 @@ class _RelayedRequest:
             exchange = held.enter_context(Exchange(backend.host, backend.port))
             self._client.when_gone(exchange.abort)
             lease.when_given_up(exchange.abort)
+            identity = self._introduced(backend)
             exchange.send(
                 request,
                 connect_timeout_s=timeouts.connect_s,
                 silence_timeout_s=timeouts.silence_s,
             )
+            if backend.served.is_started_anew:  # between both: who answers is not who was asked
+                raise BackendError(Reason.LOADING)
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
                 opened = BackendStream(
@@ -270,6 +374,8 @@ class _RelayedRequest:
                 )
                 opened.wait_for_first()
                 opened.keep(held.pop_all())
+                if self._begun is None and identity is not None:
+                    self._begun = _Begun(identity=identity, stream=opened)
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
                 opened = WholeAnswer(exchange)

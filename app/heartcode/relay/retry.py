@@ -7,15 +7,22 @@ from collections.abc import Callable, Container
 from heartcode.errors import ApiError
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
+from heartcode.routing.pool import NO_BACKEND
 from heartcode.upstream.exchange import BackendError, Reason
 
 # One death may be chance. A request that was there at two is not given a third backend: if it is
 # the cause, it would take down the rig.
 _DEATHS_ENOUGH = 2
+# The backend works, for others at least.
+_NO_FAULT = (Reason.ERROR, Reason.OTHER_MODEL, Reason.CONTEXT)
+# What says nothing against the request: it may be moved once more.
+_NOT_COUNTED = (Reason.STOPPED, Reason.OTHER_MODEL, Reason.CONTEXT)
 
 
 class RetryBudget:
     """Leases one backend after the other to a request, each at most once.
+
+    One that was stopped on purpose while it worked is no death, and may be leased again.
 
     `take` leases a backend that is not among those tried, see `Pool.take`.
 
@@ -30,6 +37,7 @@ class RetryBudget:
         self._take = take
         self._may_try = max_moves + 1
         self._tried: list[Backend] = []
+        self._excluded: set[Backend] = set()
         self._deaths = 0
         self._lease: Lease | None = None
         self.failure: Reason | None = None
@@ -55,10 +63,11 @@ class RetryBudget:
             raise ApiError(500, "backends died of this request", code="request_kills_backends")
         if len(self._tried) >= self._may_try:
             raise self.lost()
-        lease = self._take(self._tried)
+        lease = self._take(self._excluded)
         if lease is None:
             raise self.lost()
         self._tried.append(lease.backend)
+        self._excluded.add(lease.backend)
         self._lease = lease
         return lease
 
@@ -67,9 +76,15 @@ class RetryBudget:
         reason = error.reason
         if self._lease is not None and self._lease.is_given_up:
             reason = Reason.SILENT  # it broke because the proxy let go of it
+        elif self._lease is not None and reason is Reason.BROKEN and self._lease.was_stopped:
+            reason = Reason.STOPPED
         # The request may be what it cannot cope with: no reason to avoid it for others.
-        if self.backend is not None and reason is not Reason.ERROR:
+        if self.backend is not None and reason not in _NO_FAULT:
             self.backend.has_failed(reason.value)
+        if reason in _NOT_COUNTED:
+            self._may_try += 1
+        if self.backend is not None and reason is Reason.STOPPED:
+            self._excluded.discard(self.backend)  # it comes back, and may do then
         self.failure = reason
         if reason is Reason.BROKEN:
             self._deaths += 1
@@ -77,7 +92,7 @@ class RetryBudget:
 
     def lost(self) -> ApiError:
         """Return the error for a request that no backend could serve."""
-        if self.failure in (Reason.BROKEN, Reason.SILENT, Reason.ERROR):
+        if self.failure in (Reason.BROKEN, Reason.SILENT, Reason.ERROR, Reason.STOPPED):
             message = f"the backend failed ({self.failure.value})"
             return ApiError(502, message, code="backend_failed")
-        return ApiError(503, "no backend is ready", code="backend_unavailable")
+        return ApiError(503, "no backend is ready", code=NO_BACKEND)

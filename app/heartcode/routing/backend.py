@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from heartcode.routing.breaker import Breaker
 from heartcode.routing.prefix_cache import PrefixCache
+from heartcode.routing.served_model import ServedModel
 from heartcode.routing.throughput import Throughput
 from heartcode.telemetry import log, metrics
 
@@ -30,6 +31,7 @@ class Backend:
         breaker: whether it is believed to work.
         cache: the conversations that it probably holds.
         throughput: how fast it is.
+        served: which model it has, as it says itself.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Backend:
         host_cache_chars: int = 0,
         rig_throughput: Throughput | None = None,
         breaker: Breaker | None = None,
+        served: ServedModel | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         parts = urlsplit(url)
@@ -54,6 +57,7 @@ class Backend:
         self.breaker = breaker or Breaker(clock=clock)
         self.cache = PrefixCache(slots=slots, host_chars=host_cache_chars, clock=clock)
         self.throughput = Throughput(rig_throughput)
+        self.served = served or ServedModel(self.name)
         self._clock = clock
         metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
 
@@ -77,6 +81,11 @@ class Backend:
         """Whether it has failed and not answered since, so that others come first."""
         return self.breaker.is_open
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it is known to generate, and what the settings say."""
+        return self.breaker.is_proven and not self.served.is_other
+
     def has_answered(self) -> None:
         """Note that the backend works."""
         self.last_heard = self._clock()
@@ -86,6 +95,7 @@ class Backend:
     def has_failed(self, why: str) -> None:
         """Note that the backend failed: others come first, and nothing is expected in its cache."""
         self.cache.forget()
+        self.served.forget()
         if self.breaker.failed():
             self._tell(up=False, why=why)
 

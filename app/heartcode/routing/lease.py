@@ -27,6 +27,7 @@ class Lease:
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.backend = backend
+        self._clock = clock
         self.began = clock()
         self.is_given_up = False
         self._abort: Callable[[], None] | None = None
@@ -45,6 +46,11 @@ class Lease:
 
     def learn(self, usage: Usage | None) -> None:
         """Take what the backend said about its answer when it was complete."""
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody has stopped the backend on purpose since this began."""
+        return self.backend.served.was_stopped(within_s=self._clock() - self.began)
 
     def when_given_up(self, abort: Callable[[], None]) -> None:
         """Call `abort`, which must not block, when the backend is judged to hang."""

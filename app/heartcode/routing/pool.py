@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import count
 
 from heartcode.client import Client
+from heartcode.errors import ApiError
 from heartcode.routing import policy
 from heartcode.routing.admission import AdmissionQueue, Limits, Waiter
 from heartcode.routing.backend import Backend
@@ -22,7 +23,11 @@ from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Candidate, Policy
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
+from heartcode.routing.room import able, refuse_what_fits_nowhere, roomy
 from heartcode.routing.throughput import Lengths
+
+#: The code of the error where none is left that could serve a request.
+NO_BACKEND = "backend_unavailable"
 
 
 class Pool:
@@ -61,17 +66,23 @@ class Pool:
 
         Raises:
             ApiError: 429 when the queue is full, 504 when the wait is over, 403 when the request
-                should try another rig.
+                should try another rig, 400 when its prompt fits no backend, 503 when all serve
+                another model.
             ClientGoneError: when the client left.
         """
-        backends = [
-            b for b in self.backends if b not in except_for and (serving is None or b in serving)
-        ]
+        having = [b for b in self.backends if serving is None or b in serving]
+        if having and all(b.served.is_other for b in having):
+            message = "every backend of this model serves another one now; GET /fleet says which"
+            raise ApiError(503, message, code=NO_BACKEND)
+        if info is not None:
+            refuse_what_fits_nowhere(having, info)
+        backends = able([b for b in having if b not in except_for], info)
         if not backends:
             return None
         if info is None:
             best = min(backends, key=lambda b: (b.avoided, b.in_flight))
             return Lease(best, clock=self._clock)
+        backends = list(roomy(backends, self._tokens_of(info)))
         waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends)
         lease = self._queue.enter(waiter, client or Client())
         info.admitted = True
@@ -85,6 +96,18 @@ class Pool:
         if backend.at_work:
             return None
         return self._slot_lease(backend, info, prompt_s=0.0)
+
+    def largest_context(self, serving: Container[Backend] | None = None) -> int:
+        """Return the tokens of one conversation that the largest of these backends has."""
+        having = [b for b in self.backends if serving is None or b in serving]
+        return max((b.served.n_ctx for b in able(having, None)), default=0)
+
+    def _tokens_of(self, info: RequestInfo) -> float:
+        """Return how many tokens a request and its answer will probably have."""
+        if info.wanted_tokens is not None:
+            return info.wanted_tokens
+        prompt = info.prompt.chars * self._lengths.tokens_per_char.value
+        return max(prompt, info.tokens) + self._lengths.answer_of_at_most(info.max_tokens)
 
     def _grant(self, waiter: Waiter[SlotLease]) -> SlotLease | None:
         backends = _worth_asking(waiter)
@@ -131,8 +154,10 @@ class Pool:
 
 
 def _worth_asking(waiter: Waiter[SlotLease]) -> Sequence[Backend]:
-    # What failed a moment ago is no alternative to waiting for what works.
-    return [b for b in waiter.backends if not b.avoided] or waiter.backends
+    # What failed a moment ago is no alternative to waiting for what works; what has become another
+    # model since this waits is none to anything.
+    backends = able(waiter.backends, waiter.info)
+    return [b for b in backends if not b.avoided] or backends
 
 
 def _candidate(

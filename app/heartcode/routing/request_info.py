@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from heartcode.routing.prompt_hash import Prompt
+from heartcode.upstream.identity import Identity
 
 # The gateway says here for whom it asks; without it, all requests are one client's.
 CLIENT_HEADER = "X-HeartCode-Client"
@@ -17,6 +18,10 @@ CLIENT_HEADER = "X-HeartCode-Client"
 OVERFLOW_HEADER = "X-HeartCode-Try"
 _MAX_CLIENT_CHARS = 128
 
+# Texts of fewer characters are not counted towards what surely does not fit.
+_SHORT_CHARS = 4096
+# What a text to be filled in has.
+_FILLED_IN = {"input_prefix", "input_suffix"}
 # What the endpoints call the longest answer.
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict")
 
@@ -45,6 +50,11 @@ class RequestInfo:
         overflow: when it goes to another rig.
         admitted: whether it has had a backend before; then it is not turned away.
         queued_s: seconds that it has waited in the queue.
+        tokens: how many its prompt has at least, with the answer so far.
+        dense_bytes: bytes of its prompt that are no white space, as far as they surely are
+            evaluated.
+        wanted_tokens: how many it and the rest of its answer will take; None: not known.
+        begun_by: what the backend served that its answer has begun with; None before that.
     """
 
     client: str
@@ -53,6 +63,10 @@ class RequestInfo:
     overflow: Overflow = Overflow.NEVER
     admitted: bool = False
     queued_s: float = 0.0
+    tokens: int = 0
+    dense_bytes: int = 0
+    wanted_tokens: float | None = None
+    begun_by: Identity | None = None
 
     @classmethod
     def of(
@@ -66,4 +80,38 @@ class RequestInfo:
             prompt=Prompt.of(fields),
             max_tokens=min(given, default=None),
             overflow=overflow,
+            tokens=_given_tokens(fields),
+            dense_bytes=sum(map(_dense_bytes, _sure_texts(fields))),
         )
+
+
+def _given_tokens(fields: Mapping[str, Any]) -> int:
+    """Return the length of a prompt that is given in tokens."""
+    prompt = fields.get("prompt")
+    if isinstance(prompt, list) and len(prompt) > 1 and all(type(each) is int for each in prompt):
+        return len(prompt)
+    return 0
+
+
+def _sure_texts(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of a prompt that are evaluated whole, whatever a chat template makes of them.
+
+    A template may leave out what systems and assistants say, but not users. Of a text to be filled
+    in llama-server takes what fits.
+    """
+    prompt, messages = fields.get("prompt"), fields.get("messages")
+    if isinstance(messages, list):
+        for message in messages:
+            if isinstance(message, Mapping) and message.get("role") == "user":
+                content = message.get("content")
+                for part in content if isinstance(content, list) else (content,):
+                    text = part.get("text") if isinstance(part, Mapping) else part
+                    if isinstance(text, str):
+                        yield text
+    elif isinstance(prompt, str) and not _FILLED_IN & fields.keys():
+        yield prompt
+
+
+def _dense_bytes(text: str) -> int:
+    # Shorter ones fit everywhere, and counting costs.
+    return len("".join(text.split()).encode()) if len(text) > _SHORT_CHARS else 0

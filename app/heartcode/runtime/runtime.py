@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import gevent
 
@@ -19,7 +20,9 @@ from heartcode.routing.breaker import Breaker
 from heartcode.routing.model_registry import ModelRegistry
 from heartcode.routing.policy import POLICIES
 from heartcode.routing.pool import Pool
+from heartcode.routing.served_model import ServedModel
 from heartcode.routing.throughput import Lengths, Throughput
+from heartcode.routing.unit_signs import UnitSigns
 from heartcode.runtime.draining import Draining
 from heartcode.settings import Settings
 
@@ -59,8 +62,22 @@ class Runtime:
                     first_pause_s=settings.probe_pause_s,
                     longest_pause_s=settings.probe_pause_max_s,
                 ),
+                served=ServedModel(
+                    urlsplit(url).netloc,
+                    names=names,
+                    signs=UnitSigns(settings.run_dir, number),
+                    token_bytes=token_bytes,
+                ),
             )
-            for url, slots in zip(settings.backends, settings.slots_of_backends(), strict=True)
+            for number, (url, slots, names, token_bytes) in enumerate(
+                zip(
+                    settings.backends,
+                    settings.slots_of_backends(),
+                    settings.names_of_backends(),
+                    settings.token_bytes_of_backends(),
+                    strict=True,
+                )
+            )
         ]
         for backend, (prompt, decode) in zip(backends, settings.speeds_of_backends(), strict=True):
             backend.throughput.start_with(prompt=prompt, decode=decode)
@@ -71,6 +88,7 @@ class Runtime:
             silence_s=settings.silence_timeout_s,
             token_silence_s=settings.token_silence_timeout_s,
             ping_interval_s=settings.ping_interval_s,
+            identity_s=settings.status_timeout_s,
         )
         relay = Relay(pool, timeouts=timeouts, max_moves=settings.max_moves)
         registry = ModelRegistry.of(pool.backends, settings.models)
@@ -94,15 +112,15 @@ class Runtime:
             monitor.stop()
 
     def backends_up(self, *, wait_s: float) -> int:
-        """Return how many backends are known to generate.
+        """Return how many backends are known to generate, and what is asked for.
 
         While none is, and of some nothing is known yet because the proxy has just started, wait for
         the first verdict, `wait_s` seconds at most.
         """
-        breakers = [backend.breaker for backend in self.pool.backends]
+        backends = self.pool.backends
         deadline = time.monotonic() + wait_s
-        while not (up := sum(b.is_proven for b in breakers)):
-            if all(b.known for b in breakers) or time.monotonic() >= deadline:
+        while not (up := sum(backend.is_up for backend in backends)):
+            if all(b.breaker.known for b in backends) or time.monotonic() >= deadline:
                 break
             gevent.sleep(_LOOK_AGAIN_S)
         return up

@@ -94,6 +94,14 @@ def slots(text: str) -> tuple[int, ...]:
         raise ValueError("is not a list of whole numbers from 1 to 64") from None
 
 
+def token_bytes(text: str) -> tuple[int, ...]:
+    """Return bytes, one number or one for each backend."""
+    try:
+        return tuple(whole_number(0, 1_000_000)(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("is not a list of whole numbers from 0 to 1000000") from None
+
+
 def gpu_uuids(text: str) -> tuple[str, ...]:
     """Return the names of cards, of which none is named twice."""
     uuids = tuple(part.strip() for part in text.split(",")) if text else ()

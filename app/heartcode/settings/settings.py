@@ -49,6 +49,7 @@ class Settings:
     gpu_timeout_s: float
     llama_counters_interval_s: float
     host_cache_tokens: int
+    token_bytes: tuple[int, ...]
     prompt_speeds: tuple[float, ...]
     decode_speeds: tuple[float, ...]
     policy: str
@@ -119,10 +120,19 @@ class Settings:
         """Return the slots of each backend."""
         return self.slots if len(self.slots) > 1 else self.slots * len(self.backends)
 
+    def token_bytes_of_backends(self) -> tuple[int, ...]:
+        """Return the longest token of each backend's vocabulary, 0 where it is not known."""
+        lengths = self.token_bytes
+        return lengths if len(lengths) > 1 else lengths * len(self.backends)
+
+    def names_of_backends(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the model that each backend serves, () where none is set."""
+        models = self.models or ((),)
+        return models if len(models) > 1 else models * len(self.backends)
+
     def models_of_backends(self) -> tuple[str, ...]:
         """Return the id of the model that each backend serves, "" where no name is set."""
-        ids = tuple(names[0] for names in self.models) or ("",)
-        return ids if len(ids) > 1 else ids * len(self.backends)
+        return tuple(names[0] if names else "" for names in self.names_of_backends())
 
     def speeds_of_backends(self) -> tuple[tuple[float, float], ...]:
         """Return each backend's prompt and decode speed to start with, 0 where it is not known."""

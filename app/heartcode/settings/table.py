@@ -95,6 +95,18 @@ TABLE: tuple[Setting, ...] = (
         parse=parsers.whole_number(0, 100_000_000),
     ),
     Setting(
+        field="token_bytes",
+        variable="HEARTCODE_TOKEN_BYTES",
+        default="0",
+        unit="bytes, separated by commas",
+        sentence=(
+            "The longest token of each backend's vocabulary, white space not counted, in the order "
+            "of HEARTCODE_BACKENDS, or a single number for all: a prompt that surely has more "
+            "tokens than any context is refused before it is sent; 0: not known, nothing is."
+        ),
+        parse=parsers.token_bytes,
+    ),
+    Setting(
         field="prompt_speeds",
         variable="HEARTCODE_PROMPT_SPEEDS",
         default="0",
@@ -172,8 +184,9 @@ TABLE: tuple[Setting, ...] = (
         unit="names, separated by commas",
         sentence=(
             "The model of all backends, or one for each of them in their order; the first is the "
-            "default. Further names of a model follow it after `|`. Empty: any `model` in a "
-            "request is served by any backend."
+            "default. Further names of a model follow it after `|`. A backend that calls its model "
+            "something else (llama-server's --alias, or its file's name) gets no requests. Empty: "
+            "any `model` in a request is served by any backend."
         ),
         parse=parsers.models,
     ),
@@ -416,4 +429,4 @@ TABLE: tuple[Setting, ...] = (
 )
 
 #: Fields that hold a number for each backend, or one for all of them.
-PER_BACKEND = ("slots", "prompt_speeds", "decode_speeds")
+PER_BACKEND = ("slots", "token_bytes", "prompt_speeds", "decode_speeds")

@@ -108,6 +108,12 @@ BACKEND_UP = Gauge(
     ["backend"],
     multiprocess_mode="livemostrecent",
 )
+OTHER_MODEL = Gauge(
+    "backend_serves_other_model",
+    "1 if the backend serves another model than the proxy's settings say, and so gets no requests.",
+    ["backend"],
+    multiprocess_mode="livemostrecent",
+)
 PROBES = Counter(
     "backend_probes_total",
     "Probes of a backend by what came of them: a token, the end of a batch, or what was wrong.",

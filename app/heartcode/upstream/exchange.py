@@ -38,6 +38,9 @@ class Reason(Enum):
     BROKEN = "broken"  # it hung up, said amid a stream that it failed, or does not speak HTTP
     ERROR = "error"  # it answers 500, and only some other backend can tell whose fault that is
     SILENT = "silent"  # it sent nothing for longer than allowed
+    STOPPED = "stopped"  # somebody stopped it on purpose while it worked
+    OTHER_MODEL = "other_model"  # it serves something else than what is asked for
+    CONTEXT = "context"  # the prompt does not fit its context
 
 
 class BackendError(Exception):

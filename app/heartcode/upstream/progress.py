@@ -8,12 +8,14 @@ word to write it would read a long prompt to its end for a client that has left.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 FIELD = "return_progress"
 
 _MARK = b'"prompt_progress":'
+_TOTAL = re.compile(rb'"prompt_progress":\{"total":(\d{1,9})\b')
 _ROLE = b'"delta":{"role":'
 _EVENT_END = b"\n\n"
 
@@ -35,6 +37,12 @@ def is_begun(fields: Mapping[str, Any]) -> bool:
 def asked_for(body: bytes) -> bytes:
     """Return `body`, a JSON object with fields, that asks; its other bytes stay as they are."""
     return body.replace(b"{", b'{"return_progress":true,', 1)
+
+
+def total(events: bytes) -> int:
+    """Return how many tokens the prompt has of which `events` tell the progress; 0 if none do."""
+    found = _TOTAL.search(events)
+    return int(found[1]) if found else 0
 
 
 class Reading:

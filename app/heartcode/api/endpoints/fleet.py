@@ -16,6 +16,7 @@ from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.health.quarantine import is_gone
 from heartcode.routing.backend import Backend
+from heartcode.routing.served_model import ADVICE
 from heartcode.runtime.runtime import Runtime
 
 bp = Blueprint("fleet", __name__)
@@ -27,7 +28,8 @@ _FIELDS = ("number", "backend", "model", "state", "busy", "slots")
 def fleet() -> Response:
     """Show the rig and its backends, as JSON or, with `?format=text`, as lines for a shell.
 
-    "up" is a backend that is known to generate, as for `/health`.
+    "up" is a backend that is known to generate, as for `/health`; one that serves something else
+    than the settings say is "other_model".
     """
     form = request.args.get("format", "json")
     if form not in ("json", "text"):
@@ -63,6 +65,7 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
 
 def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
     model = next((m.id for m in runtime.registry.models if backend in m.backends), "-")
+    served = backend.served
     return {
         "number": number,
         "backend": backend.name,
@@ -70,6 +73,9 @@ def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
         "state": _state(runtime, number, backend),
         "slots": backend.slots,
         "busy": backend.in_flight,
+        "n_ctx": served.n_ctx or None,
+        "serves": None if served.identity is None else str(served.identity),
+        **({"advice": ADVICE} if served.is_other else {}),
     }
 
 
@@ -78,4 +84,6 @@ def _state(runtime: Runtime, number: int, backend: Backend) -> str:
         return "gone"
     if not backend.breaker.known:
         return "starting"
+    if backend.served.is_other:
+        return "other_model"
     return "up" if backend.breaker.is_proven else "down"

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, jsonify
 
 from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
+from heartcode.routing.served_model import ADVICE
 
 bp = Blueprint("health", __name__)
 
@@ -13,13 +14,24 @@ bp = Blueprint("health", __name__)
 @bp.get("/health")
 @bp.get("/v1/health")  # llama-server has both
 def health() -> Response:
-    """Answer 200 when a backend is known to generate; 503 otherwise and when draining."""
+    """Answer 200 when a backend is known to generate; 503 otherwise and when draining.
+
+    What serves something else than the settings say does not count, and is named.
+    """
     runtime = current_runtime()
     runtime.draining.refuse_new()
     up = runtime.backends_up(wait_s=runtime.settings.status_timeout_s)
+    backends = runtime.pool.backends
+    other = sum(backend.served.is_other for backend in backends)
+    # Which, and what they serve, `/fleet` says to those who have a key.
+    told = (
+        f"{other} of {len(backends)} backends serve another model than the settings say: {ADVICE}"
+    )
     if not up:
-        raise ApiError(503, "no backend is ready", code="backend_unavailable")
-    return jsonify(status="ok", backends_up=up, backends=len(runtime.pool.backends))
+        message = "no backend is ready" + (f"; {told}" if other else "")
+        raise ApiError(503, message, code="backend_unavailable")
+    warning = {"warning": told} if other else {}
+    return jsonify(status="ok", backends_up=up, backends=len(backends), **warning)
 
 
 @bp.get("/livez")

@@ -25,7 +25,8 @@ def props() -> Response:
     runtime = current_runtime()
     default = request.headers.get(DEFAULT_HEADER)
     backends = runtime.registry.chosen_by(request.args.get("model"), default=default).backends
-    answers = ask_all.ask(backends, "/props", timeout_s=runtime.settings.status_timeout_s)
+    right = [backend for backend in backends if not backend.served.is_other]
+    answers = ask_all.ask(right, "/props", timeout_s=runtime.settings.status_timeout_s)
     found = [answer for _, answer in answers]
     merged: dict[str, Any] = dict(found[0])
     merged["total_slots"] = sum(answer.get("total_slots", 0) for answer in found)

@@ -3,6 +3,7 @@
 // What is one number for each card, by metric.
 const CARD_VALUES = {
     backend_quarantined: 'quarantined',
+    backend_serves_other_model: 'servesOther',
     backend_slots: 'slots',
     backend_up: 'generates',
     gpu_memory_total_bytes: 'memoryTotal',
@@ -35,6 +36,7 @@ export const STATES = {
     silent: ['bad', 'does not answer'],
     gone: ['bad', 'gone'],
     failed: ['bad', 'does not generate'],
+    other: ['bad', 'serves another model'],
     unproxied: ['bad', 'proxy is down'],
     untried: ['none', 'not tried yet'],
     unknown: ['none', 'not known'],
@@ -133,6 +135,9 @@ function stateOf(card, rig) {
     }
     if (card.generates === 0) {
         return 'failed';
+    }
+    if (card.servesOther === 1) {
+        return 'other';
     }
     return card.faults.length ? 'slowed' : isHot(card) ? 'hot' : 'works';
 }

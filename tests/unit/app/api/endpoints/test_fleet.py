@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from heartcode.api.app import create_app
 from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
+from heartcode.upstream.identity import Identity, Told
 
 NAME = socket.gethostname()
 
@@ -51,6 +52,8 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "state": "starting",
                 "slots": 1,
                 "busy": 0,
+                "n_ctx": None,
+                "serves": None,
             },
             {
                 "number": 1,
@@ -59,6 +62,8 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "state": "starting",
                 "slots": 1,
                 "busy": 0,
+                "n_ctx": None,
+                "serves": None,
             },
         ],
     }
@@ -83,6 +88,36 @@ def test_backends_that_answer_fail_and_lose_their_card(settings: Settings, tmp_p
     sign.unlink()
     second.has_answered()
     assert states(client) == ("degraded", ["down", "up"])
+
+
+def test_a_backend_that_serves_another_model(client: FlaskClient, runtime: Runtime) -> None:
+    first, second = runtime.pool.backends
+    for backend in (first, second):
+        backend.has_answered()
+        told = Told(names=frozenset({"stheno"}), n_ctx=4096)
+        backend.served.note(Identity(told=told, path="/models/s.gguf"), 0)
+    assert states(client) == ("degraded", ["up", "other_model"])
+    shown_first, shown_second = shown(client)["backends"]
+    assert (shown_first["serves"], shown_first["n_ctx"]) == ("stheno from /models/s.gguf", 4096)
+    assert "advice" not in shown_first
+    assert "site.yml" in shown_second["advice"]
+    health = client.get("/health").get_json()
+    assert (health["backends_up"], health["backends"]) == (1, 2)
+    assert "1 of 2 backends serve another model" in health["warning"]
+    answer = client.post("/v1/completions", json={"prompt": "x", "model": "lumimaid"})
+    assert answer.status_code == 503
+    assert "serves another one now" in answer.get_json()["error"]["message"]
+
+    # What it is now is what counts.
+    told = Told(names=frozenset({"lumimaid"}))
+    second.served.note(Identity(told=told), 0)
+    assert states(client) == ("up", ["up", "up"])
+    assert "warning" not in client.get("/health").get_json()
+    for backend in (first, second):
+        backend.served.note(Identity(told=Told(names=frozenset({"third"}))), 0)
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert "site.yml" in answer.get_json()["error"]["message"]
 
 
 def test_a_rig_that_drains_tells_of_its_cards_all_the_same(

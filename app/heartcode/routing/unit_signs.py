@@ -1,0 +1,47 @@
+"""What a backend's unit leaves in the run directory: when it was started, and stopped on purpose.
+
+    signs = UnitSigns(run_dir, 0)
+    signs.process()              # another number for each process that was started
+    signs.was_stopped(within_s=12)
+
+`heartcode-llama-stopping`, the unit's ExecStop, leaves `llama/N.stopped` before systemd tells
+llama-server to end: somebody wants that, be it a person, a playbook or the unit that restarts what
+hangs. A process that dies by itself, of a signal or for want of memory leaves none. So it is known
+of a connection that broke why it did, at once and for sure: from outside both look the same.
+
+Without systemd there are no signs, and every end counts as a death.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+# Who connects between the sign and the end is cut off too. No process that is started after a stop
+# serves within this.
+_SLACK_S = 0.5
+
+
+class UnitSigns:
+    """The signs of the unit `heartcode-llama@{number}.service`."""
+
+    def __init__(self, run_dir: Path, number: int) -> None:
+        # As text: they are looked at for every request, and a Path costs ten times that.
+        self._waiting = str(run_dir / "llama" / f"{number}.waiting")
+        self._stopped = run_dir / "llama" / f"{number}.stopped"
+
+    def process(self) -> int:
+        """Return a number that stands for the process that was started last; 0 if it is unknown."""
+        with suppress(OSError):
+            return os.stat(self._waiting).st_mtime_ns  # noqa: PTH116
+        return 0
+
+    def was_stopped(self, *, within_s: float) -> bool:
+        """Return whether the unit was stopped on purpose in the last `within_s` seconds."""
+        with suppress(OSError, ValueError):
+            # Its own clock: a rig's date may jump while it boots.
+            ago_s = time.clock_gettime(time.CLOCK_BOOTTIME) - float(self._stopped.read_text())
+            return ago_s <= within_s + _SLACK_S
+        return False

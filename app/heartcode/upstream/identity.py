@@ -1,0 +1,162 @@
+"""What a llama-server says that it serves: its model, the file it was loaded from, its context.
+
+    told = ask("127.0.0.1", 8081, timeout_s=2)     # names and numbers alone
+    identity = identify("127.0.0.1", 8081, timeout_s=2)
+    identity.is_called(("stheno",))
+    identity.told.n_ctx   # tokens of one conversation
+
+`GET /v1/models` has the names, the context and the numbers of the weights, `GET /props` the path of
+the file (llama.cpp, tools/server/server-context.cpp, get_res_model_info and get_res_props). Threads
+that do not compute answer both, with 503 until the model is loaded.
+
+Models of one kind and quantisation have the same numbers: the path tells them apart, and a file
+that was replaced under its name is told by when it was written, as the file system has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+
+HEADERS = {"User-Agent": "heartcode-probe"}
+MODELS = UpstreamRequest(method="GET", path="/v1/models", headers=HEADERS)
+PROPS = UpstreamRequest(method="GET", path="/props", headers=HEADERS)
+
+# Both answers have kilobytes, the chat template among them.
+_MAX_BODY_BYTES = 4 * 1024 * 1024
+_ABSURD = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What `/v1/models` tells; what it does not tell is empty or 0.
+
+    Attributes:
+        names: the names of its model.
+        n_ctx: the tokens of one conversation, prompt and answer.
+        ftype: the quantisation, as llama.cpp calls it.
+        parameters: how many the model has.
+        size: bytes of its tensors.
+    """
+
+    names: frozenset[str] = frozenset()
+    n_ctx: int = 0
+    ftype: str = ""
+    parameters: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What one llama-server serves, in its own words.
+
+    Attributes:
+        told: names, context and numbers.
+        path: the file that it was loaded from.
+        written: when that file was, in nanoseconds; None where it cannot be seen from here.
+    """
+
+    told: Told = Told()
+    path: str = ""
+    written: int | None = None
+
+    @property
+    def n_ctx(self) -> int:
+        """The tokens of one conversation; 0 if it does not say."""
+        return self.told.n_ctx
+
+    def is_called(self, names: tuple[str, ...]) -> bool:
+        """Return whether its model has one of `names`, or all of them as one with `|` between."""
+        return not self.told.names.isdisjoint((*names, "|".join(names)))
+
+    def has_weights_of(self, other: Identity) -> bool:
+        """Return whether both have loaded the same model from the same file."""
+        return self._weights == other._weights
+
+    @property
+    def _weights(self) -> tuple[object, ...]:
+        told = self.told
+        return (self.path, self.written, told.ftype, told.parameters, told.size)
+
+    def __str__(self) -> str:
+        """Return names and file, for people."""
+        names = " or ".join(sorted(self.told.names)) or "a model without a name"
+        return f"{names} from {self.path}" if self.path else names
+
+
+def ask(host: str, port: int, *, timeout_s: float) -> Told:
+    """Return what the llama-server there tells of its model.
+
+    Raises:
+        BackendError: when it cannot be asked, LOADING before its model is there.
+    """
+    answer = _get(host, port, MODELS, timeout_s)
+    with suppress(LookupError, TypeError):
+        model = answer["data"][0]
+        names = map(_name, (model["id"], *(model.get("aliases") or ())))
+        numbers = model.get("meta") or {}
+        return Told(
+            names=frozenset(names) - {""},
+            n_ctx=_number(numbers.get("n_ctx")),
+            ftype=_text(numbers.get("ftype")),
+            parameters=_number(numbers.get("n_params")),
+            size=_number(numbers.get("size")),
+        )
+    return Told()
+
+
+def identify(host: str, port: int, *, timeout_s: float) -> Identity:
+    """Return what the llama-server there serves.
+
+    Raises:
+        BackendError: as in `ask()`.
+    """
+    told = ask(host, port, timeout_s=timeout_s)
+    path = _text(_get(host, port, PROPS, timeout_s).get("model_path"))
+    return Identity(told=told, path=path, written=_written(path))
+
+
+def _get(host: str, port: int, request: UpstreamRequest, timeout_s: float) -> Mapping[str, Any]:
+    """Return the JSON object of an answer; an empty one for what is none."""
+    with Exchange(host, port) as exchange:
+        exchange.send(request, connect_timeout_s=timeout_s, silence_timeout_s=timeout_s)
+        body = bytearray()
+        while piece := exchange.read_some():
+            body += piece
+            if len(body) > _MAX_BODY_BYTES:
+                raise BackendError(Reason.BROKEN, "an answer without end")
+        if exchange.status != HTTPStatus.OK:
+            return {}
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _name(value: object) -> str:
+    """Return a name; llama-server calls a model that was given none by its file's path."""
+    name = _text(value)
+    return Path(name).stem if name.endswith(".gguf") else name
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and 0 < value < _ABSURD else 0
+
+
+def _written(path: str) -> int | None:
+    if path:
+        with suppress(OSError, ValueError):
+            return Path(path).stat().st_mtime_ns
+    return None
