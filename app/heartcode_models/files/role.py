@@ -1,9 +1,9 @@
 """What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch``, ``check``, ``shape``, ``token-bytes`` and ``measure`` on a host. Questions and answers are
-JSON on standard input and output: what stands on a command line can be read by every account of the
-host, and a token may be in it.
+``fetch``, ``check``, ``shape``, ``token-bytes`` and ``measure`` on a host. Questions and answers
+are JSON on standard input and output: what stands on a command line can be read by every account of
+the host, and a token may be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)

@@ -66,7 +66,10 @@ def write_role(role: Path) -> None:
         | per_card,
         {
             "ansible.builtin.set_fact": noted("'heartcode.env'", "app/templates/heartcode.env"),
-            "vars": {"llama_server_model_names": "{{ _llama_server_names }}"},
+            "vars": {
+                "llama_server_model_names": "{{ _llama_server_names }}",
+                "llama_server_token_bytes": "{{ _llama_server_token_bytes }}",
+            },
         },
         {
             "ansible.builtin.copy": {
@@ -87,6 +90,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     """For each host the variables of each of its files."""
     directory = tmp_path_factory.mktemp("rendered")
     write_role(directory / "roles/backends")
+    (directory / "systemd").symlink_to(ROOT / "systemd")
     shapes = [
         {"item": name, "stdout": json.dumps(known_model("8B", quantisation).as_data())}
         for name, quantisation in ((SMALL, "Q4_K_M"), (LARGE, "Q6_K"))
@@ -103,6 +107,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
         "llama_server_gpus": CARDS,
         "__llama_server_models": {"results": stats},
         "__llama_server_shapes": {"results": shapes},
+        # The second is no file of which it can be told.
+        "__llama_server_tokens": {
+            "results": [{"item": SMALL, "stdout": "114"}, {"item": LARGE, "stdout": ""}]
+        },
         "app_port": 8080,
         "app_metrics_port": 9091,
         "app_settings": {},
@@ -146,6 +154,7 @@ def test_each_card_has_its_file_and_its_limits(rendered: dict[str, Files]) -> No
     assert second["CUDA_VISIBLE_DEVICES"] == second["HEARTCODE_GPU_UUID"] == CARDS[1]["uuid"]
     # Each file is another model, as nobody has named them.
     assert files["heartcode.env"]["HEARTCODE_MODEL"] == "Stheno-Q4_K_M,Stheno-Q6_K"
+    assert files["heartcode.env"]["HEARTCODE_TOKEN_BYTES"] == "114,0"  # noqa: S105
     # 300 s and the file: 4700 MiB at 25 MiB/s, 6300 at 100.
     assert first["HEARTCODE_LOAD_TIMEOUT_S"] == "488"
     assert second["HEARTCODE_LOAD_TIMEOUT_S"] == "363"
