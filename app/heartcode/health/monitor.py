@@ -7,7 +7,7 @@
 A backend that is idle is probed: at first, when it has been idle for long, and after a failure in
 growing pauses. Meanwhile it is asked every few seconds whether it is there, as it may have ended.
 One that works on requests is left to them, as their answers say more; if none of them hears
-anything, it is asked whether its batches still end.
+anything, it is left if somebody has stopped it, and else asked whether its batches still end.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from heartcode.upstream.exchange import BackendError, Reason
 _TICK_S = 0.25
 # How often an idle backend is asked whether it is still there. That costs a millisecond.
 _LOOK_S = 2.0
+# How long a backend that is stopped on purpose may say nothing. One that hangs over it would until
+# systemd kills it.
+_STOP_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,10 @@ class Monitor:
         """Do what is to be done now; may take as long as an answer may."""
         self._hangs = self._hangs and not self.backend.breaker.is_proven
         if self.backend.at_work:
-            if self._silent_s() >= self._health_check.suspect_s:
+            silent_s = self._silent_s()
+            if silent_s >= _STOP_S:
+                self._leave_what_is_stopped()
+            if silent_s >= self._health_check.suspect_s and self.backend.at_work:
                 self._ask_for_a_batch()
         elif self._is_due():
             self._ask_for_a_token()
@@ -104,6 +110,12 @@ class Monitor:
     def _silent_s(self) -> float:
         began = min(lease.began for lease in self.backend.at_work)
         return self._clock() - max(self.backend.last_heard, began, self._batch_ended)
+
+    def _leave_what_is_stopped(self) -> None:
+        # A stop that goes well ends its connections by itself, within a second.
+        for lease in tuple(self.backend.at_work):
+            if lease.was_stopped:
+                lease.give_up()
 
     def _is_due(self) -> bool:
         breaker = self.backend.breaker

@@ -76,7 +76,7 @@ class RetryBudget:
         reason = error.reason
         if self._lease is not None and self._lease.is_given_up:
             reason = Reason.SILENT  # it broke because the proxy let go of it
-        elif self._lease is not None and reason is Reason.BROKEN and self._lease.was_stopped:
+        if reason in (Reason.BROKEN, Reason.SILENT) and self._lease and self._lease.was_stopped:
             reason = Reason.STOPPED
         # The request may be what it cannot cope with: no reason to avoid it for others.
         if self.backend is not None and reason not in _NO_FAULT:

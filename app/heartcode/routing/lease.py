@@ -22,7 +22,7 @@ class Lease:
 
     Attributes:
         began: when it was given, by the clock of the pool.
-        is_given_up: whether its backend was judged to hang.
+        is_given_up: whether the proxy has let go of its backend, which hangs or is stopped.
     """
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,11 +53,11 @@ class Lease:
         return self.backend.served.was_stopped(within_s=self._clock() - self.began)
 
     def when_given_up(self, abort: Callable[[], None]) -> None:
-        """Call `abort`, which must not block, when the backend is judged to hang."""
+        """Call `abort`, which must not block, when the proxy lets go of the backend."""
         self._abort = abort
 
     def give_up(self) -> None:
-        """Wait no more: the backend hangs."""
+        """Wait no more: the backend hangs, or is stopped."""
         self.is_given_up = True
         if self._abort is not None:
             self._abort()

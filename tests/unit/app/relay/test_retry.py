@@ -70,6 +70,19 @@ def test_backends_that_are_stopped_are_no_deaths(tmp_path: Path) -> None:
     budget.next_lease()
 
 
+def test_a_stop_that_was_silent_is_one_too(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, 2)
+    budget = RetryBudget(rig.take, max_moves=3)
+    lease = budget.next_lease()
+    rig.stop(lease.backend)
+    lease.give_up()
+    assert budget.has_failed(broken()) is Reason.STOPPED
+    # Without the sign it hangs.
+    lease = budget.next_lease()
+    lease.give_up()
+    assert budget.has_failed(broken()) is Reason.SILENT
+
+
 def test_a_death_after_a_stop_is_one_all_the_same(tmp_path: Path) -> None:
     rig = Rig(tmp_path, 4)
     budget = RetryBudget(rig.take, max_moves=3)
