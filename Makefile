@@ -131,6 +131,11 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
 	@pytest -m long tests/fleet_tool tests/fleet
 	@pytest tests/one_host
+	@$(MAKE) test-peer
+
+.PHONY: test-peer
+test-peer: bootstrap ## Run llama.cpp's own server tests against llama-server and through the proxy, and compare
+	@tools/peer_test.py
 
 .PHONY: test-pages
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)
