@@ -34,7 +34,7 @@ from tools.peer.model import write_model
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both and compare; return 1 where they differ otherwise than the table says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", default="*", help="a pattern for the ids of the tests")
+    parser.add_argument("--only", action="append", help="a pattern for the ids of tests to be run")
     parser.add_argument("--keep", type=Path, help="a directory for the outcomes")
     options = parser.parse_args(arguments)
     table = differences.read()
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 outcomes=kept / f"{server.stem}.json",
                 model=model,
                 port=port,
-                only=options.only,
+                only=options.only or ["*"],
             )
             for server in (suite.DIRECT, suite.PROXIED)
         )
-    if options.only != "*":
+    if options.only:
         table = table.for_some(direct)
     found = differences.faults(direct, proxied, table)
     both = Counter(direct[each].split()[0] for each in direct if direct[each] == proxied.get(each))

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, PoolingType, TokenType
 from heartcode_models.demo import counting
 
 _NUMBERS = 1024
@@ -48,6 +48,7 @@ def write_model(path: Path) -> None:
     writer = GGUFWriter(path, "llama")
     counting.add_description(writer)
     counting.add_architecture(writer, plan)
+    writer.add_pooling_type(PoolingType.MEAN)  # a model for embeddings has one
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)

@@ -26,7 +26,7 @@ _outcomes: dict[str, str] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     parser.addoption("--peer-outcomes", type=Path, required=True)
-    parser.addoption("--peer-only", default="*")
+    parser.addoption("--peer-only", action="append", required=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,8 +56,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the table of the differences leaves out."""
     table = differences.read()
-    only = differences.Entry(tests=config.getoption("--peer-only"), reason="asked for")
-    asked = [item for item in items if only.is_for(item.nodeid)]
+    only = [differences.Entry(tests=o, reason="asked") for o in config.getoption("--peer-only")]
+    asked = [item for item in items if any(each.is_for(item.nodeid) for each in only)]
     _outcomes.update(
         (item.nodeid, differences.LEFT_OUT) for item in asked if table.leaves_out(item.nodeid)
     )

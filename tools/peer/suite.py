@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def unpack(archive: Path, directory: Path) -> Path:
 
 
 def run(
-    tests: Path, server: Path, *, outcomes: Path, model: Path, port: int, only: str
+    tests: Path, server: Path, *, outcomes: Path, model: Path, port: int, only: Sequence[str]
 ) -> Outcomes:
     """Run the tests against one kind of server; their output goes on to stdout.
 
@@ -67,7 +68,7 @@ def run(
         outcomes: the file for what comes out.
         model: the counting model.
         port: where the server under test is to listen.
-        only: a pattern for the ids of those to be run.
+        only: patterns for the ids of those to be run.
 
     Raises:
         SystemExit: pytest did not get to its end.
@@ -86,7 +87,8 @@ def run(
         *(sys.executable, "-m", "pytest", "-p", "tools.peer.plugin", "-p", "no:cacheprovider"),
         # Without -c the files named here would decide where the tests' ids begin.
         *("-c", "pytest.ini", "-m", "not slow", "--tb=short", "-q", "-ra"),
-        *("--peer-outcomes", str(outcomes), "--peer-only", only),
+        *("--peer-outcomes", str(outcomes)),
+        *(f"--peer-only={pattern}" for pattern in only),
     ]
     # A session of its own: what a test leaves running ends with it.
     pytest = subprocess.Popen(command, cwd=tests, env=env, start_new_session=True)
