@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from tools.peer import differences
 from tools.peer.arguments import understood
 from tools.peer.differences import LEFT_OUT, Entry, Outcomes, Table, faults
+from tools.peer.model import write_model
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,6 +53,20 @@ def test_a_key_is_told_apart_from_what_a_rig_has() -> None:
 def test_without_a_port_it_is_no_test() -> None:
     with pytest.raises(ValueError, match="--port"):
         understood(["--hf-repo", "somebody/model"], model="here.gguf")
+
+
+def test_the_model_reads_prose_in_pairs_and_has_no_template(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    write_model(path)
+    found = GGUFReader(path)
+    tokens = found.fields["tokenizer.ggml.tokens"].contents()
+    assert {"\u2581t", "he", "\u258112", "<|fim_middle|>"} < set(tokens)
+    assert len(tokens) == len(set(tokens))
+    for name in ("scores", "token_type"):
+        assert len(found.fields[f"tokenizer.ggml.{name}"].contents()) == len(tokens)
+    rows = {tensor.name: tensor.data.shape[0] for tensor in found.tensors}
+    assert rows["token_embd.weight"] == rows["output.weight"] == len(tokens)
+    assert "tokenizer.chat_template" not in found.fields
 
 
 @pytest.mark.parametrize(
