@@ -19,14 +19,11 @@ from tools.peer.model import write_model
 ROOT = Path(__file__).parents[3]
 
 
-def table(*, passed_at_least: int = 0, **kinds: str) -> Table:
+def table(passed_at_least: int = 0, /, **kinds: str) -> Table:
     """A table with one entry for each pattern: `table(open="a", left_out="b")`."""
-    names = ("left_out", "by_design", "open")
-    entries = {
-        name: tuple(Entry(tests=kinds[name], reason="x") for _ in range(name in kinds))
-        for name in names
-    }
-    return Table(passed_at_least=passed_at_least, **entries)
+    none: dict[str, tuple[Entry, ...]] = {"left_out": (), "by_design": (), "open": ()}
+    entries = {name: (Entry(tests=tests, reason="x"),) for name, tests in kinds.items()}
+    return Table(passed_at_least=passed_at_least, **(none | entries))
 
 
 def test_a_model_of_a_hub_becomes_the_one_that_is_here() -> None:
@@ -109,7 +106,7 @@ def test_every_test_of_a_pattern_has_to_differ() -> None:
 
 def test_a_run_in_which_nothing_passes_says_nothing() -> None:
     same = {"a": "failed at 1"}
-    (line,) = faults(same, same, table(passed_at_least=1))
+    (line,) = faults(same, same, table(1))
     assert line.startswith("0 tests pass both ways, and 1 should")
 
 
@@ -119,7 +116,7 @@ def test_brackets_of_a_parameter_are_no_pattern() -> None:
 
 
 def test_for_some_tests_only_their_entries_count() -> None:
-    some = table(open="a*", by_design="b", passed_at_least=9).for_some(["a1"])
+    some = table(9, open="a*", by_design="b").for_some(["a1"])
     assert (len(some.open), len(some.by_design), some.passed_at_least) == (1, 0, 0)
 
 
