@@ -5,15 +5,16 @@
     tools/peer_test.py --only '*test_completion.py*' --keep DIRECTORY
 
 What comes out differently has to stand in tools/peer/differences.toml, with its reason, and what
-stands there has to differ. The tests are those of the pinned source; the counting model takes the
-place of the hub's models, so that many fail both ways where they look at words: then both have to
-fail at the same line.
+stands there has to differ. The tests are those of the pinned source; a model that counts takes the
+place of the hub's, so that some fail both ways where they count tokens: then both have to fail at
+the same line.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -39,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     table = differences.read()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what has been started ends, too
-    os.environ[COMMAND] = " ".join(command())
+    os.environ[COMMAND] = shlex.join(command())
     with tempfile.TemporaryDirectory(prefix="peer-") as scratch:
         here = Path(scratch)
-        kept = options.keep or here
+        kept = (options.keep or here).absolute()
         kept.mkdir(parents=True, exist_ok=True)
         tests = suite.unpack(suite.source(), here)
         model = here / "counting.gguf"

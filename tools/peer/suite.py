@@ -78,6 +78,7 @@ def run(
         MODEL: str(model),
         "LLAMA_SERVER_BIN_PATH": str(server),
         "LLAMA_CACHE": str(tests / "tmp"),
+        "TMPDIR": str(tests / "tmp"),
         "PORT": str(port),
         "PYTHONPATH": f"{_ROOT}:{_ROOT / 'app'}",
         "PYTHONDONTWRITEBYTECODE": "1",
