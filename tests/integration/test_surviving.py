@@ -135,11 +135,15 @@ def test_the_clients_own_beginning_of_an_answer_is_kept(
 ) -> None:
     dying, proxy = start_two(llama_servers, start_proxy, slow_model)
     messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": " 1 2 3"}]
+    undisturbed = Listener(proxy, CHAT, messages=messages, max_tokens=40)
+    undisturbed.finish()
+    # Whether it is repeated in a stream depends on the version of llama.cpp.
+    assert undisturbed.text in (counted_to(43), counted_to(43).removeprefix(" 1 2 3"))
     stream = Listener(proxy, CHAT, messages=messages, max_tokens=40)
     stream.wait_for_text(" 8")
     dying.kill()
     stream.finish()
-    assert stream.text == counted_to(43)
+    assert stream.text == undisturbed.text
 
 
 @pytest.mark.parametrize(

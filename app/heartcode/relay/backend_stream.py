@@ -75,6 +75,11 @@ class BackendStream:
         if not self._first:
             raise BackendError(Reason.BROKEN, "a stream without events")
 
+    @property
+    def opening(self) -> str:
+        """What of the text no backend has generated, see `progress.Reading`."""
+        return self._reading.opening
+
     def keep(self, held: ExitStack) -> None:
         """Hold what the events need, the backend's lease and the connection, until `close()`."""
         self._held = held

@@ -14,6 +14,7 @@ from typing import Any
 
 from heartcode.errors import ApiError
 from heartcode.relay import sse
+from heartcode.relay.continuation import CHAT
 from heartcode.relay.token_times import TokenTimes
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason
@@ -69,12 +70,14 @@ class WholeAnswer:
         """Do nothing: nothing is held."""
 
 
-def as_stream(fields: Mapping[str, Any]) -> bytes:
-    """Return the body of the request that asks for the same answer as a stream."""
-    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-    if progress.may_be_asked_for(fields):
-        options[progress.FIELD] = True
-    if progress.is_begun(fields):
+def as_stream(path: str, fields: Mapping[str, Any]) -> bytes:
+    """Return the body of the request to `path` that asks for the same answer as a stream."""
+    options: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        progress.FIELD: True,
+    }
+    if path == CHAT and fields["messages"][-1].get("role") == "assistant":
         # What the client has begun belongs to the whole answer. Versions from autumn 2026 on repeat
         # it in a stream only so; those before do not know the field.
         options["echo"] = True

@@ -65,7 +65,7 @@ class ClientStream:
     def usage(self) -> Usage | None:
         """What is known of the whole answer's tokens; of a broken one's, how many went out."""
         if self._usage is None and self._transcript is not None:
-            return Usage(evaluated=0, cached=0, generated=self._transcript.tokens)
+            return Usage(evaluated=0, cached=0, generated=self._transcript.events)
         return self._usage
 
     def __iter__(self) -> Iterator[bytes]:
@@ -143,6 +143,8 @@ class ClientStream:
         if not events.reads_prompt:
             self.token_times.note(events.last_heard)
         if self._transcript is not None:
+            # Of the first backend: what goes on has an end that was generated before it.
+            self._transcript.opening = self._transcript.opening or events.opening
             self._transcript.note(piece)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ failed on one backend moves to the next. What happens later is the subject of `c
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Container, Mapping
 from contextlib import ExitStack, closing
@@ -22,6 +23,7 @@ from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream, Opened
+from heartcode.relay.continuation import Continuation, ContinuationError
 from heartcode.relay.future import Future
 from heartcode.relay.retry import RetryBudget
 from heartcode.relay.splice import Splice
@@ -142,9 +144,9 @@ class Relay:
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
         at the next token, see `buffered`. `fields` are those of the request's body.
         """
-        streamed = replace(
-            asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
-        )
+        request = asked.upstream_request
+        whole = buffered.as_stream(request.path, fields)
+        streamed = replace(asked, upstream_request=replace(request, body=whole))
         relayed = _RelayedRequest(streamed, self._budget(asked), self._timeouts, transcript)
         answer = relayed.answer(relayed.open())
         if isinstance(answer.body, bytes):
@@ -216,7 +218,7 @@ class _RelayedRequest:
         reason: Reason | None = None
         refusal: WholeAnswer | None = None
         while True:
-            request, splice = self._next_request()
+            continuation = self._continuation()
             try:
                 lease = self._budget.next_lease()
             except ApiError:
@@ -226,7 +228,7 @@ class _RelayedRequest:
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             try:
-                opened = self._open_at(lease, request, splice)
+                opened = self._open_at(lease, continuation)
             except BackendError as error:
                 if self._client.gone:
                     raise ClientGoneError from None
@@ -239,32 +241,28 @@ class _RelayedRequest:
             refusal = opened
             reason = self._budget.has_failed(BackendError(Reason.ERROR, opened.status))
 
-    def _next_request(self) -> tuple[UpstreamRequest, Splice | None]:
+    def _continuation(self) -> Continuation | None:
+        """Return how to go on with what the client has got; None if that is nothing."""
         if self._transcript is None or not self._transcript.has_begun:
-            return self._request, None
+            return None
         continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
             raise self._budget.lost()
-        return replace(self._request, body=continuation.body), continuation.splice
+        return continuation
 
-    def _open_at(self, lease: Lease, request: UpstreamRequest, splice: Splice | None) -> Opened:
-        backend, timeouts = lease.backend, self._timeouts
+    def _open_at(self, lease: Lease, continuation: Continuation | None) -> Opened:
+        request, splice = self._request, None
         with ExitStack() as held:
             held.enter_context(lease)
-            exchange = held.enter_context(Exchange(backend.host, backend.port))
-            self._client.when_gone(exchange.abort)
-            lease.when_given_up(exchange.abort)
-            exchange.send(
-                request,
-                connect_timeout_s=timeouts.connect_s,
-                silence_timeout_s=timeouts.silence_s,
-            )
+            if continuation is not None:
+                request, splice = self._resumed(lease, continuation)
+            exchange = held.enter_context(self._sent(lease, request))
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
                 opened = BackendStream(
                     exchange,
                     lease,
-                    token_silence_s=timeouts.token_silence_s,
+                    token_silence_s=self._timeouts.token_silence_s,
                     hides_progress=request.hides_progress,
                     splice=splice,
                 )
@@ -276,3 +274,36 @@ class _RelayedRequest:
                 lease.learn(opened.usage)
             lease.has_answered(opened.status)
             return opened
+
+    def _sent(self, lease: Lease, request: UpstreamRequest) -> Exchange:
+        """Return the exchange in which `request` is answered; whoever gets it closes it."""
+        exchange = Exchange(lease.backend.host, lease.backend.port)
+        with ExitStack() as held:
+            held.enter_context(exchange)
+            self._client.when_gone(exchange.abort)
+            lease.when_given_up(exchange.abort)
+            exchange.send(
+                request,
+                connect_timeout_s=self._timeouts.connect_s,
+                silence_timeout_s=self._timeouts.silence_s,
+            )
+            held.pop_all()
+            return exchange
+
+    def _resumed(self, lease: Lease, continuation: Continuation) -> tuple[UpstreamRequest, Splice]:
+        """Return the request with which the backend goes on."""
+
+        def ask(path: str, fields: Mapping[str, Any]) -> Any:
+            body = json.dumps(fields).encode()
+            with self._sent(lease, replace(self._request, path=path, body=body)) as exchange:
+                answer = WholeAnswer(exchange)
+            if answer.status != _OK:
+                raise BackendError(Reason.ERROR, answer.status)
+            return json.loads(answer.body)
+
+        try:
+            resumed = continuation.asked_of(ask)
+        except ContinuationError as error:
+            raise BackendError(Reason.ERROR, error) from error
+        request = replace(self._request, path=resumed.path, body=resumed.body, hides_progress=True)
+        return request, resumed.splice

@@ -49,8 +49,11 @@ def relay(endpoint: Endpoint) -> Response:
     if stage == read_for_gateway.WANTED:
         raise read_for_gateway.told(fields)
     validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
-    if _CHOSEN_HERE & fields.keys():
-        fields = {name: value for name, value in fields.items() if name not in _CHOSEN_HERE}
+    left_out = _CHOSEN_HERE & fields.keys()
+    if progress.FIELD in fields and not progress.is_asked_for(fields):
+        left_out.add(progress.FIELD)
+    if left_out:
+        fields = {name: value for name, value in fields.items() if name not in left_out}
         body = json.dumps(fields).encode()
     model = runtime.registry.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
@@ -67,7 +70,7 @@ def relay(endpoint: Endpoint) -> Response:
         method="POST", path=endpoint.path, headers=headers, body=body
     )
     transcript = transcript_of(endpoint.path, fields)
-    if transcript is not None and record.stream and progress.may_be_asked_for(fields):
+    if transcript is not None and record.stream and not progress.is_asked_for(fields):
         upstream_request = replace(
             upstream_request, body=progress.asked_for(body), hides_progress=True
         )
