@@ -22,11 +22,12 @@ class Cutter:
         proxy = start_proxy(start_upstream(cutter).url, start_upstream(cutter).url)
 
     Attributes:
+        url: where the llama-server is.
         recorded: the events of the last stream that was passed on to its end.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._lock = threading.Lock()
         self._replayed: Sequence[bytes] | None = None
         self.recorded: list[bytes] = []
@@ -50,7 +51,7 @@ class Cutter:
             return  # as when a process is killed: all that was written arrives, and no end of it
         with requests.request(
             request.method,
-            self._url + request.path,
+            self.url + request.path,
             data=request.body,
             headers=headers,
             stream=True,

@@ -6,8 +6,13 @@ and restoring slots and `/v1/chat/completions/control` change one backend for ev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+# What endpoints call the longest answer, in the order in which llama-server looks for it.
+_LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
 
 
 class Kind(Enum):
@@ -22,14 +27,28 @@ class Kind(Enum):
 class Endpoint:
     """A request that is passed on: a POST of a JSON object to `path`.
 
-    `prompt` is the field without which there is nothing to generate from; "" where llama-server
-    takes several. `aliases` are llama-server's own other paths for the same.
+    Attributes:
+        prompt: the field without which there is nothing to generate from; "" where llama-server
+            takes several.
+        texts: the fields that make up the prompt.
+        limits: the fields that say how long the answer may be.
+        aliases: llama-server's own other paths for the same.
     """
 
     path: str
     kind: Kind
     prompt: str = ""
+    texts: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+
+    def own(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `fields` without the texts and limits of other endpoints.
+
+        Client libraries send every field that they know; llama-server ignores these here.
+        """
+        foreign = _TEXTS_AND_LIMITS - {*self.texts, *self.limits}
+        return {name: value for name, value in fields.items() if name not in foreign}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -43,15 +62,43 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/chat/completions",
         kind=Kind.GENERATES,
         prompt="messages",
+        texts=("tools", "messages"),
+        limits=_LIMITS,
         aliases=("/chat/completions",),
     ),
-    Endpoint(path="/v1/completions", kind=Kind.GENERATES, prompt="prompt"),
-    Endpoint(path="/v1/responses", kind=Kind.GENERATES, prompt="input", aliases=("/responses",)),
-    Endpoint(path="/v1/messages", kind=Kind.GENERATES, prompt="messages"),
-    Endpoint(path="/completion", kind=Kind.GENERATES, prompt="prompt", aliases=("/completions",)),
-    Endpoint(path="/infill", kind=Kind.GENERATES),
-    Endpoint(path="/v1/embeddings", kind=Kind.EVALUATES),
-    Endpoint(path="/embeddings", kind=Kind.EVALUATES, aliases=("/embedding",)),
+    Endpoint(
+        path="/v1/completions",
+        kind=Kind.GENERATES,
+        prompt="prompt",
+        texts=("prompt",),
+        limits=_LIMITS,
+    ),
+    Endpoint(
+        path="/v1/responses",
+        kind=Kind.GENERATES,
+        prompt="input",
+        texts=("tools", "instructions", "input"),
+        limits=("max_output_tokens", *_LIMITS),
+        aliases=("/responses",),
+    ),
+    Endpoint(
+        path="/v1/messages",
+        kind=Kind.GENERATES,
+        prompt="messages",
+        texts=("tools", "system", "messages"),
+        limits=("max_tokens",),
+    ),
+    Endpoint(
+        path="/completion",
+        kind=Kind.GENERATES,
+        prompt="prompt",
+        texts=("prompt",),
+        limits=_LIMITS,
+        aliases=("/completions",),
+    ),
+    Endpoint(path="/infill", kind=Kind.GENERATES, texts=("prompt",), limits=_LIMITS),
+    Endpoint(path="/v1/embeddings", kind=Kind.EVALUATES, texts=("input",)),
+    Endpoint(path="/embeddings", kind=Kind.EVALUATES, texts=("input",), aliases=("/embedding",)),
     Endpoint(
         path="/v1/rerank",
         kind=Kind.EVALUATES,
@@ -72,6 +119,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(path="/v1/messages/count_tokens", kind=Kind.CONVERTS),
 )
+
+_TEXTS_AND_LIMITS = {name for endpoint in ENDPOINTS for name in (*endpoint.texts, *endpoint.limits)}
 
 # What counts as inference in log and metrics: a GPU works on it.
 INFERENCE_PATHS = frozenset(

@@ -14,8 +14,6 @@ from typing import Any, NoReturn
 from heartcode.api.routes import Endpoint, Kind
 from heartcode.errors import ApiError
 
-# llama-server takes the first of the first three that is there; /v1/responses has its own.
-_TOKEN_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 # llama-server: until the end of the context.
 _NO_MAXIMUM = -1
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -57,7 +55,7 @@ def check(fields: dict[str, Any], endpoint: Endpoint, *, max_tokens: int) -> Non
         raise _wrong("stream", "must be true or false")
     if endpoint.prompt:
         _check_prompt(fields, endpoint.prompt)
-    for name in _TOKEN_FIELDS:
+    for name in endpoint.limits:
         _check_tokens(name, fields.get(name), max_tokens)
 
 

@@ -264,6 +264,7 @@ class _RelayedRequest:
                     lease,
                     token_silence_s=self._timeouts.token_silence_s,
                     hides_progress=request.hides_progress,
+                    has_choices=request.has_choices,
                     splice=splice,
                 )
                 opened.wait_for_first()

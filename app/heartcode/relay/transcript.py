@@ -30,21 +30,11 @@ from heartcode.relay.continuation import CHAT, COMPLETIONS, LIMITS, NATIVE, Cont
 # belong to tokens that were not sampled here, and `echo` and `continue_final_message` change what
 # is repeated.
 _RULED_OUT = {
-    "tools",
-    "functions",
-    "function_call",
-    "grammar",
-    "json_schema",
-    "logprobs",
-    "top_logprobs",
-    "n_probs",
-    "echo",
-    "suffix",
-    "continue_final_message",
-    "response_fields",
-    "verbose",
-    "return_tokens",
-    "reasoning_control",
+    *("grammar", "json_schema", "logprobs", "n_probs", "echo", "suffix"),
+    *("response_fields", "verbose", "return_tokens", "reasoning_control"),
+}
+_RULED_OUT_IN_CHATS = {
+    *("tools", "functions", "function_call", "top_logprobs", "continue_final_message"),
 }
 # One choice, and as many thoughts as it takes.
 _USUAL = dict.fromkeys(("n", "n_cmpl", "best_of"), 1) | dict.fromkeys(
@@ -77,6 +67,8 @@ def _chat_fits(fields: Mapping[str, Any]) -> bool:
         isinstance(messages, list)
         and bool(messages)
         and all(isinstance(message, dict) and _is_text(message) for message in messages)
+        and not _are_given(_RULED_OUT_IN_CHATS, fields)
+        and _is_text_format(fields.get("response_format"))
         and fields.get("tool_choice") in (None, "none", "auto")
         and fields.get("add_generation_prompt") in (None, True)
     )
@@ -117,15 +109,19 @@ def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
     shape = _SHAPES.get(path)
     if shape is None:
         return None
-    if any(fields[name] not in (None, False, 0, "", [], {}) for name in _RULED_OUT & fields.keys()):
+    if _are_given(_RULED_OUT, fields):
         return None
     if any(fields.get(name) not in (None, usual) for name, usual in _USUAL.items()):
         return None
     if any(not _is_whole_or_none(fields.get(name)) for name in LIMITS):
         return None
-    if not _is_text_format(fields.get("response_format")) or _stop_strings(fields) is None:
+    if _stop_strings(fields) is None:
         return None
     return Transcript(path, shape) if shape.fits(fields) else None
+
+
+def _are_given(names: set[str], fields: Mapping[str, Any]) -> bool:
+    return any(fields[name] not in (None, False, 0, "", [], {}) for name in names & fields.keys())
 
 
 def _is_whole_or_none(value: object) -> bool:

@@ -36,6 +36,8 @@ _PASSED_ON = ("Accept", "Content-Type")
 # Which slot works on a request is the proxy's business: llama-server would let it wait for that one
 # beside others that are free, and a number beyond the last one counts from the first again.
 _CHOSEN_HERE = {"id_slot"}
+# How many answers are asked for.
+_CHOICES = ("n", "n_cmpl")
 
 
 def relay(endpoint: Endpoint) -> Response:
@@ -63,11 +65,16 @@ def relay(endpoint: Endpoint) -> Response:
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
         overflow = Overflow.of(stage)
-        record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
+        own = endpoint.own(fields)
+        record.info = RequestInfo.of(own, request.headers.get(CLIENT_HEADER), overflow=overflow)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     upstream_request = UpstreamRequest(
-        method="POST", path=endpoint.path, headers=headers, body=body
+        method="POST",
+        path=endpoint.path,
+        headers=headers,
+        body=body,
+        has_choices=any(fields.get(name) not in (None, 1) for name in _CHOICES),
     )
     transcript = transcript_of(endpoint.path, fields)
     if transcript is not None and record.stream and not progress.is_asked_for(fields):

@@ -110,3 +110,18 @@ def test_depth() -> None:
     with pytest.raises(ApiError) as raised:
         validation.parse(nested(5), max_depth=4)
     assert raised.value.code == "json_too_deep"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (TEXT, {"prompt": "x", "messages": "Hi", "max_output_tokens": "many"}),
+        (CHAT, {**HELLO, "prompt": [], "input": 5, "max_output_tokens": -7}),
+        (MESSAGES, {**HELLO, "max_completion_tokens": 1e9}),
+    ],
+)
+def test_what_other_endpoints_read_is_ignored(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    validation.check(fields, endpoint, max_tokens=1000)
+    own = endpoint.own({**fields, "temperature": 1})
+    assert own == {**{name: fields[name] for name in own if name in fields}, "temperature": 1}
+    assert own.keys() <= {"prompt", "messages", "temperature"} & {endpoint.prompt, "temperature"}
