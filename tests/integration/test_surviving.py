@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
+from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
+from tests.integration.cutting import Cutter
 from tests.integration.listening import (
     ASKED,
     CHAT,
@@ -20,6 +21,7 @@ from tests.integration.listening import (
     NATIVE,
     Listener,
     assert_is_one_answer,
+    text_of,
 )
 from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
 
@@ -258,3 +260,48 @@ def test_progress_is_told_only_to_who_asked(
     assert "prompt_progress" not in plain
     assert plain.count("role") == 1
     assert "prompt_progress" in asked
+
+
+def test_what_another_endpoint_reads_changes_nothing(
+    llama_servers: StartLlamas, start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    """Client libraries send every field that they know; llama-server ignores these here."""
+    (llama,) = llama_servers(1)
+    cutter = Cutter(llama.url)
+    proxy = start_proxy(*(start_upstream(cutter).url for _ in range(2)))
+    unused: list[Any] = [None, [], "Hi", [None], 5, {"role": "user", "content": "Hi"}]
+    unused += [[{"role": role, "content": "Hi"}] for role in ("user", "assistant")]
+    faults = []
+    for path in (COMPLETIONS, NATIVE):
+        for messages in unused:
+            asked = {**ASKED[path], "max_tokens": 6, "messages": messages, "tools": "none"}
+            whole = proxy.post(path, **asked).json()
+            stream = Listener(proxy, path, **asked)
+            stream.finish()
+            cutter.cut_after(cutter.recorded[:4])
+            resumed = Listener(proxy, path, **asked)
+            resumed.finish()
+            texts = [text_of(whole), stream.text, resumed.text]
+            if texts != [counted_to(6)] * 3:
+                faults.append((path, messages, texts))
+    assert faults == []
+    assert sum(line["resumes"] for line in proxy.log_lines()) == 2 * len(unused)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_all_of_several_answers_are_counted(
+    lasting_llamas: StartLlamas,
+    lasting_proxy: StartProxy,
+    path: str,
+    options: dict[str, Any],
+) -> None:
+    (llama,) = lasting_llamas(1, slots=3)
+    proxy = lasting_proxy(llama.url)
+    for stream in (False, True):
+        asked = {**ASKED[path], "n": 3, "max_tokens": 5, "stream": stream, **options}
+        answer = proxy.post(path, **asked)
+        answer.raise_for_status()
+        line = proxy.log_line(answer.headers["X-Request-Id"])
+        assert line["tokens"] == 15
+        assert 3 < line["prompt_tokens"] < 100
