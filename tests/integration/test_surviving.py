@@ -253,13 +253,27 @@ def test_progress_is_told_only_to_who_asked(
 ) -> None:
     (llama,) = llama_servers(1)
     proxy = start_proxy(llama.url)
-    plain, asked = (
+    plain, refused, asked = (
         proxy.post(CHAT, **ASKED[CHAT], max_tokens=3, stream=True, **extra).text
-        for extra in ({}, {"return_progress": True})
+        for extra in ({}, {"return_progress": False}, {"return_progress": True})
     )
-    assert "prompt_progress" not in plain
-    assert plain.count("role") == 1
+    for told in (plain, refused):
+        assert "prompt_progress" not in told
+        assert told.count("role") == 1
     assert "prompt_progress" in asked
+
+
+def test_the_clients_own_beginning_is_in_a_whole_answer_as_it_is_in_llama_servers(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1)
+    messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": " 1 2 3"}]
+    own, passed = (
+        requests.post(url + CHAT, json={"messages": messages, "max_tokens": 4}, timeout=60).json()
+        for url in (llama.url, start_proxy(llama.url).url)
+    )
+    assert passed["choices"] == own["choices"]
+    assert own["choices"][0]["message"]["content"].endswith(counted_to(7).removeprefix(" 1 2 3"))
 
 
 def test_what_another_endpoint_reads_changes_nothing(

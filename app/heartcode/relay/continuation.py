@@ -14,7 +14,7 @@ that have begun, and nothing is repeated.
 Where the pieces do not make up the text again (tokenizers that put a space before each text) the
 text itself is put behind the prompt, and counted by what both are tokenized to.
 
-docs/adr/0026-resuming-from-tokens.md says what else was thought of.
+docs/adr/0027-resuming-from-tokens.md says what else was thought of.
 
 No sockets here: bytes and JSON in, bytes and JSON out.
 """

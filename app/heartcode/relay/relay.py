@@ -256,7 +256,7 @@ class _RelayedRequest:
             held.enter_context(lease)
             if continuation is not None:
                 request, splice = self._resumed(lease, continuation)
-            exchange = held.enter_context(self._sent(lease, request))
+            exchange = held.enter_context(self._sent(lease, request, self._timeouts.silence_s))
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
                 opened = BackendStream(
@@ -276,7 +276,7 @@ class _RelayedRequest:
             lease.has_answered(opened.status)
             return opened
 
-    def _sent(self, lease: Lease, request: UpstreamRequest) -> Exchange:
+    def _sent(self, lease: Lease, request: UpstreamRequest, silence_s: float) -> Exchange:
         """Return the exchange in which `request` is answered; whoever gets it closes it."""
         exchange = Exchange(lease.backend.host, lease.backend.port)
         with ExitStack() as held:
@@ -286,7 +286,7 @@ class _RelayedRequest:
             exchange.send(
                 request,
                 connect_timeout_s=self._timeouts.connect_s,
-                silence_timeout_s=self._timeouts.silence_s,
+                silence_timeout_s=silence_s,
             )
             held.pop_all()
             return exchange
@@ -296,7 +296,9 @@ class _RelayedRequest:
 
         def ask(path: str, fields: Mapping[str, Any]) -> Any:
             body = json.dumps(fields).encode()
-            with self._sent(lease, replace(self._request, path=path, body=body)) as exchange:
+            question = replace(self._request, path=path, body=body)
+            # Answered beside the loop that generates: nothing to wait for.
+            with self._sent(lease, question, self._timeouts.token_silence_s) as exchange:
                 answer = WholeAnswer(exchange)
             if answer.status != _OK:
                 raise BackendError(Reason.ERROR, answer.status)
