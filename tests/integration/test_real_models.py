@@ -29,7 +29,7 @@ from tests.integration.real_models import GEMMA3, SMOLLM2, RealModel
 pytestmark = pytest.mark.long
 
 # Always the likeliest token; and the next backend computes all of the prompt, as if it were new.
-GREEDY = {"temperature": 0, "cache_prompt": False, "max_tokens": 60}
+GREEDY = {"temperature": 0, "cache_prompt": False, "max_tokens": 48}
 
 
 def chat(text: str, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -129,3 +129,25 @@ def test_an_answer_is_the_same_wherever_it_is_cut(real: tuple[Cutter, Proxy], na
             seen = "".join(map(_text, recorded[:place]))
             differing.append((seen[-20:], stream.text[len(seen) :][:30], told(stream.events)))
     assert differing == [], (unbroken.text, told(unbroken.events))
+
+
+@pytest.mark.parametrize("name", ["prose", "a Japanese completion"])
+def test_an_answer_is_the_same_when_its_llama_server_is_killed(
+    llama_servers: StartLlamas, start_proxy: StartProxy, name: str
+) -> None:
+    dying, living = llama_servers(2, model=SMOLLM2.file(), flags="-c 8192")
+    proxy = start_proxy(dying.url, living.url)
+    path, fields = CASES[name]
+    asked = {**GREEDY, "max_tokens": 200, "stream_options": {"include_usage": True}, **fields}
+    with proxy.stream(path, **asked) as answer:
+        lines = (line for line in answer.iter_lines(chunk_size=None) if line.startswith(b"data: {"))
+        events = []
+        for line in lines:
+            events.append(json.loads(line.removeprefix(b"data: ")))
+            if len(events) == 20:
+                dying.kill()
+    unbroken = Listener(proxy, path, **asked)
+    unbroken.finish()
+    assert "".join(map(text_of, events)) == unbroken.text
+    assert told(events) == told(unbroken.events)
+    assert sum(line["resumes"] for line in proxy.log_lines()) == 1
