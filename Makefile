@@ -139,7 +139,8 @@ test-peer: bootstrap ## Run llama.cpp's own server tests against llama-server an
 	@tools/peer_test.py
 
 # What reads what a llama-server says. Another version may count, repeat and divide differently.
-NEXT_TESTS := $(addprefix tests/integration/test_,surviving.py relay.py templates.py usage.py demo_model.py)
+NEXT_TESTS := $(patsubst %,tests/integration/test_%.py, \
+  surviving relay templates usage demo_model routes openai_sdk langchain sillytavern)
 
 .PHONY: test-next
 test-next: bootstrap ## Run the tests of relay and resume with a newer llama.cpp, of PyPI (not in `make test`)

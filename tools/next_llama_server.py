@@ -26,6 +26,12 @@ _FLASH_ATTENTION = {
     "off": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
     "auto": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_AUTO,
 }
+_POOLING = {
+    "none": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_NONE,
+    "mean": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN,
+    "cls": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_CLS,
+    "last": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST,
+}
 
 
 def options() -> argparse.Namespace:
@@ -48,6 +54,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sse-ping-interval", type=int, default=30)
     parser.add_argument("--alias", default="")
     parser.add_argument("--chat-template-file", type=Path)
+    parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--pooling", choices=_POOLING)
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--no-ui", action="store_true")
     parser.add_argument("--jinja", action="store_true", default=True)
@@ -71,6 +79,9 @@ def parameters(given: argparse.Namespace) -> xllamacpp.CommonParams:
     params.sse_ping_interval = given.sse_ping_interval
     params.endpoint_metrics, params.ui = given.metrics, not given.no_ui
     params.use_jinja = given.jinja
+    params.embedding = given.embeddings
+    if given.pooling:
+        params.pooling_type = _POOLING[given.pooling]
     if given.alias:
         params.model_alias = {given.alias}
     if given.chat_template_file:
