@@ -120,6 +120,13 @@ class Continuation:
         if not self.pieces:
             return prompt, 0
         text = "".join(self.pieces)
+        try:
+            return self._prompt_of_tokens(ask, prompt, text)
+        except (KeyError, TypeError, ValueError):
+            # It tells no tokens. A text that may be read in another way is better than none.
+            return prompt + text, len(self.pieces)
+
+    def _prompt_of_tokens(self, ask: Ask, prompt: str, text: str) -> tuple[Any, int]:
         # Each piece for itself, and none is a control token: those have no text.
         asked = {"content": self.pieces, "parse_special": False, "with_pieces": True}
         tokens = ask("/tokenize", asked)["tokens"]

@@ -182,14 +182,23 @@ def test_a_chat_goes_on_with_what_its_template_made_of_it() -> None:
     assert asked.keys() == {"stream", "min_p", "prompt", "return_progress"}
 
 
-@PATHS
-def test_a_backend_that_does_not_tell_what_is_needed(path: str) -> None:
-    continuation = noted(path, " 1").continuation(body(ASKED[path]))
+def test_a_chat_needs_what_its_template_makes_of_it() -> None:
+    continuation = noted(CHAT, " 1").continuation(body(ASKED[CHAT]))
     assert continuation is not None
-    answers: list[Any] = [{}, [], {"prompt": "x", "tokens": 7}, {"prompt": "x", "tokens": [7]}]
+    answers: list[Any] = [{}, [], {"prompt": 7}, 7]
     for answer in answers:
         with pytest.raises(ContinuationError):
             continuation.asked_of(partial(_say, answer))
+
+
+def test_a_backend_that_tells_no_tokens_gets_the_text() -> None:
+    fields = {**ASKED[COMPLETIONS], "max_tokens": 10}
+    continuation = noted(COMPLETIONS, " 1", " 2").continuation(body(fields))
+    assert continuation is not None
+    answers: list[Any] = [{}, [], {"tokens": 7}, {"tokens": [7]}, {"tokens": [{"piece": " 1 2"}]}]
+    for answer in answers:
+        asked = json.loads(continuation.asked_of(partial(_say, answer)).body)
+        assert (asked["prompt"], asked["max_tokens"]) == ("Count: 1 2", 8)
 
 
 def _say(answer: Any, _path: str, _fields: Mapping[str, Any]) -> Any:
