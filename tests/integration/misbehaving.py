@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from heartcode.health import probe
 
@@ -73,11 +75,22 @@ class Connection:
 
 Behaviour = Callable[[Connection, Request], None]
 
+# Of what the pinned llama-server says without a projector.
+PROPS: dict[str, Any] = {
+    "build_info": "b11312-0c1e57098",
+    "modalities": {"vision": False, "video": False, "audio": False},
+}
+
+
+def is_probe(request: Request) -> bool:
+    return request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]
+
 
 class Upstream:
     """Serves each connection in a thread of its own with `behave`, which may be replaced.
 
-    The proxy's own probes are answered with `behave_when_probed` and kept apart. The exporter's
+    The proxy's own probes are answered with `behave_when_probed` and kept apart; what it says of
+    itself then are `props`. The exporter's
     questions are answered as by a llama-server without --metrics. A `listener` is a socket that has
     an address already.
     """
@@ -85,6 +98,7 @@ class Upstream:
     def __init__(self, behave: Behaviour, listener: socket.socket | None = None) -> None:
         self.behave = behave
         self.behave_when_probed: Behaviour = generate_a_token
+        self.props = PROPS
         self.requests: list[Request] = []
         self.probes: list[Request] = []
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
@@ -112,7 +126,9 @@ class Upstream:
             if request.path == "/health":
                 # As llama-server says it, from a thread of its own, whatever else it does.
                 connection.answer("200 OK", b'{"status": "ok"}')
-            elif request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
+            elif is_probe(request) and request.path == probe.PROPS.path:
+                connection.answer("200 OK", json.dumps(self.props).encode())
+            elif is_probe(request):
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
             elif request.path == "/metrics":

@@ -13,8 +13,10 @@ anything, it is asked whether its batches still end.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from traceback import format_tb
 
@@ -32,6 +34,8 @@ from heartcode.upstream.exchange import BackendError, Reason
 _TICK_S = 0.25
 # How often an idle backend is asked whether it is still there. That costs a millisecond.
 _LOOK_S = 2.0
+# How often an idle backend is asked what it says of itself; also whenever it has come back.
+_LEARN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ class Monitor:
         self._restart_request = restart_request
         self._clock = clock
         self._batch_ended = self._seen = clock()
+        self._learnt = -math.inf
         self._hangs = False
         self._greenlet: Greenlet[..., None] | None = None
 
@@ -121,13 +126,24 @@ class Monitor:
             return
         # Judged before the slot is free: whoever waits for it then knows what to make of it.
         with lease:
-            if self._is_answered(self._generate):
+            is_answered = self._is_answered(self._generate)
+            if is_answered:
                 self.backend.has_answered()
+        if is_answered:
+            self._learn()
 
     def _ask_whether_it_is_there(self) -> None:
         # No proof that it works, and not counted: it is asked for that alone, and often.
-        self._is_answered(self._be_there)
+        if self._is_answered(self._be_there) and self._clock() - self._learnt >= _LEARN_S:
+            self._learn()
         self._seen = self._clock()
+
+    def _learn(self) -> None:
+        # It may be another version than before, or have another model. No proof of anything.
+        with suppress(BackendError, probe.LateError):
+            timeout_s = self._health_check.timeout_s
+            self.backend.props = probe.said_of_itself(self.backend, timeout_s=timeout_s)
+        self._learnt = self._clock()
 
     def _be_there(self) -> str:
         probe.is_there(self.backend, timeout_s=self._health_check.timeout_s)

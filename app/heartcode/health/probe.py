@@ -20,6 +20,7 @@ from heartcode.relay.buffered import WholeAnswer
 from heartcode.routing.backend import Backend
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
+from heartcode.upstream import props
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
 from heartcode.upstream.usage import Usage
 
@@ -36,6 +37,7 @@ TOKEN = UpstreamRequest(
 )
 SLOTS = UpstreamRequest(method="GET", path="/slots", headers=_HEADERS)
 HEALTH = UpstreamRequest(method="GET", path="/health", headers=_HEADERS)
+PROPS = UpstreamRequest(method="GET", path=props.PATH, headers=_HEADERS)
 LOOP = UpstreamRequest(method="GET", path="/lora-adapters", headers=_HEADERS)
 
 # A limit that was noticed so much too late proves nothing: the proxy itself was stopped or starved.
@@ -86,6 +88,16 @@ def is_there(backend: Backend, *, timeout_s: float) -> None:
     answer = _ask(backend, HEALTH, timeout_s)
     if answer.status != HTTPStatus.OK:
         raise BackendError(Reason.ERROR, f"not healthy, but status {answer.status}")
+
+
+def said_of_itself(backend: Backend, *, timeout_s: float) -> props.Props | None:
+    """Return what `backend` says of itself; None if it does not tell.
+
+    Raises:
+        BackendError: when it cannot be asked; SILENT after `timeout_s` in all.
+    """
+    answer = _ask(backend, PROPS, timeout_s)
+    return props.Props.of(answer.body) if answer.status == HTTPStatus.OK else None
 
 
 def end_batch(backend: Backend, *, timeout_s: float) -> None:

@@ -35,10 +35,12 @@ class WholeAnswer:
     Attributes:
         status, content_type, body: the answer.
         usage: what it tells of tokens and times.
+        is_agreed_on: whether it is a refusal that another backend gave word for word before.
         resumes, token_times: as of a stream: none and nothing.
     """
 
     resumes = 0
+    is_agreed_on = False
 
     def __init__(self, exchange: Exchange) -> None:
         self.token_times = TokenTimes()
@@ -57,8 +59,12 @@ class WholeAnswer:
         """Whether clients of this API can read it."""
         return self.content_type.startswith("application/json")
 
+    def says_the_same_as(self, other: WholeAnswer) -> bool:
+        """Whether both refuse the request with the same words: then it is the request."""
+        return (self.status, self.body) == (other.status, other.body)
+
     def as_error(self) -> ApiError:
-        """Return what it says as an error, for a client that can get no status any more."""
+        """Return what it says as an error, for a client that gets it in another form."""
         try:
             error = json.loads(self.body)["error"]
             return ApiError(self.status, str(error["message"]), code=str(error["type"]))

@@ -21,7 +21,15 @@ from heartcode.upstream.usage import Usage
 
 Opened = BackendStream | WholeAnswer
 
+# Makes an error the last event of a stream.
+ErrorEvent = Callable[[ApiError], bytes]
+
 _log = logging.getLogger(__name__)
+
+
+def openai_error_event(error: ApiError) -> bytes:
+    """Return the event in which OpenAI's clients, and llama-server's own, look for an error."""
+    return sse.data_event(error.body())
 
 
 class ClientStream:
@@ -46,6 +54,7 @@ class ClientStream:
         budget: RetryBudget,
         client: Client,
         ping_interval_s: float,
+        error_event: ErrorEvent = openai_error_event,
         transcript: Transcript | None = None,
         reopen: Callable[[], Opened] | None = None,
     ) -> None:
@@ -58,6 +67,7 @@ class ClientStream:
         self._budget = budget
         self._client = client
         self._ping_interval_s = ping_interval_s
+        self._error_event = error_event
         self._transcript = transcript
         self._reopen = reopen
 
@@ -75,14 +85,14 @@ class ClientStream:
         except ClientGoneError:
             # A client that was given up is still there: it is told why.
             if self._client.error is not None:
-                yield sse.data_event(self._client.error.body())
+                yield self._error_event(self._client.error)
         except ApiError as error:
             self.outcome = "failed"
-            yield sse.data_event(error.body())
+            yield self._error_event(error)
         except Exception:  # noqa: BLE001 - a fault of this program; a stream is never just cut
             _log.exception("a stream ended with an exception")
             self.outcome = "failed"
-            yield sse.data_event(ApiError(500, "the proxy failed", code="internal_error").body())
+            yield self._error_event(ApiError(500, "the proxy failed", code="internal_error"))
 
     def pieces(self) -> Iterator[bytes]:
         """Yield what iterating yields, but raise the ApiError or ClientGoneError that ends it."""

@@ -22,7 +22,7 @@ from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.relay.client_stream import ClientStream, Opened
+from heartcode.relay.client_stream import ClientStream, ErrorEvent, Opened, openai_error_event
 from heartcode.relay.continuation import Continuation, ContinuationError
 from heartcode.relay.future import Future
 from heartcode.relay.retry import RetryBudget
@@ -68,12 +68,14 @@ class Request:
         client: who waits for the answer.
         serving: the backends that can be asked; None: all of them.
         info: with it the request takes a slot and may wait for it, see `Pool.take`.
+        error_event: makes the last event of a stream that fails.
     """
 
     upstream_request: UpstreamRequest
     client: Client
     serving: Container[Backend] | None = None
     info: RequestInfo | None = None
+    error_event: ErrorEvent = openai_error_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,7 @@ class _RelayedRequest:
     ) -> None:
         self._request = asked.upstream_request
         self._client = asked.client
+        self._error_event = asked.error_event
         self._budget = budget
         self._timeouts = timeouts
         self._transcript = transcript
@@ -202,6 +205,7 @@ class _RelayedRequest:
             budget=self._budget,
             client=self._client,
             ping_interval_s=self._timeouts.ping_interval_s,
+            error_event=self._error_event,
             transcript=self._transcript,
             reopen=self.open if self._transcript is not None else None,
         )
@@ -237,6 +241,7 @@ class _RelayedRequest:
             if not isinstance(opened, WholeAnswer) or opened.status not in _FAILURES:
                 return opened
             if refusal is not None and opened.is_json:
+                opened.is_agreed_on = opened.says_the_same_as(refusal)
                 return opened  # two say so: it is the request
             refusal = opened
             reason = self._budget.has_failed(BackendError(Reason.ERROR, opened.status))

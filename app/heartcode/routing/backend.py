@@ -12,6 +12,7 @@ from heartcode.routing.breaker import Breaker
 from heartcode.routing.prefix_cache import PrefixCache
 from heartcode.routing.throughput import Throughput
 from heartcode.telemetry import log, metrics
+from heartcode.upstream.props import Props
 
 if TYPE_CHECKING:
     from heartcode.routing.lease import Lease, SlotLease
@@ -30,6 +31,7 @@ class Backend:
         breaker: whether it is believed to work.
         cache: the conversations that it probably holds.
         throughput: how fast it is.
+        props: what it says of itself; None before it was asked.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Backend:
         self.breaker = breaker or Breaker(clock=clock)
         self.cache = PrefixCache(slots=slots, host_chars=host_cache_chars, clock=clock)
         self.throughput = Throughput(rig_throughput)
+        self.props: Props | None = None
         self._clock = clock
         metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
 

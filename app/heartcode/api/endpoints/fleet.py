@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from heartcode import __version__
 from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.health.quarantine import is_gone
@@ -20,7 +21,7 @@ from heartcode.runtime.runtime import Runtime
 
 bp = Blueprint("fleet", __name__)
 
-_FIELDS = ("number", "backend", "model", "state", "busy", "slots")
+_FIELDS = ("number", "backend", "model", "state", "busy", "slots", "version")
 
 
 @bp.get("/fleet")
@@ -42,11 +43,13 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a line for each backend, and for each rig that has told of none.
 
     The fields, with tabs between them: the rig's name and state, the backend's number, address,
-    model, state, requests that it works on and slots. What is not known is "-".
+    model, state, requests that it works on, slots and llama.cpp's version, and the rig's version of
+    HeartCode. What is not known is "-".
     """
     for rig in rigs:
         for backend in rig["backends"] or [{}]:
             fields = [rig["name"], rig["state"], *(backend.get(field, "-") for field in _FIELDS)]
+            fields.append(rig.get("version", "-"))
             yield "\t".join(str(field) for field in fields) + "\n"
 
 
@@ -56,6 +59,7 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
     state = "up" if up == len(backends) else "degraded" if up else "down"
     return {
         "name": socket.gethostname(),
+        "version": __version__,
         "state": "draining" if runtime.draining.is_on else state,
         "backends": backends,
     }
@@ -70,6 +74,7 @@ def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
         "state": _state(runtime, number, backend),
         "slots": backend.slots,
         "busy": backend.in_flight,
+        "version": (backend.props and backend.props.build) or "-",
     }
 
 

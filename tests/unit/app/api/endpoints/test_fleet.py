@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from heartcode import __version__
 from heartcode.api.app import create_app
 from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
+from heartcode.upstream.props import Props
 
 NAME = socket.gethostname()
 
@@ -42,6 +44,7 @@ def states(client: FlaskClient) -> tuple[str, list[str]]:
 def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
     assert shown(client) == {
         "name": NAME,
+        "version": __version__,
         "state": "down",
         "backends": [
             {
@@ -51,6 +54,7 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "state": "starting",
                 "slots": 1,
                 "busy": 0,
+                "version": "-",
             },
             {
                 "number": 1,
@@ -59,6 +63,7 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "state": "starting",
                 "slots": 1,
                 "busy": 0,
+                "version": "-",
             },
         ],
     }
@@ -95,6 +100,14 @@ def test_a_rig_that_drains_tells_of_its_cards_all_the_same(
     assert states(app.test_client()) == ("draining", ["up", "up"])
 
 
+def test_what_a_backend_says_of_itself(settings: Settings) -> None:
+    app = create_app(settings)
+    first, _ = app.extensions["heartcode"].pool.backends
+    first.props = Props(build="b11312-0c1e57098", modalities={})
+    told = shown(app.test_client())["backends"]
+    assert [backend["version"] for backend in told] == ["b11312-0c1e57098", "-"]
+
+
 def test_a_rig_whose_models_have_no_names(settings: Settings) -> None:
     client = create_app(settings).test_client()
     assert [backend["model"] for backend in shown(client)["backends"]] == ["-", "-"]
@@ -104,8 +117,8 @@ def test_lines_for_a_shell(client: FlaskClient) -> None:
     answer = client.get("/fleet?format=text")
     assert answer.mimetype == "text/plain"
     assert answer.get_data(as_text=True) == (
-        f"{NAME}\tdown\t0\t127.0.0.1:1\tstheno\tstarting\t0\t1\n"
-        f"{NAME}\tdown\t1\t127.0.0.2:1\tlumimaid\tstarting\t0\t1\n"
+        f"{NAME}\tdown\t0\t127.0.0.1:1\tstheno\tstarting\t0\t1\t-\t{__version__}\n"
+        f"{NAME}\tdown\t1\t127.0.0.2:1\tlumimaid\tstarting\t0\t1\t-\t{__version__}\n"
     )
 
 
