@@ -1,8 +1,10 @@
 """The llama-servers' own counters, asked for at a gentle pace.
 
-A llama-server answers `/metrics` between two batches, and one that is asked every second has been
-seen to stall (ggml-org/llama.cpp#29104). So each is asked by a thread of its own, rarely, and a
-scrape gets what it last said. One that does not answer is left out.
+At the pinned version a llama-server answers `/metrics` during a batch too; before, it did between
+two. The answer goes through the queue in which the answers of requests wait: one that is asked
+every second has been seen to stall (ggml-org/llama.cpp#29104), and does not see that clients have
+left. So each is asked by a thread of its own, rarely, and a scrape gets what it last said. One that
+does not answer is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from prometheus_client.registry import Collector
 from heartcode.exporter.readings import LLAMA_COUNTERS
 
 _PREFIX = "llamacpp:"
-#: A batch on a slow card takes seconds; until it has ended there is no answer.
+#: A batch on a slow card takes seconds, and other versions answer when it has ended.
 _PATIENCE_S = 10.0
 _MOST_BYTES = 1 << 20
 
