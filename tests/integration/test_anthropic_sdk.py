@@ -181,7 +181,12 @@ def test_what_the_client_did_wrong(
 @pytest.mark.parametrize(
     ("status", "theirs", "expected", "kind"),
     [
-        ("400 Bad", "exceed_context_size_error", anthropic.BadRequestError, "invalid_request_error"),
+        (
+            "400 Bad",
+            "exceed_context_size_error",
+            anthropic.BadRequestError,
+            "invalid_request_error",
+        ),
         ("404 No", "not_found_error", anthropic.NotFoundError, "not_found_error"),
         ("500 Oops", "server_error", anthropic.InternalServerError, "api_error"),
         ("501 No", "not_supported_error", anthropic.HTTPNotImplementedError, "api_error"),

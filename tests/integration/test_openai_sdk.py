@@ -118,9 +118,7 @@ def test_a_stream_that_breaks_raises(
     with sdk(start_proxy(start_upstream(die_amid_a_stream).url)) as client:
         stream: Iterable[object]
         if api == "chat":
-            stream = client.chat.completions.create(
-                model=MODEL, messages=COUNT, stream=True, n=3
-            )
+            stream = client.chat.completions.create(model=MODEL, messages=COUNT, stream=True, n=3)
         elif api == "completions":
             stream = client.completions.create(model=MODEL, prompt="x", stream=True, n=3)
         else:
@@ -149,7 +147,10 @@ def test_what_the_model_cannot_do_is_asked_for_once(proxy: Proxy) -> None:
         assert (wrong.value.code, wrong.value.param) == ("unsupported_content", "messages")
     wait_until(lambda: len(proxy.log_lines()) >= before + 2, "both are told")
     told = proxy.log_lines()[before:]
-    assert [(line["status"], line["backend"] is None) for line in told] == [(501, False), (400, True)]
+    assert [(line["status"], line["backend"] is None) for line in told] == [
+        (501, False),
+        (400, True),
+    ]
 
 
 def test_what_two_backends_agree_on_is_asked_for_once(

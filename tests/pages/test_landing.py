@@ -24,11 +24,15 @@ def test_it_shows_address_and_state(fleet: Fleet, page: Page) -> None:
 
 def test_it_shows_the_models_to_who_has_a_key(fleet: Fleet, page: Page) -> None:
     page.goto(fleet.url)
-    expect(page.locator("#models-note")).to_have_text("Enter your API key to see which models there are.")
+    expect(page.locator("#models-note")).to_have_text(
+        "Enter your API key to see which models there are."
+    )
     key = page.get_by_label("API key")
     key.fill("not-the-key-of-anybody")
     key.press("Enter")
-    expect(page.locator("#models-note")).to_have_text("This API key is not valid. Check it and try again.")
+    expect(page.locator("#models-note")).to_have_text(
+        "This API key is not valid. Check it and try again."
+    )
     key.fill(fleet.key)
     key.press("Enter")
     expect(page.get_by_role("listitem")).to_contain_text("counting")

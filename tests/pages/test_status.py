@@ -164,7 +164,9 @@ def test_it_asks_for_the_key_and_keeps_it(fleet: Fleet, context: BrowserContext)
     expect(page.locator("#shown")).to_be_hidden()
     key.fill("not-the-key-of-anybody")
     key.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("This API key is not valid. Check it and try again.")
+    expect(page.get_by_role("alert")).to_have_text(
+        "This API key is not valid. Check it and try again."
+    )
     key.fill(fleet.key)
     key.press("Enter")
     expect(page.locator("#verdict")).to_have_text(ALL_WORK, timeout=SOON_MS)

@@ -48,9 +48,7 @@ def taking(
 
 
 def _may_take(backend: Backend, needed: Iterable[str]) -> bool:
-    return backend.props is None or any(
-        backend.props.modalities.get(kind, True) for kind in needed
-    )
+    return backend.props is None or any(backend.props.modalities.get(kind, True) for kind in needed)
 
 
 def _needs(fields: Mapping[str, Any]) -> Iterator[tuple[str, frozenset[str]]]:

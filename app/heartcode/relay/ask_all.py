@@ -48,9 +48,7 @@ class SparingQuestion:
         """Return what the backends answer or have answered a moment ago, see `ask()`."""
         return _answered([(backend, self._asked_of(backend, timeout_s)) for backend in backends])
 
-    def _asked_of(
-        self, backend: Backend, timeout_s: float
-    ) -> Greenlet[..., WholeAnswer | None]:
+    def _asked_of(self, backend: Backend, timeout_s: float) -> Greenlet[..., WholeAnswer | None]:
         now = self._clock()
         last = self._asked.get(backend)
         if last is not None and (now - last[0] < self._pause_s or not last[1].ready()):

@@ -40,6 +40,9 @@ class Props:
             modalities = {}
         return cls(
             build=build if isinstance(build, str) and build else None,
-            modalities={kind: is_taken for kind, is_taken in modalities.items()
-                        if isinstance(is_taken, bool)},
+            modalities={
+                kind: is_taken
+                for kind, is_taken in modalities.items()
+                if isinstance(is_taken, bool)
+            },
         )

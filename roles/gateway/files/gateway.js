@@ -284,10 +284,10 @@ function rigOf(name, status, body) {
 
 /* As the rigs' proxy writes them (endpoints/fleet.py). */
 function rows(rigs) {
-    const fields = ['number', 'backend', 'model', 'state', 'busy', 'slots', 'version'];
+    const fields = ['number', 'backend', 'model', 'state', 'busy', 'slots'];
     return rigs.map((rig) => (rig.backends.length ? rig.backends : [{}]).map((backend) =>
-        [rig.name, rig.state].concat(fields.map((field) => field in backend ? backend[field] : '-'), rig.version)
-            .join('\t') + '\n').join('')).join('');
+        [rig.name, rig.state].concat(fields.map((field) => field in backend ? backend[field] : '-')).join('\t')
+            + '\n').join('')).join('');
 }
 
 /* The model for a request's `model`, as the rigs' proxy understands it (routing/model_registry.py). */
@@ -362,4 +362,5 @@ function json(value) {
 
 export default {
     clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, find, rigOf, rows,
+    errorText,
 };

@@ -21,7 +21,7 @@ from heartcode.runtime.runtime import Runtime
 
 bp = Blueprint("fleet", __name__)
 
-_FIELDS = ("number", "backend", "model", "state", "busy", "slots", "version")
+_FIELDS = ("number", "backend", "model", "state", "busy", "slots")
 
 
 @bp.get("/fleet")
@@ -43,13 +43,12 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a line for each backend, and for each rig that has told of none.
 
     The fields, with tabs between them: the rig's name and state, the backend's number, address,
-    model, state, requests that it works on, slots and llama.cpp's version, and the rig's version of
-    HeartCode. What is not known is "-".
+    model, state, requests that it works on and slots. What is not known is "-". There are no more:
+    scripts/health_check.sh takes further fields for something else's answer.
     """
     for rig in rigs:
         for backend in rig["backends"] or [{}]:
             fields = [rig["name"], rig["state"], *(backend.get(field, "-") for field in _FIELDS)]
-            fields.append(rig.get("version", "-"))
             yield "\t".join(str(field) for field in fields) + "\n"
 
 

@@ -137,7 +137,10 @@ def test_what_goes_to_another_rig_is_nobody_s_failure(
         (503, "turned_away"),
     ]
     after = turned_away()
-    assert {status: after[status] - before.get(status, 0) for status in after} == {"403": 2, "503": 1}
+    assert {status: after[status] - before.get(status, 0) for status in after} == {
+        "403": 2,
+        "503": 1,
+    }
     assert requests_of("emil") == of_emil + 1
 
 

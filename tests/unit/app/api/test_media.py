@@ -36,7 +36,10 @@ PICTURE = said({"type": "image_url", "image_url": {"url": "data:"}})
         (said({"type": "video_url"}), "messages"),
         (said({"type": "tool_result", "content": [{"type": "image"}]}), "messages"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
-        ({"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}, "input"),
+        (
+            {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]},
+            "input",
+        ),
         ({"prompt": {"prompt_string": "x", "multimodal_data": ["eA=="]}}, "prompt"),
         ({"prompt": ["x", {"prompt_string": "x", "multimodal_data": ["eA=="]}]}, "prompt"),
     ],

@@ -117,8 +117,8 @@ def test_lines_for_a_shell(client: FlaskClient) -> None:
     answer = client.get("/fleet?format=text")
     assert answer.mimetype == "text/plain"
     assert answer.get_data(as_text=True) == (
-        f"{NAME}\tdown\t0\t127.0.0.1:1\tstheno\tstarting\t0\t1\t-\t{__version__}\n"
-        f"{NAME}\tdown\t1\t127.0.0.2:1\tlumimaid\tstarting\t0\t1\t-\t{__version__}\n"
+        f"{NAME}\tdown\t0\t127.0.0.1:1\tstheno\tstarting\t0\t1\n"
+        f"{NAME}\tdown\t1\t127.0.0.2:1\tlumimaid\tstarting\t0\t1\n"
     )
 
 
