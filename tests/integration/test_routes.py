@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import requests
 from heartcode import __version__
 from heartcode.api.routes import ENDPOINTS, LEFT_OUT, Endpoint
 
+from tests.contracts.test_roles import load
 from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, Upstream, be_loading
 from tests.integration.processes import Proxy, counted_to, free_port, wait_until
@@ -267,6 +271,23 @@ def test_what_is_left_out_is_there_at_a_llama_server_and_not_here(
     answer = requests.request(method, counting.url + path.replace(":id_slot", "0"), timeout=30)
     assert answer.status_code in (404, 405)
     assert answer.json()["error"]["code"] in ("not_found", "method_not_allowed", "model_not_found")
+
+
+def test_no_route_of_the_pinned_llama_server_is_forgotten() -> None:
+    """A new version has new ones: each gets a route, or a reason to have none."""
+    pin = load("roles/llama_cpp/defaults/main.yml")["llama_cpp_source_version"]
+    own = os.environ.get("HEARTCODE_CACHE_DIR", Path.home() / ".cache/heartcode")
+    archive = Path(own, f"llama.cpp/llama_cpp_python-{pin}.tar.gz")
+    if not archive.exists():
+        pytest.skip("llama.cpp's source is only where it was built")
+    command = ["tar", "-xzOf", archive, "--wildcards", "*/tools/server/server.cpp"]
+    source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    methods = {"get": "GET", "post": "POST", "del": "DELETE"}
+    found = re.findall(r'ctx_http[.](get|post|del) *\("([^"]+)"', source)
+    routes = {f"{methods[method]} {path}" for method, path in found}
+    served = {f"POST {path}" for endpoint in ENDPOINTS for path in endpoint.paths}
+    told = ("/health", "/v1/health", "/props", "/slots", "/models", "/v1/models")
+    assert routes == served | {f"GET {path}" for path in told} | set(LEFT_OUT)
 
 
 @pytest.mark.parametrize("path", ["/props", "/slots", "/v1/models"])

@@ -43,8 +43,8 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a line for each backend, and for each rig that has told of none.
 
     The fields, with tabs between them: the rig's name and state, the backend's number, address,
-    model, state, requests that it works on and slots. What is not known is "-". There are no more:
-    scripts/health_check.sh takes further fields for something else's answer.
+    model, state, requests that it works on and slots. What is not known is "-". There will be
+    no more: a script may take further fields for something else's answer.
     """
     for rig in rigs:
         for backend in rig["backends"] or [{}]:
