@@ -17,7 +17,7 @@ from typing import Any
 SHOULD_RETRY_HEADER = "X-Should-Retry"
 NOT_AGAIN = {SHOULD_RETRY_HEADER: "false"}
 
-# https://docs.claude.com/en/api/errors, and the anthropic package 2.14 (types/shared/error_type.py).
+# https://docs.claude.com/en/api/errors; types/shared/error_type.py in the anthropic package 2.14.
 # There "overloaded" is a 529; 503 stays here, as the gateway goes by it.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",

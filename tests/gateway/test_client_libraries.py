@@ -85,6 +85,7 @@ def test_no_rig_is_there(start_gateway: StartGateway) -> None:
 )
 def test_what_nginx_finds_by_itself(
     start_gateway: StartGateway,
+    *,
     method: str,
     path: str,
     headers: dict[str, str],
@@ -133,18 +134,22 @@ def test_whether_to_ask_again_is_the_rig_s_word(
     for rig in stand_ins:
         rig.behave = refuse
     gateway = start_gateway(rigs=[rig.port for rig in stand_ins])
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
-        with pytest.raises(openai.InternalServerError) as refused:
-            client.chat.completions.create(
-                model=MODEL, messages=[{"role": "user", "content": "Hello!"}]
-            )
+    with (
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client,
+        pytest.raises(openai.InternalServerError) as refused,
+    ):
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hello!"}]
+        )
     headers = refused.value.response.headers
     assert headers.get_list("X-Should-Retry") == ["false"]
     assert "Request-Id" not in headers
     assert sum(len(rig.requests) for rig in stand_ins) == 1
-    with anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key) as own:
-        with pytest.raises(anthropic.InternalServerError) as again:
-            own.messages.create(model=MODEL, max_tokens=5, messages=HELLO)
+    with (
+        anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key) as own,
+        pytest.raises(anthropic.InternalServerError) as again,
+    ):
+        own.messages.create(model=MODEL, max_tokens=5, messages=HELLO)
     assert len(again.value.response.headers.get_list("Request-Id")) == 1
     assert again.value.request_id != "theirs"
     assert sum(len(rig.requests) for rig in stand_ins) == 2

@@ -87,7 +87,7 @@ def before_it(lasting_proxy: StartProxy, upstream: Upstream) -> Proxy:
 
 def refusing(status: str, kind: str) -> Behaviour:
     """A llama-server that answers as it does whatever it was asked for."""
-    error = {"error": {"code": int(status.split()[0]), "message": "so it is", "type": kind}}
+    error = {"error": {"code": int(status[:3]), "message": "so it is", "type": kind}}
     return lambda connection, _: connection.answer(status, json.dumps(error).encode())
 
 
@@ -97,9 +97,14 @@ def event(name: str, **data: Any) -> bytes:
 
 def begin(connection: Connection) -> None:
     """Send the beginning of a stream of messages, as llama-server does."""
-    message = {
-        **{"id": "x", "type": "message", "role": "assistant", "content": [], "model": MODEL},
-        **{"stop_reason": None, "stop_sequence": None},
+    message: dict[str, Any] = {
+        "id": "x",
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "model": MODEL,
+        "stop_reason": None,
+        "stop_sequence": None,
         "usage": {"input_tokens": 1, "output_tokens": 0},
     }
     connection.start_stream()
@@ -159,6 +164,7 @@ def test_answers(client: anthropic.Anthropic) -> None:
 )
 def test_what_the_client_did_wrong(
     proxy: Proxy,
+    *,
     ask: Ask,
     given: dict[str, Any],
     expected: type[anthropic.APIStatusError],
@@ -196,6 +202,7 @@ def test_what_the_client_did_wrong(
 def test_what_a_backend_refuses(
     before_it: Proxy,
     upstream: Upstream,
+    *,
     ask: Ask,
     status: str,
     theirs: str,
@@ -226,9 +233,12 @@ def test_a_stream_that_breaks_raises(
 ) -> None:
     upstream.behave = behave
     told: list[str] = []
-    with sdk(before_it) as client, pytest.raises(anthropic.APIStatusError) as raised:
-        with client.messages.stream(model=MODEL, max_tokens=20, messages=COUNT) as stream:
-            told.extend(stream.text_stream)
+    with (
+        sdk(before_it) as client,
+        pytest.raises(anthropic.APIStatusError) as raised,
+        client.messages.stream(model=MODEL, max_tokens=20, messages=COUNT) as stream,
+    ):
+        told.extend(stream.text_stream)
     assert "".join(told) == "It was a"
     error = raised.value
     assert (error.type, error.error_code) == ("api_error", "backend_failed")

@@ -160,9 +160,12 @@ def test_what_two_backends_agree_on_is_asked_for_once(
         connection.answer("500 Oops", b'{"error": {"message": "Failed to parse", "code": 500}}')
 
     upstreams = [start_upstream(refuse) for _ in range(2)]
-    with asked_again(start_proxy(*(upstream.url for upstream in upstreams))) as client:
-        with pytest.raises(openai.InternalServerError, match="Failed to parse"):
-            client.chat.completions.create(model=MODEL, messages=COUNT)
+    proxy = start_proxy(*(upstream.url for upstream in upstreams))
+    with (
+        asked_again(proxy) as client,
+        pytest.raises(openai.InternalServerError, match="Failed to parse"),
+    ):
+        client.chat.completions.create(model=MODEL, messages=COUNT)
     assert [len(upstream.requests) for upstream in upstreams] == [1, 1]
 
 

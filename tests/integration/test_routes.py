@@ -280,7 +280,7 @@ def test_no_route_of_the_pinned_llama_server_is_forgotten() -> None:
     archive = Path(own, f"llama.cpp/llama_cpp_python-{pin}.tar.gz")
     if not archive.exists():
         pytest.skip("llama.cpp's source is only where it was built")
-    command = ["tar", "-xzOf", archive, "--wildcards", "*/tools/server/server.cpp"]
+    command = ["tar", "-xzOf", str(archive), "--wildcards", "*/tools/server/server.cpp"]
     source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     methods = {"get": "GET", "post": "POST", "del": "DELETE"}
     found = re.findall(r'ctx_http[.](get|post|del) *\("([^"]+)"', source)

@@ -37,7 +37,9 @@ def test_a_server_has_to_call_itself_what_was_built(server: Path, tmp_path: Path
     counting.write_model(tmp_path / "model.gguf", numbers=100)
     done = smoke_test(server, tmp_path / "model.gguf", "--build", "b1-of-nobody")
     assert done.returncode == 1
-    found = re.search("it calls itself '(b[0-9]+-[0-9a-f]+)' instead of 'b1-of-nobody'", done.stderr)
+    found = re.search(
+        "it calls itself '(b[0-9]+-[0-9a-f]+)' instead of 'b1-of-nobody'", done.stderr
+    )
     assert found, done.stderr
     done = smoke_test(server, tmp_path / "model.gguf", "--build", found[1])
     assert done.returncode == 0, done.stderr

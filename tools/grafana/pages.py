@@ -368,7 +368,7 @@ REQUESTS = Dashboard(
         ),
         Panel(
             title="How requests ended",
-            description="Completed, cancelled by the client, rejected, failed, turned away to another rig.",
+            description="Completed, cancelled by the client, rejected, failed, left to others.",
             unit="reqps",
             queries=[
                 Query(

@@ -97,11 +97,11 @@ def _get(address: str, path: str) -> bytes:
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read(_MOST_BYTES)
-        return body if response.status == http.HTTPStatus.OK else b""
     except (OSError, http.client.HTTPException):
         return b""
     finally:
         connection.close()
+    return body if response.status == http.HTTPStatus.OK else b""
 
 
 def _counters(text: str) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Filter for the errors that nginx finds by itself, in the shapes in which the rigs' proxy tells them.
+"""Filter for the errors that nginx finds by itself, in the shapes that the rigs' proxy has.
 
 error | gateway_error_body(dialect)     the JSON body, for single quotes in nginx's configuration
 """

@@ -85,7 +85,7 @@ def running(
 
 
 def count(
-    server: str, model: str, options: Sequence[str], devices: str, log: Path, build: str
+    server: str, model: str, options: Sequence[str], *, devices: str, log: Path, build: str
 ) -> None:
     """Start a llama-server and let it count.
 
@@ -156,11 +156,11 @@ def main() -> int:
         log = Path(scratch, "log")
         where = "on the CPU"
         try:
-            count(args.server, args.model, ON_CPU, "", log, args.build)
+            count(args.server, args.model, ON_CPU, devices="", log=log, build=args.build)
             card = roomy_card(args.cards)
             if card:
                 where = f"on card {card}"
-                count(args.server, args.model, ON_CARD, card, log, args.build)
+                count(args.server, args.model, ON_CARD, devices=card, log=log, build=args.build)
         except (SmokeError, OSError) as error:
             print(f"Counting {where}: {error}", file=sys.stderr)
             return 1
