@@ -154,7 +154,8 @@ def _reduce_limits(fields: dict[str, Any], tokens: int) -> bool:
     is_spent = False
     for name in LIMITS:
         limit = fields.get(name)
-        if limit is not None and limit > 0:  # -1 is no limit
+        # -1 is no limit; for 0 llama-server generates a token all the same.
+        if limit is not None and limit >= 0:
             is_spent = is_spent or limit <= tokens
             fields[name] = max(1, limit - tokens)
     return is_spent

@@ -113,6 +113,16 @@ def test_what_was_generated_is_taken_off_every_limit(path: str) -> None:
 
 
 @PATHS
+def test_a_limit_of_no_tokens_is_no_missing_limit(path: str) -> None:
+    # llama-server generates one token for it, and a second one would be too many.
+    fields = {**ASKED[path], "max_tokens": 0}
+    asked, went_on = resumed(noted(path, " 1"), fields)
+    assert asked["max_tokens"] == 1
+    told = went_on.splice.rewrite(token(COMPLETIONS, " 2") + end(COMPLETIONS, "stop"))
+    assert text_in(path, told) == ""
+
+
+@PATHS
 def test_a_character_of_several_tokens_counts_as_these(path: str) -> None:
     asked, _ = resumed(noted(path, "日", "本 語"), {**ASKED[path], "max_tokens": 10})
     # 3 bytes, and 7 in one event.
