@@ -129,8 +129,23 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 
 .PHONY: test-long
 test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
+	@tools/with_llama_server.sh pytest -m long tests/integration
 	@pytest -m long tests/fleet_tool tests/fleet
 	@pytest tests/one_host
+	@$(MAKE) test-peer
+
+.PHONY: test-peer
+test-peer: bootstrap ## Run llama.cpp's own server tests against llama-server and through the proxy, and compare
+	@tools/peer_test.py
+
+# What reads what a llama-server says. Another version may count, repeat and divide differently.
+NEXT_TESTS := $(patsubst %,tests/integration/test_%.py, \
+  surviving relay templates usage demo_model routes openai_sdk langchain sillytavern)
+
+.PHONY: test-next
+test-next: bootstrap ## Run the tests of relay and resume with a newer llama.cpp, of PyPI (not in `make test`)
+	@HEARTCODE_TEST_LLAMA_SERVER="$$(tools/next_llama_server.sh)" tools/with_llama_server.sh \
+	  pytest -m "not long" $(NEXT_TESTS)
 
 .PHONY: test-pages
 test-pages: bootstrap ## Look at the gateway's pages in a real browser, on the fleet of `make up` (not in `make test`)

@@ -17,6 +17,7 @@ from heartcode_benchmark.results import Level, Results, ResultsError, compare, r
 from heartcode_benchmark.run import Work, run
 
 _KEY_VARIABLE = "HEARTCODE_API_KEY"
+_BYTE_ORDER_MARK = "\ufeff"
 _SOME_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
 _EPILOG = f"""\
@@ -160,11 +161,26 @@ def _base(url: str) -> str:
 
 def _key(path: Path | None) -> str:
     if path is None:
-        return os.environ.get(_KEY_VARIABLE, "").strip()
+        return _usable(os.environ.get(_KEY_VARIABLE, ""), _KEY_VARIABLE)
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"--key-file: {path}: {error.strerror}") from error
-    if not lines or not lines[0].strip():
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--key-file: {path} is no UTF-8 text; save it as such") from error
+    key = _usable(lines[0] if lines else "", f"--key-file: {path}")
+    if not key:
         raise ValueError(f"--key-file: {path} has no key in its first line")
-    return lines[0].strip()
+    return key
+
+
+def _usable(text: str, where: str) -> str:
+    """Return the key without what surrounds it: spaces, and the mark that some editors begin with.
+
+    Raises:
+        ValueError: when it cannot stand in a header; the text does not show it.
+    """
+    key = text.removeprefix(_BYTE_ORDER_MARK).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{where}: the key has characters that no API key has; copy it again")
+    return key

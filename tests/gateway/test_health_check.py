@@ -83,7 +83,12 @@ def test_a_rig_that_cannot_be_reached(
     assert done.returncode == 3, done.stdout + done.stderr
     assert "1 of 1 cards serve: rig2 is unreachable" in done.stdout
     assert row(done, "rig2") == ["rig2", "-", "-", "-", "unreachable", "-"]
-    assert told(gateway)["rig2"] == {"name": "rig2", "state": "unreachable", "backends": []}
+    assert told(gateway)["rig2"] == {
+        "name": "rig2",
+        "version": "-",
+        "state": "unreachable",
+        "backends": [],
+    }
 
 
 def test_no_rig_can_be_reached(start_gateway: StartGateway, closed: int) -> None:

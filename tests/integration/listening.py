@@ -6,7 +6,7 @@ import json
 import threading
 from typing import Any
 
-from tests.integration.processes import Proxy, wait_until
+from tests.integration.processes import PATIENCE_S, Proxy, wait_until
 
 CHAT, COMPLETIONS, NATIVE = "/v1/chat/completions", "/v1/completions", "/completion"
 ASKED: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ class Listener:
         wait_until(lambda: text in self.text, f"{text!r} has come", every_s=0.005)
 
     def finish(self) -> list[Any]:
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         return self.events
 

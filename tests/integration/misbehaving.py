@@ -76,14 +76,24 @@ class Connection:
 
 Behaviour = Callable[[Connection, Request], None]
 
+# Of what the pinned llama-server says without a projector.
+PROPS: dict[str, Any] = {
+    "build_info": "b11312-0c1e57098",
+    "modalities": {"vision": False, "video": False, "audio": False},
+}
+
+
+def is_probe(request: Request) -> bool:
+    return request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]
+
 
 class Upstream:
     """Serves each connection in a thread of its own with `behave`, which may be replaced.
 
     The proxy's own probes are answered with `behave_when_probed` and kept apart. It says that it
-    serves `model`, as llama-server does once that is loaded, in the words of `identity`. The
-    exporter's questions are answered as by a llama-server without --metrics. A `listener` is a
-    socket that has an address already.
+    serves `model`, as llama-server does once that is loaded, in the words of `identity`, and of
+    itself what `props` has besides. The exporter's questions are answered as by a llama-server
+    without --metrics. A `listener` is a socket that has an address already.
     """
 
     def __init__(
@@ -100,6 +110,7 @@ class Upstream:
         self.path = f"/models/{model}.gguf"
         self.behave_when_probed: Behaviour = generate_a_token
         self.introduce: Behaviour = self._introduce
+        self.props = PROPS
         self.requests: list[Request] = []
         self.probes: list[Request] = []
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
@@ -129,7 +140,7 @@ class Upstream:
                 connection.answer("200 OK", b'{"status": "ok"}')
             elif self._asks_who(request):
                 self.introduce(connection, request)
-            elif request.headers.get("user-agent") == probe.TOKEN.headers["User-Agent"]:
+            elif is_probe(request):
                 self.probes.append(request)
                 self.behave_when_probed(connection, request)
             elif request.path == "/metrics":
@@ -152,7 +163,8 @@ class Upstream:
     def identity(self, path: str) -> dict[str, Any]:
         """Return what it says to `GET path`, as far as anybody reads it."""
         if path == identity.PROPS.path:
-            return {"model_alias": self.model, "model_path": self.path, "model_ftype": "Q4_K_M"}
+            named = {"model_alias": self.model, "model_path": self.path, "model_ftype": "Q4_K_M"}
+            return {**named, **self.props}
         meta = {"n_ctx": self.n_ctx, "n_params": 8_000, "size": 5_000, "ftype": "Q4_K_M"}
         return {"data": [{"id": self.model, "aliases": [self.model], "meta": meta}]}
 

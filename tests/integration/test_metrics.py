@@ -98,6 +98,8 @@ def test_llama_servers_own_counters_are_taken_over_and_a_dead_one_s_are_left_out
         for name in names:
             assert len(exporter.samples(reading.name, backend=name)) == 1, theirs
     assert exporter.value("llama_sequence_tokens_max", backend=names[0]) >= 20
+    build = requests.get(f"{first.url}/props", timeout=30).json()["build_info"]
+    assert exporter.value("llama_build_info", backend=names[0], version=build) == 1
     # One that hangs holds up neither a scrape nor the other.
     second.hang()
     first.ask("/completion", prompt=" 1", n_predict=20)
@@ -105,6 +107,7 @@ def test_llama_servers_own_counters_are_taken_over_and_a_dead_one_s_are_left_out
     second.go_on()
     first.kill()
     wait_until(lambda: not exporter.samples("llama_decodes_total", backend=names[0]), "it is gone")
+    assert exporter.samples("llama_build_info", backend=names[0]) == []
     assert exporter.samples("llama_decodes_total", backend=names[1])
 
 

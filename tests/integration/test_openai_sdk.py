@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
-from tests.integration.misbehaving import be_silent, reset_at_once
+from tests.integration.misbehaving import Connection, Request, be_silent, reset_at_once
 from tests.integration.processes import Llama, Proxy, counted_to, wait_until
 
 MODEL = "counting"
@@ -102,6 +102,71 @@ def test_a_backend_that_fails(start_proxy: StartProxy, start_upstream: StartUpst
             client.chat.completions.create(model=MODEL, messages=COUNT)
         assert failed.value.code == "backend_failed"
         assert failed.value.request_id
+
+
+def die_amid_a_stream(connection: Connection, _: Request) -> None:
+    connection.start_stream()
+    connection.chunk(b'data: {"type":"response.in_progress","choices":[]}\n\n')
+    connection.reset()
+
+
+@pytest.mark.parametrize("api", ["chat", "completions", "responses"])
+def test_a_stream_that_breaks_raises(
+    start_proxy: StartProxy, start_upstream: StartUpstream, api: str
+) -> None:
+    # Three choices: an answer that cannot be continued.
+    with sdk(start_proxy(start_upstream(die_amid_a_stream).url)) as client:
+        stream: Iterable[object]
+        if api == "chat":
+            stream = client.chat.completions.create(model=MODEL, messages=COUNT, stream=True, n=3)
+        elif api == "completions":
+            stream = client.completions.create(model=MODEL, prompt="x", stream=True, n=3)
+        else:
+            stream = client.responses.create(model=MODEL, input="x", stream=True)
+        with pytest.raises(openai.APIError) as failed:
+            list(stream)
+    assert (failed.value.type, failed.value.code) == ("server_error", "backend_failed")
+
+
+def asked_again(proxy: Proxy) -> openai.OpenAI:
+    """As the package is by default: it asks twice more after what may pass."""
+    return openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", timeout=30)
+
+
+def test_what_the_model_cannot_do_is_asked_for_once(proxy: Proxy) -> None:
+    before = len(proxy.log_lines())
+    seen: list[ChatCompletionUserMessageParam] = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}
+    ]
+    with asked_again(proxy) as client:
+        with pytest.raises(openai.InternalServerError) as failed:
+            client.embeddings.create(model=MODEL, input="x")
+        assert failed.value.status_code == 501
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.chat.completions.create(model=MODEL, messages=seen)
+        assert (wrong.value.code, wrong.value.param) == ("unsupported_content", "messages")
+    wait_until(lambda: len(proxy.log_lines()) >= before + 2, "both are told")
+    told = proxy.log_lines()[before:]
+    assert [(line["status"], line["backend"] is None) for line in told] == [
+        (501, False),
+        (400, True),
+    ]
+
+
+def test_what_two_backends_agree_on_is_asked_for_once(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    def refuse(connection: Connection, _: Request) -> None:
+        connection.answer("500 Oops", b'{"error": {"message": "Failed to parse", "code": 500}}')
+
+    upstreams = [start_upstream(refuse) for _ in range(2)]
+    proxy = start_proxy(*(upstream.url for upstream in upstreams))
+    with (
+        asked_again(proxy) as client,
+        pytest.raises(openai.InternalServerError, match="Failed to parse"),
+    ):
+        client.chat.completions.create(model=MODEL, messages=COUNT)
+    assert [len(upstream.requests) for upstream in upstreams] == [1, 1]
 
 
 def test_a_timeout_of_the_client(start_proxy: StartProxy, start_upstream: StartUpstream) -> None:

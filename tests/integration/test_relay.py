@@ -91,7 +91,7 @@ class Models:
 def models(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
     # Of two backends the first is first in turn, and not probed a second time.
     patient = {"HEARTCODE_PROBE_PAUSE_S": "60", "HEARTCODE_PROBE_PAUSE_MAX_S": "60"}
-    return Models(lasting_proxy, lasting_upstream, {1: 13, 2: 21, 3: 1}, **patient)
+    return Models(lasting_proxy, lasting_upstream, {1: 13, 2: 22, 3: 2}, **patient)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,25 @@ def test_an_error_that_two_backends_agree_on_is_the_answer(models: Models) -> No
     for stream in (True, False):
         answer = model.post(prompt="x", stream=stream)
         assert (answer.status_code, answer.content) == (500, refusal)
+        assert answer.headers["X-Should-Retry"] == "false"
     assert sum(len(upstream.requests) for upstream in model.upstreams) == 4
+
+
+def test_who_was_refused_in_two_ways_may_ask_again(models: Models) -> None:
+    one, other = b'{"error": {"message": "Compute error."}}', b'{"error": {"message": "no"}}'
+    model = models.take(
+        lambda c, _: c.answer("500 Error", one), lambda c, _: c.answer("500 Error", other)
+    )
+    answer = model.post(prompt="x")
+    assert (answer.status_code, answer.content) == (500, other)
+    assert "X-Should-Retry" not in answer.headers
+
+
+def test_nobody_asks_again_for_what_two_backends_died_of(models: Models) -> None:
+    model = models.take(*[misbehaving.reset_at_once] * 3)
+    answer = model.post(prompt="x")
+    assert answer.json()["error"]["code"] == "request_kills_backends"
+    assert answer.headers["X-Should-Retry"] == "false"
 
 
 def test_a_request_moves_a_set_number_of_times(

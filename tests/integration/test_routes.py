@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from heartcode.api.routes import ENDPOINTS, Endpoint
+from heartcode import __version__
+from heartcode.api.routes import ENDPOINTS, LEFT_OUT, Endpoint
 
+from tests.contracts.test_roles import load
 from tests.integration.conftest import StartLlamas, StartProxy, StartUpstream
 from tests.integration.misbehaving import Connection, Request, Upstream, be_loading
-from tests.integration.processes import Proxy, counted_to, free_port
+from tests.integration.processes import Proxy, counted_to, free_port, wait_until
 
 PROMPTS: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "prompt": "x"}
 
@@ -195,6 +202,94 @@ def test_a_slot_of_a_talkative_llama_server(
             "next_token": [{"n_remain": 5}],
         }
     ]
+
+
+def test_slots_of_llama_servers_that_do_not_tell_them(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1, flags="--no-slots")
+    answer = get(start_proxy(llama.url), "/slots")
+    assert answer.status_code == 501
+    assert "--slots" in answer.json()["error"]["message"]
+    assert answer.headers["X-Should-Retry"] == "false"
+
+
+def test_whoever_wants_an_idle_slot(
+    llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    (llama,) = llama_servers(1, model=slow_model, slots=1)
+    proxy = start_proxy(llama.url)
+    assert get(proxy, "/slots?fail_on_no_slot=1").ok
+    with proxy.stream("/completion", prompt="x", n_predict=-1, ignore_eos=True):
+        assert llama.is_generating()
+        wait_until(lambda: get(proxy, "/slots?fail_on_no_slot=1").status_code == 503, "it is busy")
+        assert get(proxy, "/slots").ok
+        # A gateway takes a 503 for a rig that has failed.
+        told = requests.get(
+            f"{proxy.url}/slots?fail_on_no_slot=1", headers={"X-HeartCode-Try": "slot"}, timeout=30
+        )
+        assert told.status_code == 403
+    assert told.json()["error"] | {"param": 0} == {
+        "message": "no slot available",
+        "type": "invalid_request_error",
+        "param": 0,
+        "code": "no_slot",
+    }
+
+
+def test_polling_slots_asks_a_backend_every_two_seconds_at_most(
+    start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    upstream = start_upstream(lambda c, _: c.answer("200 OK", b"[]"))
+    proxy = start_proxy(upstream.url)
+    began = time.monotonic()
+    for _ in range(30):
+        assert get(proxy, "/slots").json() == []
+    assert 1 <= len(upstream.requests) <= 1 + (time.monotonic() - began) // 2
+
+
+def test_what_llama_servers_say_of_themselves(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1)
+    proxy = start_proxy(llama.url)
+    own = requests.get(f"{llama.url}/props", timeout=30).json()["build_info"]
+
+    def told() -> dict[str, Any]:
+        (rig,) = get(proxy, "/fleet").json()["rigs"]
+        assert rig["version"] == __version__
+        backend: dict[str, Any] = rig["backends"][0]
+        return backend
+
+    wait_until(lambda: told()["version"] != "-", "it was asked")
+    assert told()["version"] == own
+
+
+@pytest.mark.parametrize("route", LEFT_OUT)
+def test_what_is_left_out_is_there_at_a_llama_server_and_not_here(
+    counting: Proxy, route: str
+) -> None:
+    method, path = route.split()
+    answer = requests.request(method, counting.url + path.replace(":id_slot", "0"), timeout=30)
+    assert answer.status_code in (404, 405)
+    assert answer.json()["error"]["code"] in ("not_found", "method_not_allowed", "model_not_found")
+
+
+def test_no_route_of_the_pinned_llama_server_is_forgotten() -> None:
+    """A new version has new ones: each gets a route, or a reason to have none."""
+    pin = load("roles/llama_cpp/defaults/main.yml")["llama_cpp_source_version"]
+    own = os.environ.get("HEARTCODE_CACHE_DIR", Path.home() / ".cache/heartcode")
+    archive = Path(own, f"llama.cpp/llama_cpp_python-{pin}.tar.gz")
+    if not archive.exists():
+        pytest.skip("llama.cpp's source is only where it was built")
+    command = ["tar", "-xzOf", str(archive), "--wildcards", "*/tools/server/server.cpp"]
+    source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    methods = {"get": "GET", "post": "POST", "del": "DELETE"}
+    found = re.findall(r'ctx_http[.](get|post|del) *\("([^"]+)"', source)
+    routes = {f"{methods[method]} {path}" for method, path in found}
+    served = {f"POST {path}" for endpoint in ENDPOINTS for path in endpoint.paths}
+    told = ("/health", "/v1/health", "/props", "/slots", "/models", "/v1/models")
+    assert routes == served | {f"GET {path}" for path in told} | set(LEFT_OUT)
 
 
 @pytest.mark.parametrize("path", ["/props", "/slots", "/v1/models"])

@@ -1,6 +1,7 @@
 """The test that a new llama-server has to pass, with a real one and real models."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,18 @@ def test_a_server_that_counts_passes(server: Path, tmp_path: Path) -> None:
     counting.write_model(tmp_path / "model.gguf", numbers=100)
     done = smoke_test(server, tmp_path / "model.gguf")
     assert (done.returncode, done.stdout) == (0, "It counts on the CPU.\n"), done.stderr
+
+
+def test_a_server_has_to_call_itself_what_was_built(server: Path, tmp_path: Path) -> None:
+    counting.write_model(tmp_path / "model.gguf", numbers=100)
+    done = smoke_test(server, tmp_path / "model.gguf", "--build", "b1-of-nobody")
+    assert done.returncode == 1
+    found = re.search(
+        "it calls itself '(b[0-9]+-[0-9a-f]+)' instead of 'b1-of-nobody'", done.stderr
+    )
+    assert found, done.stderr
+    done = smoke_test(server, tmp_path / "model.gguf", "--build", found[1])
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_server_that_says_something_else_does_not_pass(server: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
+from tests.integration.conftest import StartExporter, StartLlamas, StartProxy, StartUpstream
+from tests.integration.cutting import Cutter
 from tests.integration.listening import (
     ASKED,
     CHAT,
@@ -20,6 +21,7 @@ from tests.integration.listening import (
     NATIVE,
     Listener,
     assert_is_one_answer,
+    text_of,
 )
 from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
 
@@ -135,11 +137,15 @@ def test_the_clients_own_beginning_of_an_answer_is_kept(
 ) -> None:
     dying, proxy = start_two(llama_servers, start_proxy, slow_model)
     messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": " 1 2 3"}]
+    undisturbed = Listener(proxy, CHAT, messages=messages, max_tokens=40)
+    undisturbed.finish()
+    # Whether it is repeated in a stream depends on the version of llama.cpp.
+    assert undisturbed.text in (counted_to(43), counted_to(43).removeprefix(" 1 2 3"))
     stream = Listener(proxy, CHAT, messages=messages, max_tokens=40)
     stream.wait_for_text(" 8")
     dying.kill()
     stream.finish()
-    assert stream.text == counted_to(43)
+    assert stream.text == undisturbed.text
 
 
 @pytest.mark.parametrize(
@@ -247,10 +253,69 @@ def test_progress_is_told_only_to_who_asked(
 ) -> None:
     (llama,) = llama_servers(1)
     proxy = start_proxy(llama.url)
-    plain, asked = (
+    plain, refused, asked = (
         proxy.post(CHAT, **ASKED[CHAT], max_tokens=3, stream=True, **extra).text
-        for extra in ({}, {"return_progress": True})
+        for extra in ({}, {"return_progress": False}, {"return_progress": True})
     )
-    assert "prompt_progress" not in plain
-    assert plain.count("role") == 1
+    for told in (plain, refused):
+        assert "prompt_progress" not in told
+        assert told.count("role") == 1
     assert "prompt_progress" in asked
+
+
+def test_the_clients_own_beginning_is_in_a_whole_answer_as_it_is_in_llama_servers(
+    llama_servers: StartLlamas, start_proxy: StartProxy
+) -> None:
+    (llama,) = llama_servers(1)
+    messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": " 1 2 3"}]
+    own, passed = (
+        requests.post(url + CHAT, json={"messages": messages, "max_tokens": 4}, timeout=60).json()
+        for url in (llama.url, start_proxy(llama.url).url)
+    )
+    assert passed["choices"] == own["choices"]
+    assert own["choices"][0]["message"]["content"].endswith(counted_to(7).removeprefix(" 1 2 3"))
+
+
+def test_what_another_endpoint_reads_changes_nothing(
+    llama_servers: StartLlamas, start_proxy: StartProxy, start_upstream: StartUpstream
+) -> None:
+    """Client libraries send every field that they know; llama-server ignores these here."""
+    (llama,) = llama_servers(1)
+    cutter = Cutter(llama.url)
+    proxy = start_proxy(*(start_upstream(cutter).url for _ in range(2)))
+    unused: list[Any] = [None, [], "Hi", [None], 5, {"role": "user", "content": "Hi"}]
+    unused += [[{"role": role, "content": "Hi"}] for role in ("user", "assistant")]
+    faults = []
+    for path in (COMPLETIONS, NATIVE):
+        for messages in unused:
+            asked = {**ASKED[path], "max_tokens": 6, "messages": messages, "tools": "none"}
+            whole = proxy.post(path, **asked).json()
+            stream = Listener(proxy, path, **asked)
+            stream.finish()
+            cutter.cut_after(cutter.recorded[:4])
+            resumed = Listener(proxy, path, **asked)
+            resumed.finish()
+            texts = [text_of(whole), stream.text, resumed.text]
+            if texts != [counted_to(6)] * 3:
+                faults.append((path, messages, texts))
+    assert faults == []
+    assert sum(line["resumes"] for line in proxy.log_lines()) == 2 * len(unused)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_all_of_several_answers_are_counted(
+    lasting_llamas: StartLlamas,
+    lasting_proxy: StartProxy,
+    path: str,
+    options: dict[str, Any],
+) -> None:
+    (llama,) = lasting_llamas(1, slots=3)
+    proxy = lasting_proxy(llama.url)
+    for stream in (False, True):
+        asked = {**ASKED[path], "n": 3, "max_tokens": 5, "stream": stream, **options}
+        answer = proxy.post(path, **asked)
+        answer.raise_for_status()
+        line = proxy.log_line(answer.headers["X-Request-Id"])
+        assert line["tokens"] == 15
+        assert 3 < line["prompt_tokens"] < 100

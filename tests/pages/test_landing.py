@@ -24,11 +24,15 @@ def test_it_shows_address_and_state(fleet: Fleet, page: Page) -> None:
 
 def test_it_shows_the_models_to_who_has_a_key(fleet: Fleet, page: Page) -> None:
     page.goto(fleet.url)
-    expect(page.locator("#models-note")).to_have_text("They are shown to who has a key.")
+    expect(page.locator("#models-note")).to_have_text(
+        "Enter your API key to see which models there are."
+    )
     key = page.get_by_label("API key")
     key.fill("not-the-key-of-anybody")
     key.press("Enter")
-    expect(page.locator("#models-note")).to_have_text("This key is not valid.")
+    expect(page.locator("#models-note")).to_have_text(
+        "This API key is not valid. Check it and try again."
+    )
     key.fill(fleet.key)
     key.press("Enter")
     expect(page.get_by_role("listitem")).to_contain_text("counting")
@@ -65,7 +69,22 @@ def test_it_fits_on_every_screen(fleet: Fleet, browser: Browser, width: int) -> 
     page.goto(fleet.url)
     expect(page.locator("#state")).to_have_text("Ready")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # All of the example can be read: a box that scrolls shows no sign of it on many systems.
+    example = page.locator(".example pre")
+    assert example.evaluate("box => box.scrollWidth <= box.clientWidth")
     context.close()
+
+
+@pytest.mark.parametrize("what", ["address", "example"])
+def test_what_is_shown_can_be_copied_without_tls(fleet: Fleet, page: Page, what: str) -> None:
+    page.goto(fleet.url)
+    assert page.evaluate("navigator.clipboard") is None
+    page.get_by_role("button", name=f"Copy the {what}").click()
+    expect(page.get_by_role("button", name=f"Copied the {what}")).to_be_visible()
+    page.evaluate("document.body.append(document.createElement('textarea'))")
+    page.locator("textarea").focus()
+    page.keyboard.press("Control+V")
+    assert page.locator("textarea").input_value() == page.locator(f"#{what}").text_content()
 
 
 def colour(page: Page, name: str) -> list[float]:

@@ -77,7 +77,7 @@ def test_a_fleet_that_works(fleet: Fleet, page: Page) -> None:
     look(page, fleet)
     expect(page).to_have_title("All 4 cards work – HeartCode status")
     expect(page.locator("#freshness")).to_have_text(
-        re.compile(r"^Values of \d\d:\d\d:\d\d, \d+ s ago$")
+        re.compile(r"^As of \d\d:\d\d:\d\d, \d+ s ago$")
     )
     for rig, names in (
         ("rig1", ["Card 0 P106-100", "Card 1 P106-100"]),
@@ -145,11 +145,11 @@ def test_a_rig_is_powered_off_and_comes_back(fleet: Fleet, page: Page) -> None:
         expect(page.locator("#verdict")).to_have_text("▲2 of 4 cards work", timeout=SOON_MS)
         region = page.get_by_role("region", name="rig2")
         expect(region).to_contain_text("does not answer")
-        expect(region).to_contain_text("no power, no network, or not booted")
+        expect(region).to_contain_text("powered off, without network, or not booted")
         expect(page.get_by_role("link", name="rig2 does not answer")).to_be_visible()
         # Its cards are not forgotten.
         told = cells(card(page, "rig2", "Card 0 P104-100"))
-        assert (told["State"], told["Model"]) == ("not known", "counting")
+        assert (told["State"], told["Model"]) == ("unknown", "counting")
         assert told["Tokens/s"] == told["Watts"] == told["Slots"] == "–"
         assert cells(card(page, "rig1", "Card 0 P106-100"))["State"] == "works"
         expect(page.locator("#figures")).to_contain_text(re.compile(r"Slots in use\d of 4"))
@@ -164,7 +164,9 @@ def test_it_asks_for_the_key_and_keeps_it(fleet: Fleet, context: BrowserContext)
     expect(page.locator("#shown")).to_be_hidden()
     key.fill("not-the-key-of-anybody")
     key.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("This key is not valid.")
+    expect(page.get_by_role("alert")).to_have_text(
+        "This API key is not valid. Check it and try again."
+    )
     key.fill(fleet.key)
     key.press("Enter")
     expect(page.locator("#verdict")).to_have_text(ALL_WORK, timeout=SOON_MS)
@@ -172,7 +174,7 @@ def test_it_asks_for_the_key_and_keeps_it(fleet: Fleet, context: BrowserContext)
     # It is there for the other page, too, and when one comes again.
     page.goto(fleet.url)
     expect(page.get_by_role("listitem")).to_contain_text("counting")
-    page.get_by_role("link", name="Rigs and cards").click()
+    page.get_by_role("link", name="Status of rigs and cards").click()
     expect(page.locator("#verdict")).to_have_text(ALL_WORK, timeout=SOON_MS)
     page.get_by_role("button", name="Forget the key").click()
     expect(key).to_be_visible()
@@ -228,10 +230,10 @@ def test_it_rests_while_nobody_looks_and_when_it_is_paused(fleet: Fleet, page: P
     page.clock.fast_forward(600_000)
     page.evaluate("1")
     assert asked == []
-    expect(page.locator("#freshness")).to_have_text(re.compile("^Paused; values of .* ago$"))
+    expect(page.locator("#freshness")).to_have_text(re.compile("^Paused, as of .* ago$"))
     with page.expect_response("**/status/data/alerts"):
         pause.click()
-    expect(page.locator("#freshness")).to_have_text(re.compile("^Values of"))
+    expect(page.locator("#freshness")).to_have_text(re.compile("^As of"))
 
 
 def test_it_says_when_prometheus_does_not_answer(fleet: Fleet, keyed: BrowserContext) -> None:
@@ -240,11 +242,11 @@ def test_it_says_when_prometheus_does_not_answer(fleet: Fleet, keyed: BrowserCon
     fleet.ssh("gateway", "systemctl stop prometheus")
     try:
         expect(page.get_by_role("alert")).to_contain_text(
-            "Prometheus does not answer on the gateway.", timeout=SOON_MS
+            "Prometheus on the gateway does not answer.", timeout=SOON_MS
         )
         # What was known stays, and says how old it is.
         expect(page.get_by_role("table", name="rig1")).to_be_visible()
-        expect(page.locator("#freshness")).to_have_text(re.compile("^Old values of .* ago$"))
+        expect(page.locator("#freshness")).to_have_text(re.compile("^Outdated, as of .* ago$"))
     finally:
         fleet.ssh("gateway", "systemctl start prometheus")
     expect(page.get_by_role("alert")).to_be_hidden(timeout=SOON_MS)

@@ -368,7 +368,7 @@ REQUESTS = Dashboard(
         ),
         Panel(
             title="How requests ended",
-            description="Completed, cancelled by the client, rejected, failed.",
+            description="Completed, cancelled by the client, rejected, failed, left to others.",
             unit="reqps",
             queries=[
                 Query(
@@ -380,7 +380,7 @@ REQUESTS = Dashboard(
         ),
         Panel(
             title="Error ratio",
-            description="Share of the requests that were answered with 5xx.",
+            description="Share of the requests that failed: with 5xx, or amid a stream.",
             unit="percentunit",
             queries=[Query('rig:inference_errors:ratio_rate5m{rig=~"$rig"}', "{{rig}}")],
         ),

@@ -15,9 +15,11 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from heartcode.api import request_id
+from heartcode.api.dialect import Dialect
 from heartcode.api.error_handlers import CLIENT_GONE_STATUS
 from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import Client
+from heartcode.errors import ApiError
 from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.request_info import RequestInfo
@@ -28,6 +30,9 @@ _OF_AN_ANSWER = (
     *("backend", "retries", "resumes"),
     *("first_token_s", "prompt_tokens", "cached_tokens", "tokens"),
 )
+
+# By a rig that has no slot free for who may ask another one, and by one that drains.
+TURNED_AWAY = "turned_away"
 
 
 @dataclass(kw_only=True)
@@ -43,12 +48,20 @@ class Record:
     info: RequestInfo | None = None
     answer: Answer | None = None
     client: Client | None = None
+    error: ApiError | None = None
     started: float = field(default_factory=time.monotonic)
 
     def outcome(self, status: int) -> str:
-        """Say how it ended: completed, disconnected, rejected (4xx) or failed."""
+        """Say how it ended: completed, disconnected, rejected, failed or turned_away.
+
+        Rejected is what the client's own fault was (4xx), or its impatience (429). A stream that
+        failed has the status 200. Turned away is what is meant for another rig: the gateway takes
+        it there, and it counts as what it becomes.
+        """
         if status == CLIENT_GONE_STATUS:
             return "disconnected"
+        if status == HTTPStatus.FORBIDDEN or (self.error and self.error.code == "draining"):
+            return TURNED_AWAY
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return "failed"
         if status >= HTTPStatus.BAD_REQUEST:
@@ -86,6 +99,8 @@ def init_app(app: Flask) -> None:
     def end_with(response: Response) -> Response:
         record = current_record()
         response.headers[request_id.HEADER] = record.id
+        if (header := Dialect.of(request.path).value) != "":
+            response.headers[header] = record.id
         # The server closes a response in every case, also when the client is gone.
         response.call_on_close(lambda: _account_for(record, response.status_code))
         return response
@@ -98,7 +113,8 @@ def _account_for(record: Record, status: int) -> None:
     if record.is_inference:
         metrics.ACTIVE.dec()
         metrics.REQUESTS.labels(endpoint=record.endpoint, status=str(status), outcome=outcome).inc()
-        metrics.CLIENT_REQUESTS.labels(client=client, outcome=outcome).inc()
+        if outcome != TURNED_AWAY:
+            metrics.CLIENT_REQUESTS.labels(client=client, outcome=outcome).inc()
         if record.answer is not None:  # a refusal takes no time and would hide what answers take
             metrics.DURATION.labels(endpoint=record.endpoint).observe(duration)
         # Who was sent elsewhere, or turned away at the door, has not been in the queue.

@@ -1,16 +1,17 @@
-"""What becomes of an exception: an error in OpenAI's shape."""
+"""What becomes of an exception: an error in the shape of the API that was asked."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from traceback import format_tb
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, g, jsonify, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
+from heartcode.api.dialect import Dialect
 from heartcode.client import ClientGoneError
-from heartcode.errors import ApiError
+from heartcode.errors import NOT_AGAIN, ApiError
 
 CLIENT_GONE_STATUS = 499  # nginx's number for it; nobody is left to read it
 
@@ -27,14 +28,19 @@ _CODE_HEADER = "X-HeartCode-Error"
 
 
 def init_app(app: Flask) -> None:
-    """Let `app` answer every error in OpenAI's shape, its own and Flask's."""
+    """Let `app` answer every error in the shape of the API that was asked, its own and Flask's."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
-        response = jsonify(error.body())
-        response.status_code = error.status
-        response.headers.update(error.headers)
+        g.record.error = error
+        response = response_of(error)
         response.headers[_CODE_HEADER] = error.code
+        return response
+
+    @app.after_request
+    def what_is_not_there_will_not_be(response: Response) -> Response:
+        if response.status_code == HTTPStatus.NOT_IMPLEMENTED:
+            response.headers.update(NOT_AGAIN)
         return response
 
     @app.errorhandler(ClientGoneError)
@@ -63,3 +69,11 @@ def init_app(app: Flask) -> None:
         place = "".join(format_tb(error.__traceback__))
         app.logger.error("unexpected %s\n%s", type(error).__name__, place)
         return api_error(ApiError(500, "the proxy failed", code="internal_error"))
+
+
+def response_of(error: ApiError) -> Response:
+    """Return the answer that tells `error` to the client of this request."""
+    response = jsonify(Dialect.of(request.path).error_body(error, g.record.id))
+    response.status_code = error.status
+    response.headers.update(error.headers)
+    return response

@@ -1,13 +1,17 @@
 """Every request that is passed on to a backend, in one table that feeds routes and checks.
 
-What llama-server has beyond this is left out on purpose: `POST /props`, `/lora-adapters`, saving
-and restoring slots and `/v1/chat/completions/control` change one backend for everybody.
+What llama-server has beyond this is left out on purpose: `LEFT_OUT` says why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+# What endpoints call the longest answer, in the order in which llama-server looks for it.
+_LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
 
 
 class Kind(Enum):
@@ -22,14 +26,28 @@ class Kind(Enum):
 class Endpoint:
     """A request that is passed on: a POST of a JSON object to `path`.
 
-    `prompt` is the field without which there is nothing to generate from; "" where llama-server
-    takes several. `aliases` are llama-server's own other paths for the same.
+    Attributes:
+        prompt: the field without which there is nothing to work on; "" where llama-server takes
+            several, or answers with a 400 itself.
+        texts: the fields that make up the prompt.
+        limits: the fields that say how long the answer may be.
+        aliases: llama-server's own other paths for the same.
     """
 
     path: str
     kind: Kind
     prompt: str = ""
+    texts: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+
+    def own(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `fields` without the texts and limits of other endpoints.
+
+        Client libraries send every field that they know; llama-server ignores these here.
+        """
+        foreign = _TEXTS_AND_LIMITS - {*self.texts, *self.limits}
+        return {name: value for name, value in fields.items() if name not in foreign}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -43,15 +61,43 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/chat/completions",
         kind=Kind.GENERATES,
         prompt="messages",
+        texts=("tools", "messages"),
+        limits=_LIMITS,
         aliases=("/chat/completions",),
     ),
-    Endpoint(path="/v1/completions", kind=Kind.GENERATES, prompt="prompt"),
-    Endpoint(path="/v1/responses", kind=Kind.GENERATES, prompt="input", aliases=("/responses",)),
-    Endpoint(path="/v1/messages", kind=Kind.GENERATES, prompt="messages"),
-    Endpoint(path="/completion", kind=Kind.GENERATES, prompt="prompt", aliases=("/completions",)),
-    Endpoint(path="/infill", kind=Kind.GENERATES),
-    Endpoint(path="/v1/embeddings", kind=Kind.EVALUATES),
-    Endpoint(path="/embeddings", kind=Kind.EVALUATES, aliases=("/embedding",)),
+    Endpoint(
+        path="/v1/completions",
+        kind=Kind.GENERATES,
+        prompt="prompt",
+        texts=("prompt",),
+        limits=_LIMITS,
+    ),
+    Endpoint(
+        path="/v1/responses",
+        kind=Kind.GENERATES,
+        prompt="input",
+        texts=("tools", "instructions", "input"),
+        limits=("max_output_tokens", *_LIMITS),
+        aliases=("/responses",),
+    ),
+    Endpoint(
+        path="/v1/messages",
+        kind=Kind.GENERATES,
+        prompt="messages",
+        texts=("tools", "system", "messages"),
+        limits=("max_tokens",),
+    ),
+    Endpoint(
+        path="/completion",
+        kind=Kind.GENERATES,
+        prompt="prompt",
+        texts=("prompt",),
+        limits=_LIMITS,
+        aliases=("/completions",),
+    ),
+    Endpoint(path="/infill", kind=Kind.GENERATES, texts=("prompt",), limits=_LIMITS),
+    Endpoint(path="/v1/embeddings", kind=Kind.EVALUATES, texts=("input",)),
+    Endpoint(path="/embeddings", kind=Kind.EVALUATES, texts=("input",), aliases=("/embedding",)),
     Endpoint(
         path="/v1/rerank",
         kind=Kind.EVALUATES,
@@ -59,10 +105,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(path="/tokenize", kind=Kind.CONVERTS),
     Endpoint(path="/detokenize", kind=Kind.CONVERTS),
-    Endpoint(path="/apply-template", kind=Kind.CONVERTS),
+    Endpoint(path="/apply-template", kind=Kind.CONVERTS, prompt="messages"),
     Endpoint(
         path="/v1/chat/completions/input_tokens",
         kind=Kind.CONVERTS,
+        prompt="messages",
         aliases=("/chat/completions/input_tokens",),
     ),
     Endpoint(
@@ -70,10 +117,42 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         kind=Kind.CONVERTS,
         aliases=("/responses/input_tokens",),
     ),
-    Endpoint(path="/v1/messages/count_tokens", kind=Kind.CONVERTS),
+    Endpoint(path="/v1/messages/count_tokens", kind=Kind.CONVERTS, prompt="messages"),
 )
+
+_TEXTS_AND_LIMITS = {name for endpoint in ENDPOINTS for name in (*endpoint.texts, *endpoint.limits)}
 
 # What counts as inference in log and metrics: a GPU works on it.
 INFERENCE_PATHS = frozenset(
     path for endpoint in ENDPOINTS if endpoint.kind is not Kind.CONVERTS for path in endpoint.paths
 )
+
+_ONE_FOR_ALL = "it changes one llama-server for everybody who uses it"
+_OTHER_FILES = "it reads or fetches what is no model, with the rights of the rig"
+_ROUTER = "it belongs to llama-server's own router, which runs several models in turns on one host"
+_SESSIONS = "it continues a stream by a number that anybody can name, on one of several backends"
+
+#: What the pinned llama-server serves besides, each with the reason why it has no route here.
+#: docs/llama-server.md shows it.
+LEFT_OUT: dict[str, str] = {
+    "GET /metrics": "a rig's exporter tells them, for all backends, on a port of its own",
+    "POST /props": _ONE_FOR_ALL,
+    "GET /lora-adapters": "there are none: no backend is started with any",
+    "POST /lora-adapters": _ONE_FOR_ALL,
+    "POST /slots/:id_slot": _ONE_FOR_ALL + ", and restores another conversation into a slot",
+    "POST /v1/chat/completions/control": "it reaches one backend, and which one is not known",
+    "POST /v1/audio/transcriptions": "no body but JSON is relayed, and no model here hears",
+    "POST /audio/transcriptions": "no body but JSON is relayed, and no model here hears",
+    "GET /v1/stream": _SESSIONS,
+    "DELETE /v1/stream": _SESSIONS,
+    "POST /v1/streams/lookup": _SESSIONS,
+    "GET /cors-proxy": _OTHER_FILES,
+    "POST /cors-proxy": _OTHER_FILES,
+    "GET /tools": _OTHER_FILES,
+    "POST /tools": _OTHER_FILES,
+    "POST /models": _ROUTER,
+    "DELETE /models": _ROUTER,
+    "POST /models/load": _ROUTER,
+    "POST /models/unload": _ROUTER,
+    "GET /models/sse": _ROUTER,
+}

@@ -14,8 +14,6 @@ from typing import Any, NoReturn
 from heartcode.api.routes import Endpoint, Kind
 from heartcode.errors import ApiError
 
-# llama-server takes the first of the first three that is there; /v1/responses has its own.
-_TOKEN_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 # llama-server: until the end of the context.
 _NO_MAXIMUM = -1
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -51,24 +49,45 @@ def check(fields: dict[str, Any], endpoint: Endpoint, *, max_tokens: int) -> Non
     Raises:
         ApiError: 400, with the field's name as `param`.
     """
+    if endpoint.prompt:
+        _check_prompt(fields, endpoint)
     if endpoint.kind is not Kind.GENERATES:
         return
     if not isinstance(fields.get("stream"), bool | None):
         raise _wrong("stream", "must be true or false")
-    if endpoint.prompt:
-        _check_prompt(fields, endpoint.prompt)
-    for name in _TOKEN_FIELDS:
+    for name in endpoint.limits:
         _check_tokens(name, fields.get(name), max_tokens)
 
 
-def _check_prompt(fields: dict[str, Any], name: str) -> None:
+def _check_prompt(fields: dict[str, Any], endpoint: Endpoint) -> None:
+    name = endpoint.prompt
     value = fields.get(name)
     if value is None:
         raise _wrong(name, "is required", code="missing_required_parameter")
-    if name == "messages" and not isinstance(value, list):
-        raise _wrong(name, "must be a list")
-    if value == [] and name != "input":  # llama-server continues instructions without input
+    # llama-server continues instructions without input, and counts and shows what is not there.
+    if value == [] and name != "input" and endpoint.kind is Kind.GENERATES:
         raise _wrong(name, "must not be empty")
+    if name == "messages":
+        if not isinstance(value, list):
+            raise _wrong(name, "must be a list")
+        for number, message in enumerate(value):
+            _check_message(message, f"{name}[{number}]")
+
+
+def _check_message(message: object, name: str) -> None:
+    """Refuse what llama-server answers with a 500 (common/chat.cpp at the pinned commit)."""
+    if not isinstance(message, dict):
+        raise _wrong(name, "must be an object")
+    if "role" not in message:
+        raise _wrong(f"{name}.role", "is required", code="missing_required_parameter")
+    if not isinstance(message["role"], str):
+        raise _wrong(f"{name}.role", "must be a string")
+    content = message.get("content")
+    for number, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict):
+            raise _wrong(f"{name}.content[{number}]", "must be an object")
+        if part.get("type") == "text" and not isinstance(part.get("text"), str):
+            raise _wrong(f"{name}.content[{number}].text", "must be a string")
 
 
 def _check_tokens(name: str, value: object, highest: int) -> None:

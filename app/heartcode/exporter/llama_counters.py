@@ -1,13 +1,16 @@
-"""The llama-servers' own counters, asked for at a gentle pace.
+"""The llama-servers' own counters and versions, asked for at a gentle pace.
 
-A llama-server answers `/metrics` between two batches, and one that is asked every second has been
-seen to stall (ggml-org/llama.cpp#29104). So each is asked by a thread of its own, rarely, and a
-scrape gets what it last said. One that does not answer is left out.
+At the pinned version a llama-server answers `/metrics` during a batch too; before, it did between
+two. The answer goes through the queue in which the answers of requests wait: one that is asked
+every second has been seen to stall (ggml-org/llama.cpp#29104), and does not see that clients have
+left. So each is asked by a thread of its own, rarely, and a scrape gets what it last said. One that
+does not answer is left out.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import math
 import threading
 import time
@@ -17,10 +20,10 @@ from urllib.parse import urlsplit
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from heartcode.exporter.readings import LLAMA_COUNTERS
+from heartcode.exporter.readings import LLAMA_BUILD_INFO, LLAMA_COUNTERS
 
 _PREFIX = "llamacpp:"
-#: A batch on a slow card takes seconds; until it has ended there is no answer.
+#: A batch on a slow card takes seconds, and other versions answer when it has ended.
 _PATIENCE_S = 10.0
 _MOST_BYTES = 1 << 20
 
@@ -38,6 +41,7 @@ class LlamaCounters(Collector):
         self._addresses = [urlsplit(backend).netloc for backend in backends]
         self._lock = threading.Lock()
         self._told: dict[str, dict[str, float]] = {}
+        self._builds: dict[str, str] = {}
 
     def start(self) -> None:
         """Ask from now on, in threads that end with the process."""
@@ -49,32 +53,55 @@ class LlamaCounters(Collector):
     def _ask_on(self, address: str) -> None:
         while True:
             told = ask(address)
+            build = build_of(address) if told else ""
             with self._lock:
                 self._told[address] = told
+                self._builds[address] = build
             time.sleep(self._interval_s)
 
     def collect(self) -> Iterable[Metric]:
         """Return what they last told, without waiting for anything."""
         families = {theirs: reading.family() for theirs, reading in LLAMA_COUNTERS.items()}
+        builds = LLAMA_BUILD_INFO.family()
         with self._lock:
+            for address, build in self._builds.items():
+                if build:
+                    builds.add_metric([address, build], 1)
             for address, told in self._told.items():
                 for theirs, value in told.items():
                     families[theirs].add_metric([address], value)
-        return [family for family in families.values() if family.samples]
+        return [family for family in (builds, *families.values()) if family.samples]
 
 
 def ask(address: str) -> dict[str, float]:
     """Return the counters of one llama-server by their names there; none if it does not answer."""
+    return dict(_counters(_get(address, "/metrics").decode(errors="replace")))
+
+
+def build_of(address: str) -> str:
+    """Return what one llama-server says is its version, "" if it says nothing.
+
+    No thread that computes has to answer that.
+    """
+    try:
+        build = json.loads(_get(address, "/props"))["build_info"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return build if isinstance(build, str) else ""
+
+
+def _get(address: str, path: str) -> bytes:
+    """Return the body of an answer with status 200, b"" without one."""
     connection = http.client.HTTPConnection(address, timeout=_PATIENCE_S)
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         response = connection.getresponse()
-        text = response.read(_MOST_BYTES).decode(errors="replace")
-        return dict(_counters(text)) if response.status == http.HTTPStatus.OK else {}
+        body = response.read(_MOST_BYTES)
     except (OSError, http.client.HTTPException):
-        return {}
+        return b""
     finally:
         connection.close()
+    return body if response.status == http.HTTPStatus.OK else b""
 
 
 def _counters(text: str) -> Iterator[tuple[str, float]]:

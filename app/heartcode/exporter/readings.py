@@ -184,6 +184,12 @@ LLAMA_COUNTERS = {
     )
 }
 
+LLAMA_BUILD_INFO = Reading(
+    name="llama_build_info",
+    text="llama-server: the version of llama.cpp that it says it is, as b11312-0c1e57098.",
+    labels=("backend", "version"),
+)
+
 #: All that the exporter reads, in the order of the reference.
 READINGS = (
     BUILD_INFO,
@@ -195,6 +201,7 @@ READINGS = (
     GPU_XID_ERRORS,
     GPU_READING_AGE,
     GPU_READ_ERRORS,
+    LLAMA_BUILD_INFO,
     *LLAMA_COUNTERS.values(),
 )
 

@@ -133,7 +133,8 @@ class Monitor:
             return
         # Judged before the slot is free: whoever waits for it then knows what to make of it.
         with lease:
-            if self._is_answered(self._generate):
+            is_answered = self._is_answered(self._generate)
+            if is_answered:
                 self.backend.has_answered()
 
     def _ask_whether_it_is_there(self) -> None:

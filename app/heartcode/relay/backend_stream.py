@@ -15,7 +15,7 @@ from heartcode.relay.splice import Splice, SpliceError
 from heartcode.routing.lease import Lease
 from heartcode.upstream import chunked, progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, failure
-from heartcode.upstream.usage import Usage
+from heartcode.upstream.usage import Usage, UsageOfChoices
 
 _PIECE_BYTES = 8 * 1024
 # How much is shown of an error that a backend tells.
@@ -45,6 +45,7 @@ class BackendStream:
         *,
         token_silence_s: float,
         hides_progress: bool,
+        has_choices: bool = False,
         splice: Splice | None = None,
     ) -> None:
         self.status = exchange.status
@@ -57,6 +58,7 @@ class BackendStream:
         self.usage: Usage | None = None
         self.prompt_tokens = 0
         self._splice = splice
+        self._choices = UsageOfChoices() if has_choices else None
         self._events = sse.WholeEvents()
         self._error = b""
         self._reading = progress.Reading()
@@ -76,6 +78,11 @@ class BackendStream:
         self._first = self.read()
         if not self._first:
             raise BackendError(Reason.BROKEN, "a stream without events")
+
+    @property
+    def opening(self) -> str:
+        """What of the text no backend has generated, see `progress.Reading`."""
+        return self._reading.opening
 
     def keep(self, held: ExitStack) -> None:
         """Hold what the events need, the backend's lease and the connection, until `close()`."""
@@ -132,7 +139,7 @@ class BackendStream:
         exchange, backend, parts = self._exchange, self._lease.backend, self._events
         source, write_as_it_is = exchange.fileno(), writer.write_as_it_is
         heads, end = chunked.HEADS, -len(chunked.END)
-        is_straight = writer.is_chunked and self._splice is None
+        is_straight = writer.is_chunked and self._splice is None and self._choices is None
 
         def step() -> bool:
             try:
@@ -185,6 +192,8 @@ class BackendStream:
                 raise BackendError(Reason.BROKEN, "an event without end")
             return events
         self._last_but_one, self._last = self._last, events
+        if self._choices is not None:
+            self._choices.note(events)
         if self.reads_prompt:
             events = self._while_it_reads(events)
         if events and self._splice is not None:
@@ -211,7 +220,10 @@ class BackendStream:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
         if not sse.has_last_word(self._last_but_one + self._last):
             raise BackendError(Reason.BROKEN, "a stream without its last event")
-        usage = Usage.in_stream(self._last_but_one + self._last)
+        if self._choices is not None:
+            usage = self._choices.usage
+        else:
+            usage = Usage.in_stream(self._last_but_one + self._last)
         self._lease.learn(usage)
         if usage is not None:
             self.usage = self._splice.whole(usage) if self._splice else usage

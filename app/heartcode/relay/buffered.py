@@ -14,6 +14,7 @@ from typing import Any
 
 from heartcode.errors import ApiError
 from heartcode.relay import sse
+from heartcode.relay.continuation import CHAT
 from heartcode.relay.token_times import TokenTimes
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason
@@ -34,10 +35,12 @@ class WholeAnswer:
     Attributes:
         status, content_type, body: the answer.
         usage: what it tells of tokens and times.
+        is_agreed_on: whether it is a refusal that another backend gave word for word before.
         resumes, token_times: as of a stream: none and nothing.
     """
 
     resumes = 0
+    is_agreed_on = False
 
     def __init__(self, exchange: Exchange) -> None:
         self.token_times = TokenTimes()
@@ -56,8 +59,12 @@ class WholeAnswer:
         """Whether clients of this API can read it."""
         return self.content_type.startswith("application/json")
 
+    def says_the_same_as(self, other: WholeAnswer) -> bool:
+        """Whether both refuse the request with the same words: then it is the request."""
+        return (self.status, self.body) == (other.status, other.body)
+
     def as_error(self) -> ApiError:
-        """Return what it says as an error, for a client that can get no status any more."""
+        """Return what it says as an error, for a client that gets it in another form."""
         try:
             error = json.loads(self.body)["error"]
             return ApiError(self.status, str(error["message"]), code=str(error["type"]))
@@ -69,12 +76,14 @@ class WholeAnswer:
         """Do nothing: nothing is held."""
 
 
-def as_stream(fields: Mapping[str, Any]) -> bytes:
-    """Return the body of the request that asks for the same answer as a stream."""
-    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-    if progress.may_be_asked_for(fields):
-        options[progress.FIELD] = True
-    if progress.is_begun(fields):
+def as_stream(path: str, fields: Mapping[str, Any]) -> bytes:
+    """Return the body of the request to `path` that asks for the same answer as a stream."""
+    options: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        progress.FIELD: True,
+    }
+    if path == CHAT and fields["messages"][-1].get("role") == "assistant":
         # What the client has begun belongs to the whole answer. Versions from autumn 2026 on repeat
         # it in a stream only so; those before do not know the field.
         options["echo"] = True

@@ -21,7 +21,15 @@ from heartcode.upstream.usage import Usage
 
 Opened = BackendStream | WholeAnswer
 
+# Makes an error the last event of a stream.
+ErrorEvent = Callable[[ApiError], bytes]
+
 _log = logging.getLogger(__name__)
+
+
+def openai_error_event(error: ApiError) -> bytes:
+    """Return the event in which OpenAI's clients, and llama-server's own, look for an error."""
+    return sse.data_event(error.body())
 
 
 class ClientStream:
@@ -46,6 +54,7 @@ class ClientStream:
         budget: RetryBudget,
         client: Client,
         ping_interval_s: float,
+        error_event: ErrorEvent = openai_error_event,
         transcript: Transcript | None = None,
         reopen: Callable[[], Opened] | None = None,
     ) -> None:
@@ -58,6 +67,7 @@ class ClientStream:
         self._budget = budget
         self._client = client
         self._ping_interval_s = ping_interval_s
+        self._error_event = error_event
         self._transcript = transcript
         self._reopen = reopen
 
@@ -65,7 +75,7 @@ class ClientStream:
     def usage(self) -> Usage | None:
         """What is known of the whole answer's tokens; of a broken one's, how many went out."""
         if self._usage is None and self._transcript is not None:
-            return Usage(evaluated=0, cached=0, generated=self._transcript.tokens)
+            return Usage(evaluated=0, cached=0, generated=self._transcript.events)
         return self._usage
 
     def __iter__(self) -> Iterator[bytes]:
@@ -75,14 +85,14 @@ class ClientStream:
         except ClientGoneError:
             # A client that was given up is still there: it is told why.
             if self._client.error is not None:
-                yield sse.data_event(self._client.error.body())
+                yield self._error_event(self._client.error)
         except ApiError as error:
             self.outcome = "failed"
-            yield sse.data_event(error.body())
+            yield self._error_event(error)
         except Exception:  # noqa: BLE001 - a fault of this program; a stream is never just cut
             _log.exception("a stream ended with an exception")
             self.outcome = "failed"
-            yield sse.data_event(ApiError(500, "the proxy failed", code="internal_error").body())
+            yield self._error_event(ApiError(500, "the proxy failed", code="internal_error"))
 
     def pieces(self) -> Iterator[bytes]:
         """Yield what iterating yields, but raise the ApiError or ClientGoneError that ends it."""
@@ -143,6 +153,8 @@ class ClientStream:
         if not events.reads_prompt:
             self.token_times.note(events.last_heard)
         if self._transcript is not None:
+            # Of the first backend: what goes on has an end that was generated before it.
+            self._transcript.opening = self._transcript.opening or events.opening
             self._transcript.note(piece)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ failed on one backend moves to the next. What happens later is the subject of `c
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack, closing
@@ -21,7 +22,8 @@ from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.relay.client_stream import ClientStream, Opened
+from heartcode.relay.client_stream import ClientStream, ErrorEvent, Opened, openai_error_event
+from heartcode.relay.continuation import Continuation, ContinuationError
 from heartcode.relay.future import Future
 from heartcode.relay.retry import RetryBudget
 from heartcode.relay.splice import Splice
@@ -73,12 +75,14 @@ class Request:
         client: who waits for the answer.
         serving: the backends that can be asked; None: all of them.
         info: with it the request takes a slot and may wait for it, see `Pool.take`.
+        error_event: makes the last event of a stream that fails.
     """
 
     upstream_request: UpstreamRequest
     client: Client
     serving: Container[Backend] | None = None
     info: RequestInfo | None = None
+    error_event: ErrorEvent = openai_error_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +153,9 @@ class Relay:
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot
         at the next token, see `buffered`. `fields` are those of the request's body.
         """
-        streamed = replace(
-            asked, upstream_request=replace(asked.upstream_request, body=buffered.as_stream(fields))
-        )
+        request = asked.upstream_request
+        whole = buffered.as_stream(request.path, fields)
+        streamed = replace(asked, upstream_request=replace(request, body=whole))
         relayed = self._relayed(streamed, transcript)
         answer = relayed.answer(relayed.open())
         if isinstance(answer.body, bytes):
@@ -235,6 +239,7 @@ class _RelayedRequest:
         self._request = asked.upstream_request
         self._info = asked.info
         self._client = asked.client
+        self._error_event = asked.error_event
         self._largest_context = largest_context
         self._begun: _Begun | None = None
         self._budget = budget
@@ -255,6 +260,7 @@ class _RelayedRequest:
             budget=self._budget,
             client=self._client,
             ping_interval_s=self._timeouts.ping_interval_s,
+            error_event=self._error_event,
             transcript=self._transcript,
             reopen=self.open if self._transcript is not None else None,
         )
@@ -271,7 +277,7 @@ class _RelayedRequest:
         reason: Reason | None = None
         refused: _Refused | None = None
         while True:
-            request, splice = self._next_request()
+            continuation = self._continuation()
             try:
                 lease = self._budget.next_lease()
             except ApiError as error:
@@ -282,7 +288,7 @@ class _RelayedRequest:
             if reason is not None:
                 metrics.RETRIES.labels(reason=reason.value).inc()
             try:
-                opened = self._open_at(lease, request, splice)
+                opened = self._open_at(lease, continuation)
             except BackendError as error:
                 if self._client.gone:
                     raise ClientGoneError from None
@@ -302,23 +308,30 @@ class _RelayedRequest:
             return False
         if answer.status not in _FAILURES:
             return True
+        if refused is None or refused.reason is not Reason.ERROR or not answer.is_json:
+            return False
         # Two say so: it is the request.
-        return refused is not None and refused.reason is Reason.ERROR and answer.is_json
+        answer.is_agreed_on = answer.says_the_same_as(refused.answer)
+        return True
 
-    def _next_request(self) -> tuple[UpstreamRequest, Splice | None]:
+    def _continuation(self) -> Continuation | None:
+        """Return how to go on with what the client has got; None if that is nothing."""
         if self._transcript is None or not self._transcript.has_begun:
-            return self._request, None
+            return None
         continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
             raise self._budget.lost()
-        self._note_what_it_needs()
-        return replace(self._request, body=continuation.body), continuation.splice
+        self._note_what_it_needs(len(continuation.pieces))
+        return continuation
 
-    def _note_what_it_needs(self) -> None:
-        """Tell routing what can go on with the answer: the same model, and room for it."""
-        if self._info is None or self._begun is None or self._transcript is None:
+    def _note_what_it_needs(self, so_far: int) -> None:
+        """Tell routing what can go on with the answer: the same model, and room for it.
+
+        `so_far` are its tokens, or fewer: an event can have several.
+        """
+        if self._info is None or self._begun is None:
             return
-        info, prompt, so_far = self._info, self._begun.stream.prompt_tokens, self._transcript.tokens
+        info, prompt = self._info, self._begun.stream.prompt_tokens
         info.begun_by = self._begun.identity
         info.tokens = max(info.tokens, prompt + so_far)
         # It would have ended with the context of the backend that it began on.
@@ -348,28 +361,24 @@ class _RelayedRequest:
             raise BackendError(Reason.CONTEXT if is_small else Reason.OTHER_MODEL)
         return served.identity
 
-    def _open_at(self, lease: Lease, request: UpstreamRequest, splice: Splice | None) -> Opened:
-        backend, timeouts = lease.backend, self._timeouts
+    def _open_at(self, lease: Lease, continuation: Continuation | None) -> Opened:
+        request, splice = self._request, None
         with ExitStack() as held:
             held.enter_context(lease)
-            exchange = held.enter_context(Exchange(backend.host, backend.port))
-            self._client.when_gone(exchange.abort)
-            lease.when_given_up(exchange.abort)
-            identity = self._introduced(backend)
-            exchange.send(
-                request,
-                connect_timeout_s=timeouts.connect_s,
-                silence_timeout_s=timeouts.silence_s,
-            )
-            if backend.served.is_started_anew:  # between both: who answers is not who was asked
+            identity = self._introduced(lease.backend)
+            if continuation is not None:
+                request, splice = self._resumed(lease, continuation)
+            exchange = held.enter_context(self._sent(lease, request, self._timeouts.silence_s))
+            if lease.backend.served.is_started_anew:  # who answers is not who was asked
                 raise BackendError(Reason.LOADING)
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
                 opened = BackendStream(
                     exchange,
                     lease,
-                    token_silence_s=timeouts.token_silence_s,
+                    token_silence_s=self._timeouts.token_silence_s,
                     hides_progress=request.hides_progress,
+                    has_choices=request.has_choices,
                     splice=splice,
                 )
                 opened.wait_for_first()
@@ -382,3 +391,38 @@ class _RelayedRequest:
                 lease.learn(opened.usage)
             lease.has_answered(opened.status)
             return opened
+
+    def _sent(self, lease: Lease, request: UpstreamRequest, silence_s: float) -> Exchange:
+        """Return the exchange in which `request` is answered; whoever gets it closes it."""
+        exchange = Exchange(lease.backend.host, lease.backend.port)
+        with ExitStack() as held:
+            held.enter_context(exchange)
+            self._client.when_gone(exchange.abort)
+            lease.when_given_up(exchange.abort)
+            exchange.send(
+                request,
+                connect_timeout_s=self._timeouts.connect_s,
+                silence_timeout_s=silence_s,
+            )
+            held.pop_all()
+            return exchange
+
+    def _resumed(self, lease: Lease, continuation: Continuation) -> tuple[UpstreamRequest, Splice]:
+        """Return the request with which the backend goes on."""
+
+        def ask(path: str, fields: Mapping[str, Any]) -> Any:
+            body = json.dumps(fields).encode()
+            question = replace(self._request, path=path, body=body)
+            # Answered beside the loop that generates: nothing to wait for.
+            with self._sent(lease, question, self._timeouts.token_silence_s) as exchange:
+                answer = WholeAnswer(exchange)
+            if answer.status != _OK:
+                raise BackendError(Reason.ERROR, answer.status)
+            return json.loads(answer.body)
+
+        try:
+            resumed = continuation.asked_of(ask)
+        except ContinuationError as error:
+            raise BackendError(Reason.ERROR, error) from error
+        request = replace(self._request, path=resumed.path, body=resumed.body, hides_progress=True)
+        return request, resumed.splice

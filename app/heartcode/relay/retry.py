@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from heartcode.errors import ApiError
+from heartcode.errors import NOT_AGAIN, ApiError
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.routing.pool import NO_BACKEND
@@ -60,7 +60,8 @@ class RetryBudget:
             ClientGoneError: when the client left while it waited for a slot.
         """
         if self._deaths >= _DEATHS_ENOUGH:
-            raise ApiError(500, "backends died of this request", code="request_kills_backends")
+            message, code = "backends died of this request", "request_kills_backends"
+            raise ApiError(500, message, code=code, headers=NOT_AGAIN)
         if len(self._tried) >= self._may_try:
             raise self.lost()
         lease = self._take(self._excluded)

@@ -5,7 +5,7 @@ No sockets here: bytes and JSON in, bytes and JSON out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,33 +20,46 @@ class SpliceError(Exception):
 class Splice:
     """Rewrites the events of a backend that goes on with an answer, so that it stays one answer.
 
+    A chat is continued by a completion, whose events become those of a chat.
+
     `usage` is right for the whole: the text so far, which the backend has counted to its prompt,
     counts as generated. `timings` tell of the last backend's speed; its number of tokens is that of
     the whole, and the time is what they take at that speed.
+
+    Args:
+        head: what all events of the answer have in common.
+        is_chat: whether the client has asked for a chat.
+        tells_usage: whether a chat's client has asked for `usage`; a completion's always gets it.
+        text: what has been generated so far.
+        tokens: how many tokens that was.
+        limits: how long the client allowed the whole answer to be.
+        is_spent: whether nothing of that was left.
     """
 
     def __init__(
         self,
         *,
         head: Mapping[str, Any],
+        is_chat: bool,
+        tells_usage: bool,
         text: str,
         tokens: int,
-        repeated: str,
         limits: Mapping[str, int],
         is_spent: bool,
     ) -> None:
         self._head = head
+        self._is_chat = is_chat
+        self._tells_usage = tells_usage
         self._text = text
         self._limits = limits
         self._tokens = tokens
-        self._repeated = repeated
         self._is_spent = is_spent
 
     def rewrite(self, events: bytes) -> bytes:
         """Return what the client gets of complete `events`; may be nothing.
 
         Raises:
-            SeamError: when it is no continuation.
+            SpliceError: when it is no continuation.
         """
         try:
             return b"".join(
@@ -62,13 +75,14 @@ class Splice:
         if payload is None:
             raise SpliceError("an event that is not JSON")
         payload.update((name, value) for name, value in self._head.items() if name in payload)
-        choices = payload.get("choices")
-        if "stop" in payload:
-            if not self._spliced_native(payload):
-                return b""
-        elif choices and not self._says_something(choices[0]):
-            return b""
         self._count(payload)
+        if "stop" in payload:
+            return sse.data_event(payload) if self._spliced_native(payload) else b""
+        choices = payload.get("choices")
+        if choices and not self._says_something(choices[0]):
+            return b""
+        if self._is_chat:
+            return b"".join(map(sse.data_event, self._as_chat(payload)))
         return sse.data_event(payload)
 
     def _spliced_native(self, payload: dict[str, Any]) -> bool:
@@ -89,29 +103,29 @@ class Splice:
         return True
 
     def _says_something(self, choice: dict[str, Any]) -> bool:
-        """Take the role, and what the client has already, out of `choice`; return what is left."""
+        """Make `choice` one of the whole; return whether it says anything."""
         is_final = choice.get("finish_reason") is not None
-        if is_final and self._repeated:
-            raise SpliceError("an end before the seam")
-        if is_final and self._is_spent:
-            choice["finish_reason"] = "length"
-        if "text" in choice:
-            choice["text"] = self._new_part(choice["text"])
-            return is_final or bool(choice["text"])
-        delta = choice.get("delta", {})
-        delta.pop("role", None)
-        if "content" in delta:
-            delta["content"] = self._new_part(delta["content"] or "")
-            if not delta["content"]:
-                del delta["content"]
-        return is_final or bool(delta)
+        if self._is_spent:
+            choice["text"] = ""
+            if is_final:
+                choice["finish_reason"] = "length"
+        if "delta" in choice:  # of a chat that begins again, as nothing of it had been said
+            choice["delta"].pop("role", None)
+        return is_final or bool(choice.get("text") or choice.get("delta"))
 
-    def _new_part(self, text: str) -> str:
-        known = min(len(text), len(self._repeated))
-        if text[:known] != self._repeated[:known]:
-            raise SpliceError("another beginning")
-        self._repeated = self._repeated[known:]
-        return "" if self._is_spent else text[known:]
+    def _as_chat(self, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the events in which llama-server would say the same of a chat."""
+        payload["object"] = "chat.completion.chunk"
+        payload["choices"] = [_chat_choice(choice) for choice in payload["choices"]]
+        usage = payload.pop("usage", None)
+        if usage is None or not self._tells_usage:
+            yield payload
+            return
+        timings = payload.pop("timings", None)
+        if payload["choices"]:
+            yield payload
+        last = {**payload, "choices": [], "usage": usage}
+        yield last if timings is None else {**last, "timings": timings}
 
     def _count(self, payload: Mapping[str, Any]) -> None:
         usage, timings = payload.get("usage"), payload.get("timings")
@@ -138,3 +152,11 @@ class Splice:
         cached = min(usage.cached, prompt)
         generated = usage.generated + self._tokens - self._dropped
         return replace(usage, evaluated=prompt - cached, cached=cached, generated=generated)
+
+
+def _chat_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return a completion's choice as that of a chat, in llama-server's order."""
+    if "delta" in choice:
+        return choice
+    delta = {"content": choice["text"]} if choice["text"] else {}
+    return {"finish_reason": choice["finish_reason"], "index": choice["index"], "delta": delta}

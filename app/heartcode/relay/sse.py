@@ -115,6 +115,11 @@ def data_event(payload: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + EVENT_END
 
 
+def named_event(name: str, payload: Mapping[str, Any]) -> bytes:
+    """Return the event called `name`; clients of Anthropic's API skip those without a name."""
+    return b"event: " + name.encode() + b"\n" + data_event(payload)
+
+
 def payload(event: bytes) -> dict[str, Any] | None:
     """Return the JSON object of an event of one line; None if it is none."""
     try:

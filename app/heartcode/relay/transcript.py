@@ -1,17 +1,13 @@
-"""Continuing a streamed answer on another backend when the first one is lost.
+"""What a client has got of a streamed answer, so that another backend can go on with it.
 
     transcript = transcript_of(path, fields)  # None: this request cannot be continued
     transcript.note(events)  # for all that the client gets
     ...
     continuation = transcript.continuation(body)  # None: what the client has cannot be continued
-    events = continuation.splice.rewrite(events)  # for all that the next backend sends
 
-A chat is continued by a trailing assistant message with the text so far, which llama-server takes
-as the beginning of its answer and repeats (versions from autumn 2026 on only with `echo`, which
-those before do not know); a completion by prompt + text, which is not repeated.
-llama-server's own /completion is one of the latter, with events of another shape.
+How another backend goes on: `continuation`.
 
-Stop strings need no care at the splice: llama-server holds text back for as long as it could be the
+Stop strings need no care at the seam: llama-server holds text back for as long as it could be the
 beginning of a stop string, so a text that was sent never ends with one, and what was held back is
 generated again. A text that ends so all the same came from something else, and is not continued.
 
@@ -21,39 +17,29 @@ No sockets here: bytes and JSON in, bytes and JSON out.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from heartcode.relay import sse
-from heartcode.relay.splice import Splice
-from heartcode.upstream import progress
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-NATIVE = "/completion"  # llama-server's own
+from heartcode.relay.continuation import CHAT, COMPLETIONS, LIMITS, NATIVE, Continuation
 
 # Each of these makes an answer more than its text, or its text more than a continuation: tool
-# calls and grammars have a state that a prompt does not carry, probabilities belong to tokens that
-# were not sampled here, and `echo` and `continue_final_message` change what is repeated.
+# calls, grammars and a budget for thoughts have a state that a prompt does not carry, probabilities
+# belong to tokens that were not sampled here, and `echo` and `continue_final_message` change what
+# is repeated.
 _RULED_OUT = {
-    "tools",
-    "functions",
-    "function_call",
-    "grammar",
-    "json_schema",
-    "logprobs",
-    "top_logprobs",
-    "n_probs",
-    "echo",
-    "suffix",
-    "continue_final_message",
-    "response_fields",
-    "verbose",
-    "return_tokens",
+    *("grammar", "json_schema", "logprobs", "n_probs", "echo", "suffix"),
+    *("response_fields", "verbose", "return_tokens", "reasoning_control"),
 }
-_CHOICES = ("n", "n_cmpl", "best_of")
-_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
+_RULED_OUT_IN_CHATS = {
+    *("tools", "functions", "function_call", "top_logprobs", "continue_final_message"),
+}
+# One choice, and as many thoughts as it takes.
+_USUAL = dict.fromkeys(("n", "n_cmpl", "best_of"), 1) | dict.fromkeys(
+    ("reasoning_budget_tokens", "thinking_budget_tokens"), -1
+)
 # Not `created`: llama-server gives every event its own time.
 _SAME_FOR_THE_WHOLE = ("id", "model", "system_fingerprint")
 
@@ -81,6 +67,8 @@ def _chat_fits(fields: Mapping[str, Any]) -> bool:
         isinstance(messages, list)
         and bool(messages)
         and all(isinstance(message, dict) and _is_text(message) for message in messages)
+        and not _are_given(_RULED_OUT_IN_CHATS, fields)
+        and _is_text_format(fields.get("response_format"))
         and fields.get("tool_choice") in (None, "none", "auto")
         and fields.get("add_generation_prompt") in (None, True)
     )
@@ -121,15 +109,19 @@ def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
     shape = _SHAPES.get(path)
     if shape is None:
         return None
-    if any(fields[name] not in (None, False, 0, "", [], {}) for name in _RULED_OUT & fields.keys()):
+    if _are_given(_RULED_OUT, fields):
         return None
-    if any(fields.get(name) not in (None, 1) for name in _CHOICES):
+    if any(fields.get(name) not in (None, usual) for name, usual in _USUAL.items()):
         return None
-    if any(not _is_whole_or_none(fields.get(name)) for name in _LIMITS):
+    if any(not _is_whole_or_none(fields.get(name)) for name in LIMITS):
         return None
-    if not _is_text_format(fields.get("response_format")) or _stop_strings(fields) is None:
+    if _stop_strings(fields) is None:
         return None
-    return Transcript(shape) if shape.fits(fields) else None
+    return Transcript(path, shape) if shape.fits(fields) else None
+
+
+def _are_given(names: set[str], fields: Mapping[str, Any]) -> bool:
+    return any(fields[name] not in (None, False, 0, "", [], {}) for name in names & fields.keys())
 
 
 def _is_whole_or_none(value: object) -> bool:
@@ -154,17 +146,22 @@ class Transcript:
 
     It is written down token by token, but read only when somebody asks, or a page of it at a time:
     that costs a third of reading each token when it comes.
+
+    Attributes:
+        opening: what of the text no backend has generated, see `progress.Reading`.
     """
 
-    def __init__(self, shape: _Shape) -> None:
+    def __init__(self, path: str, shape: _Shape) -> None:
+        self.opening = ""
+        self._path = path
         self._shape = shape
         self._first: bytes | None = None
         self._unread: list[bytes] = []
         self._escaped = bytearray()  # the text, still as it stands between quotes in JSON
+        self._ends = array("I")  # where in it the text of each event ends
         self._is_known = True
         self._is_finished = False
         self._is_complete = False
-        self._tokens = 0
 
     @property
     def has_begun(self) -> bool:
@@ -178,15 +175,14 @@ class Transcript:
         return self._is_known
 
     @property
-    def tokens(self) -> int:
+    def events(self) -> int:
         """How many events had a text.
 
         llama-server makes one for each token, except that the tokens of one character, and those
-        that were held back because a stop string might have begun, come together. Then the whole
-        may become a few tokens longer than `max_tokens`.
+        that were held back because a stop string might have begun, come together.
         """
         self._read()
-        return self._tokens
+        return len(self._ends)
 
     @property
     def text(self) -> str:
@@ -215,7 +211,7 @@ class Transcript:
                 text_end = event.find(end)
                 if text_end > len(begin):
                     self._escaped += event[len(begin) : text_end]
-                    self._tokens += 1
+                    self._ends.append(len(self._escaped))
                     continue
             if event:
                 self._note_other(event)
@@ -253,7 +249,7 @@ class Transcript:
             self._is_known = False  # tool calls, thoughts, or what a newer version has invented
         elif text:
             self._escaped += json.dumps("" + text)[1:-1].encode()
-            self._tokens += 1
+            self._ends.append(len(self._escaped))
         if choice.get("finish_reason") is not None:
             self._is_finished = True
 
@@ -265,25 +261,34 @@ class Transcript:
         if not self.is_known:
             return None
         fields: dict[str, Any] = json.loads(body)
-        # The repeated text would come with the progress, and nobody waits to see a prompt read.
-        fields.pop(progress.FIELD, None)
-        text = self.text
-        if _ends_with_a_beginning_of(text, _stop_strings(fields) or []):
+        text, pieces = self.text, self._generated()
+        if pieces is None or _ends_with_a_beginning_of(text, _stop_strings(fields) or []):
             return None
-        repeated = _go_on_from(fields, text)
-        if repeated is None:
-            return None
-        limits = {name: fields[name] for name in _LIMITS if fields.get(name) is not None}
-        is_spent = _reduce_limits(fields, self.tokens)
-        splice = Splice(
+        return Continuation(
+            path=self._path,
+            fields=fields,
+            has_text=bool(text),
+            pieces=pieces,
             head=_head(self._first),
-            text=text,
-            tokens=self.tokens,
-            repeated=repeated,
-            limits=limits,
-            is_spent=is_spent,
         )
-        return Continuation(body=json.dumps(fields).encode(), splice=splice)
+
+    def _generated(self) -> list[str] | None:
+        """Return what was generated, as it came; None if it does not follow the opening."""
+        pieces: list[str] = []
+        begin = 0
+        for end in self._ends:
+            pieces.append(json.loads(b'"%b"' % bytes(self._escaped[begin:end])))
+            begin = end
+        left = self.opening
+        while left and pieces:
+            first = pieces.pop(0)
+            known = min(len(first), len(left))
+            if first[:known] != left[:known]:
+                return None
+            left = left[known:]
+            if first[known:]:
+                pieces.insert(0, first[known:])
+        return None if left else pieces
 
     @property
     def is_cut(self) -> bool:
@@ -301,14 +306,6 @@ class Transcript:
         return sse.DONE + sse.EVENT_END if self._is_finished else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Continuation:
-    """The request for the next backend, and what makes its answer a part of the first one."""
-
-    body: bytes
-    splice: Splice
-
-
 def _head(first: bytes | None) -> dict[str, Any]:
     """Return what every event of the answer has in common."""
     payload = sse.payload((first or b"").split(sse.EVENT_END)[0]) or {}
@@ -317,34 +314,3 @@ def _head(first: bytes | None) -> dict[str, Any]:
 
 def _ends_with_a_beginning_of(text: str, words: Iterable[str]) -> bool:
     return any(text.endswith(word[:length]) for word in words for length in range(1, len(word) + 1))
-
-
-def _go_on_from(fields: dict[str, Any], text: str) -> str | None:
-    """Let the request go on after `text`; return what will be repeated, None if it cannot be."""
-    if "messages" not in fields:
-        fields["prompt"] += text
-        return ""
-    if not text:
-        return ""
-    last = fields["messages"][-1]
-    fields["echo"] = True
-    if last.get("role") != "assistant":
-        fields["messages"].append({"role": "assistant", "content": text})
-        return text
-    # The client's own beginning of the answer: it was repeated, so that `text` begins with it.
-    own = last.get("content")
-    if isinstance(own, str) and text.startswith(own) and last.keys() == {"role", "content"}:
-        last["content"] = text
-        return text
-    return None
-
-
-def _reduce_limits(fields: dict[str, Any], tokens: int) -> bool:
-    """Take `tokens` off what may be generated; return whether nothing is left."""
-    is_spent = False
-    for name in _LIMITS:
-        limit = fields.get(name)
-        if limit is not None and limit > 0:  # -1 is no limit
-            is_spent = is_spent or limit <= tokens
-            fields[name] = max(1, limit - tokens)
-    return is_spent

@@ -13,6 +13,7 @@ from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.health.monitor import HealthCheck, Monitor
 from heartcode.health.restart_request import DIRECTORY, RestartRequest
+from heartcode.relay.ask_all import SparingQuestion
 from heartcode.relay.relay import Relay, Timeouts
 from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
@@ -28,13 +29,17 @@ from heartcode.settings import Settings
 
 # While /health waits for the first verdict; a probe takes tens of milliseconds.
 _LOOK_AGAIN_S = 0.02
+# llama-server answers /slots from the queue of its results, and looks for the clients of whole
+# answers only in a second in which nothing came through there: whoever polls it blinds it.
+_SLOTS_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """One host with its backends, as one process serves it.
 
-    `running` are the clients whose requests it is serving.
+    `running` are the clients whose requests it is serving, `slots` is what asks for the state of
+    the backends' slots.
     """
 
     settings: Settings
@@ -44,6 +49,9 @@ class Runtime:
     draining: Draining
     monitors: tuple[Monitor, ...] = ()
     running: set[Client] = field(default_factory=set)
+    slots: SparingQuestion = field(
+        default_factory=lambda: SparingQuestion("/slots", pause_s=_SLOTS_PAUSE_S)
+    )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Runtime:

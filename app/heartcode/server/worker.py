@@ -15,13 +15,14 @@ import os
 import signal
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from heartcode.errors import ApiError
+from heartcode.errors import NOT_AGAIN, ApiError
 
 if TYPE_CHECKING:
     from heartcode.runtime.runtime import Runtime
@@ -137,8 +138,11 @@ def is_closed(worker: WorkerLike) -> bool:
 
 def _answer(status: int, code: str, message: str) -> bytes:
     body = json.dumps(ApiError(status, message, code=code).body()).encode()
-    head = (
-        f"HTTP/1.1 {status} {code}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    fields = {
+        "Connection": "close",
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        **(NOT_AGAIN if status == HTTPStatus.NOT_IMPLEMENTED else {}),
+    }
+    lines = [f"HTTP/1.1 {status} {code}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "\r\n"]).encode() + body

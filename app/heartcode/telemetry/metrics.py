@@ -43,7 +43,8 @@ class CountedHistogram(Histogram):
 
 REQUESTS = Counter(
     "inference_requests_total",
-    "Inference requests by the HTTP status that the client got and by how they ended.",
+    "Inference requests by HTTP status and by how they ended: completed, disconnected, rejected, "
+    "failed (a broken stream has the status 200), or turned_away to another rig.",
     ["endpoint", "status", "outcome"],
 )
 # Pascal cards: a cached prompt and a short answer take a second, a long answer takes minutes.
@@ -78,7 +79,7 @@ TOKENS = Counter(
 # By the names that the gateway gives its clients, see `client_names`.
 CLIENT_REQUESTS = Counter(
     "inference_client_requests_total",
-    "Inference requests by the client's name and by how they ended.",
+    "Inference requests by the client's name and by how they ended, at the rig that took them.",
     ["client", "outcome"],
 )
 CLIENT_TOKENS = Counter(

@@ -55,7 +55,8 @@ class BackendError(Exception):
 class UpstreamRequest:
     """A request as it goes to a backend; `body` is passed on byte for byte.
 
-    `hides_progress` says that the client did not ask how far its prompt was read, see `progress`.
+    `hides_progress` says that the client did not ask how far its prompt was read, see `progress`;
+    `has_choices` that it asked for more than one answer, see `usage`.
     """
 
     method: str
@@ -63,6 +64,7 @@ class UpstreamRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     hides_progress: bool = False
+    has_choices: bool = False
 
 
 class _Incoming:

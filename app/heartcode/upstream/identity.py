@@ -1,13 +1,14 @@
-"""What a llama-server says that it serves: its model, the file it was loaded from, its context.
+"""What a llama-server says of itself: its model, the file of that, its context, its version.
 
     told = ask("127.0.0.1", 8081, timeout_s=2)     # names and numbers alone
     identity = identify("127.0.0.1", 8081, timeout_s=2)
     identity.is_called(("stheno",))
     identity.told.n_ctx   # tokens of one conversation
 
-`GET /v1/models` has the names, the context and the numbers of the weights, `GET /props` the path of
-the file (llama.cpp, tools/server/server-context.cpp, get_res_model_info and get_res_props). Threads
-that do not compute answer both, with 503 until the model is loaded.
+`GET /v1/models` has the names, the context and the numbers of the weights; `GET /props` the path of
+the file, the version and what the model takes in (llama.cpp, tools/server/server-context.cpp,
+get_res_model_info and get_res_props). Threads that do not compute answer both, with 503 until the
+model is loaded.
 
 Models of one kind and quantisation have the same numbers: the path tells them apart, and a file
 that was replaced under its name is told by when it was written, as the file system has it.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,16 @@ class Identity:
         told: names, context and numbers.
         path: the file that it was loaded from.
         written: when that file was, in nanoseconds; None where it cannot be seen from here.
+        build: its version, such as "b11312-0c1e57098"; "" if it does not tell.
+        modalities: whether its model takes "vision", "audio" and "video"; what is not told is not
+            in it.
     """
 
     told: Told = Told()
     path: str = ""
     written: int | None = None
+    build: str = ""
+    modalities: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def n_ctx(self) -> int:
@@ -119,8 +125,15 @@ def identify(host: str, port: int, *, timeout_s: float) -> Identity:
         BackendError: as in `ask()`.
     """
     told = ask(host, port, timeout_s=timeout_s)
-    path = _text(_get(host, port, PROPS, timeout_s).get("model_path"))
-    return Identity(told=told, path=path, written=_written(path))
+    props = _get(host, port, PROPS, timeout_s)
+    path = _text(props.get("model_path"))
+    return Identity(
+        told=told,
+        path=path,
+        written=_written(path),
+        build=_text(props.get("build_info")),
+        modalities=_modalities(props.get("modalities")),
+    )
 
 
 def _get(host: str, port: int, request: UpstreamRequest, timeout_s: float) -> Mapping[str, Any]:
@@ -149,6 +162,11 @@ def _name(value: object) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _modalities(value: object) -> dict[str, bool]:
+    told = value if isinstance(value, dict) else {}
+    return {kind: is_taken for kind, is_taken in told.items() if isinstance(is_taken, bool)}
 
 
 def _number(value: object) -> int:

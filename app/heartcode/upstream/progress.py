@@ -20,18 +20,9 @@ _ROLE = b'"delta":{"role":'
 _EVENT_END = b"\n\n"
 
 
-def may_be_asked_for(fields: Mapping[str, Any]) -> bool:
-    """Return whether the proxy can ask with nobody noticing.
-
-    Not where the client has begun the answer: the beginning then comes with the progress.
-    """
-    return FIELD not in fields and not is_begun(fields)
-
-
-def is_begun(fields: Mapping[str, Any]) -> bool:
-    """Return whether the client has begun the answer itself, with a trailing assistant message."""
-    messages = fields.get("messages")
-    return bool(messages and messages[-1].get("role") == "assistant")
+def is_asked_for(fields: Mapping[str, Any]) -> bool:
+    """Return whether the client wants to be told."""
+    return bool(fields.get(FIELD))
 
 
 def asked_for(body: bytes) -> bytes:
@@ -49,11 +40,16 @@ class Reading:
     """The events that come while a prompt is read, sorted out.
 
     Before the first token llama-server tells of its progress, and says in chats that an assistant
-    speaks, once for each of these events. A template that opens the thoughts itself makes it send
-    their beginning along with the first of them: that is text.
+    speaks, once for each of these events. Along with the first one it sends what the prompt already
+    has of the answer: the thoughts that a template opens, and what the client has begun itself.
+    That is text.
+
+    Attributes:
+        opening: that text.
     """
 
     def __init__(self) -> None:
+        self.opening = ""
         self._role_is_out = False
 
     def sorted_out(self, events: bytes) -> tuple[bytes, bool]:
@@ -88,6 +84,8 @@ class Reading:
         if choice.get("finish_reason") is not None or (text and not tells_progress):
             return event, True
         if text:
+            content = delta.get("content")
+            self.opening += content if isinstance(content, str) else ""
             if told_role and self._role_is_out:
                 del delta["role"]
             self._role_is_out |= told_role

@@ -7,14 +7,15 @@ Chat and text completions tell both; whole answers of /v1/messages and /v1/respo
 alone, and the end of a stream of /v1/messages tells nothing that could be used.
 
 Only the last events are parsed: every event of a stream may carry `timings`, and reading them all
-would cost more than relaying them.
+would cost more than relaying them. Where several answers were asked for (`n`), each ends in its own
+time and tells of itself alone: `UsageOfChoices`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 # The last ones are: the finish reason, the usage, [DONE]; /v1/responses ends with more of them.
@@ -46,8 +47,31 @@ class Usage:
     @classmethod
     def of(cls, answer: Any) -> Usage | None:
         """Return what a JSON answer or event tells, or None if it tells nothing."""
+        if isinstance(answer, list):  # of /completion, one for each of several
+            return cls.of_all([cls.of(one) for one in answer])
         if not isinstance(answer, Mapping):
             return None
+        found = cls._of_one(answer)
+        return found and found.times(_choices_by_the_first(answer.get("choices")))
+
+    @classmethod
+    def of_all(cls, answers: Sequence[Usage | None]) -> Usage | None:
+        """Return what several answers to one prompt took together; it was read for the first."""
+        told = [answer for answer in answers if answer is not None]
+        if not told:
+            return None
+        return replace(
+            told[0],
+            generated=sum(answer.generated for answer in told),
+            decode_s=sum(answer.decode_s for answer in told),
+        )
+
+    def times(self, answers: float) -> Usage:
+        """Return this for as many answers to the same prompt."""
+        return replace(self, generated=self.generated * answers, decode_s=self.decode_s * answers)
+
+    @classmethod
+    def _of_one(cls, answer: Mapping[str, Any]) -> Usage | None:
         timings, usage = answer.get("timings"), answer.get("usage")
         if isinstance(timings, Mapping):
             return cls(
@@ -92,6 +116,61 @@ class Usage:
             if tells and (found := cls.of(_json(line[5:]))):
                 return found
         return None
+
+
+class UsageOfChoices:
+    """Adds up what the answers in one stream tell, each at its end."""
+
+    def __init__(self) -> None:
+        self._found: list[Usage | None] = []
+
+    def note(self, events: bytes) -> None:
+        """Note complete events."""
+        for line in events.splitlines():
+            if line.startswith(b"data:") and b'"timings"' in line:
+                event = _json(line[5:])
+                if _is_an_end(event):
+                    self._found.append(Usage.of(event))
+
+    @property
+    def usage(self) -> Usage | None:
+        """What is known; None if nothing."""
+        return Usage.of_all(self._found)
+
+
+def _is_an_end(event: Any) -> bool:
+    """Return whether an event with `timings` is the last one of an answer; any may have them."""
+    if not isinstance(event, Mapping):
+        return False
+    if "stop" in event:
+        return event["stop"] is True
+    choices = event.get("choices")
+    if not isinstance(choices, list):
+        return False
+    # With `stream_options.include_usage` they are in an event of their own.
+    return not choices or (
+        isinstance(choices[0], Mapping) and choices[0].get("finish_reason") is not None
+    )
+
+
+def _choices_by_the_first(choices: Any) -> float:
+    """Return how long all choices of a whole answer are, by the length of the first.
+
+    llama-server tells of that one's tokens alone; the others' are taken to be as long as its own.
+    """
+    lengths = [_length(choice) for choice in choices] if isinstance(choices, list) else []
+    return sum(lengths) / lengths[0] if lengths and lengths[0] else 1.0
+
+
+def _length(choice: Any) -> int:
+    """Return how much text a choice has, in characters."""
+    if not isinstance(choice, Mapping):
+        return 0
+    message = choice.get("message")
+    texts = [choice.get("text")]
+    if isinstance(message, Mapping):
+        texts += [message.get("content"), message.get("reasoning_content")]
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _json(data: bytes) -> Any:

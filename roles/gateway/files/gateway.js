@@ -20,10 +20,22 @@ const MESSAGES = {
     backend_failed: 'the backend failed',
     backend_unavailable: 'no backend is ready',
     draining: 'the rigs are draining',
+    no_slot: 'no slot available',
     queue_timeout: 'no slot became free in time',
     request_timeout: 'the request took too long',
     rig_timeout: 'the rig said nothing for too long',
     restarting: 'the rig is restarting',
+};
+
+// As the rigs' proxy writes them for Anthropic's messages (errors.py).
+const ANTHROPIC_TYPES = {
+    401: 'authentication_error',
+    403: 'permission_error',
+    404: 'not_found_error',
+    413: 'request_too_large',
+    429: 'rate_limit_error',
+    503: 'overloaded_error',
+    504: 'timeout_error',
 };
 
 /* The name of the client whose key was sent, '' without a valid one. */
@@ -38,7 +50,7 @@ function refusal(r) {
     const message = client ? `This API key expired on ${client.expired_on}.`
         : sentKey(r.headersIn) ? 'This API key is not valid here.'
         : 'An API key is needed: send it in the header "Authorization: Bearer KEY" or "x-api-key: KEY".';
-    return errorText(401, 'invalid_api_key', message);
+    return errorText(r, 401, 'invalid_api_key', message);
 }
 
 /* Which of the limits was reached, as an error. */
@@ -52,7 +64,7 @@ function excess(r) {
     } else if (client && !isExpired(client)) {
         message = `this API key may make ${client.requests_per_minute} requests per minute; ${again}`;
     }
-    return errorText(429, 'rate_limit_exceeded', message);
+    return errorText(r, 429, 'rate_limit_exceeded', message);
 }
 
 /* Seconds after which the limit that was reached lets one more request pass. */
@@ -180,6 +192,9 @@ function next(r) {
         v.heartcode_stage = 'queue';
         return r.internalRedirect('@queue');
     }
+    if (isBusy && code === 'no_slot') { // what /slots?fail_on_no_slot=1 asks for
+        return lost(r, 503, code);
+    }
     if (isBusy) {
         const seconds = v.upstream_http_retry_after || RETRY_AFTER_S;
         r.headersOut['Retry-After'] = seconds;
@@ -261,9 +276,10 @@ function rigOf(name, status, body) {
         told = undefined;
     }
     if (!told || !Array.isArray(told.backends)) { // 404: its proxy is older than this question
-        return {name: name, state: status === 502 || status === 504 ? 'unreachable' : 'unknown', backends: []};
+        const state = status === 502 || status === 504 ? 'unreachable' : 'unknown';
+        return {name: name, version: '-', state: state, backends: []};
     }
-    return {name: name, state: told.state, backends: told.backends};
+    return {name: name, version: told.version || '-', state: told.state, backends: told.backends};
 }
 
 /* As the rigs' proxy writes them (endpoints/fleet.py). */
@@ -315,13 +331,24 @@ function wrongMethod(r, allowed) {
 }
 
 function answer(r, status, code, message, param) {
-    reply(r, status, errorText(status, code, message, param));
+    reply(r, status, errorText(r, status, code, message, param));
 }
 
-/* An error in OpenAI's shape, as text. */
-function errorText(status, code, message, param) {
+/* An error as text, in OpenAI's shape, or in Anthropic's where that is what was asked for. */
+function errorText(r, status, code, message, param) {
     const type = status < 500 ? 'invalid_request_error' : 'server_error';
-    return json({error: {message: message, type: type, param: param || null, code: code}});
+    if (r.variables.heartcode_dialect !== 'anthropic') {
+        return json({error: {message: message, type: type, param: param || null, code: code}});
+    }
+    return json({
+        type: 'error',
+        error: {
+            type: ANTHROPIC_TYPES[status] || (status < 500 ? type : 'api_error'),
+            message: message,
+            details: {error_code: code, param: param || null},
+        },
+        request_id: r.variables.heartcode_request_id,
+    });
 }
 
 function reply(r, status, body) {
@@ -335,4 +362,5 @@ function json(value) {
 
 export default {
     clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, find, rigOf, rows,
+    errorText,
 };

@@ -1,11 +1,12 @@
 """Lets a llama-server count: with the CPU alone and, where a card has room, on that card.
 
-    smoke_test.py LLAMA_SERVER MODEL [--cards UUID...]
+    smoke_test.py LLAMA_SERVER MODEL [--build BUILD] [--cards UUID...]
 
 MODEL is the model that counts (docs/demo-model.md). The first run uses no card, so that a binary
 that does not start at all is known on every host, one without cards among them, and what serves
 there is left in peace. The second one, with --cards, takes the card with the most free memory, if
-that is enough. Prints what was done. An error is one line on stderr, exit status 1.
+that is enough. BUILD is what it has to call itself, such as b11312-0c1e57098. Prints what was done.
+An error is one line on stderr, exit status 1.
 
 Needs nothing but Python.
 """
@@ -83,7 +84,9 @@ def running(
         process.wait()
 
 
-def count(server: str, model: str, options: Sequence[str], devices: str, log: Path) -> None:
+def count(
+    server: str, model: str, options: Sequence[str], *, devices: str, log: Path, build: str
+) -> None:
     """Start a llama-server and let it count.
 
     Args:
@@ -92,9 +95,10 @@ def count(server: str, model: str, options: Sequence[str], devices: str, log: Pa
         options: What it computes on.
         devices: ``CUDA_VISIBLE_DEVICES``.
         log: Where its output goes.
+        build: What it has to call itself; "" for anything.
 
     Raises:
-        SmokeError: it does not start, or says something else.
+        SmokeError: it does not start, is another build, or says something else.
     """
     port = free_port()
     common = ("--host", "127.0.0.1", "--port", str(port), "--ctx-size", "512", "--parallel", "1")
@@ -114,9 +118,13 @@ def count(server: str, model: str, options: Sequence[str], devices: str, log: Pa
             time.sleep(0.1)
         body = {"prompt": PROMPT, "n_predict": len(ANSWER.split()), "temperature": 0}
         try:
+            props = ask(f"http://127.0.0.1:{port}/props")
             answer = ask(f"http://127.0.0.1:{port}/completion", body, ANSWER_S)
         except (OSError, ValueError) as error:
             raise SmokeError(f"it does not answer ({error}): {last_lines(log)}") from None
+    itself = props.get("build_info") if isinstance(props, dict) else props
+    if build and itself != build:
+        raise SmokeError(f"it calls itself {itself!r} instead of {build!r}")
     said = answer.get("content") if isinstance(answer, dict) else answer
     if said != ANSWER:
         raise SmokeError(f"after {PROMPT!r} it says {said!r} instead of {ANSWER!r}")
@@ -141,17 +149,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("server")
     parser.add_argument("model")
+    parser.add_argument("--build", default="")
     parser.add_argument("--cards", nargs="*", default=[], metavar="UUID")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
         where = "on the CPU"
         try:
-            count(args.server, args.model, ON_CPU, "", log)
+            count(args.server, args.model, ON_CPU, devices="", log=log, build=args.build)
             card = roomy_card(args.cards)
             if card:
                 where = f"on card {card}"
-                count(args.server, args.model, ON_CARD, card, log)
+                count(args.server, args.model, ON_CARD, devices=card, log=log, build=args.build)
         except (SmokeError, OSError) as error:
             print(f"Counting {where}: {error}", file=sys.stderr)
             return 1

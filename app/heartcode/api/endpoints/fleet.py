@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from heartcode import __version__
 from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
 from heartcode.health.quarantine import is_gone
@@ -44,7 +45,8 @@ def rows(rigs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a line for each backend, and for each rig that has told of none.
 
     The fields, with tabs between them: the rig's name and state, the backend's number, address,
-    model, state, requests that it works on and slots. What is not known is "-".
+    model, state, requests that it works on and slots. What is not known is "-". There will be
+    no more: a script may take further fields for something else's answer.
     """
     for rig in rigs:
         for backend in rig["backends"] or [{}]:
@@ -58,6 +60,7 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
     state = "up" if up == len(backends) else "degraded" if up else "down"
     return {
         "name": socket.gethostname(),
+        "version": __version__,
         "state": "draining" if runtime.draining.is_on else state,
         "backends": backends,
     }
@@ -75,6 +78,7 @@ def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
         "busy": backend.in_flight,
         "n_ctx": served.n_ctx or None,
         "serves": None if served.identity is None else str(served.identity),
+        "version": (served.identity and served.identity.build) or "-",
         **({"advice": ADVICE} if served.is_other else {}),
     }
 

@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from heartcode.api import read_for_gateway, request_id, validation
+from heartcode.api import media, read_for_gateway, request_id, validation
 from heartcode.api.access_log import current_record
 from heartcode.api.context import current_runtime
+from heartcode.api.dialect import Dialect
+from heartcode.api.error_handlers import response_of
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
+from heartcode.errors import NOT_AGAIN, ApiError
 from heartcode.relay import sse
+from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.client_watch import Deadline, SocketWatch
 from heartcode.relay.fast_path import ClientWriter
@@ -36,6 +41,8 @@ _PASSED_ON = ("Accept", "Content-Type")
 # Which slot works on a request is the proxy's business: llama-server would let it wait for that one
 # beside others that are free, and a number beyond the last one counts from the first again.
 _CHOSEN_HERE = {"id_slot"}
+# How many answers are asked for.
+_CHOICES = ("n", "n_cmpl")
 
 
 def relay(endpoint: Endpoint) -> Response:
@@ -49,25 +56,34 @@ def relay(endpoint: Endpoint) -> Response:
     if stage == read_for_gateway.WANTED:
         raise read_for_gateway.told(fields)
     validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
-    if _CHOSEN_HERE & fields.keys():
-        fields = {name: value for name, value in fields.items() if name not in _CHOSEN_HERE}
+    left_out = _CHOSEN_HERE & fields.keys()
+    if progress.FIELD in fields and not progress.is_asked_for(fields):
+        left_out.add(progress.FIELD)
+    if left_out:
+        fields = {name: value for name, value in fields.items() if name not in left_out}
         body = json.dumps(fields).encode()
     model = runtime.registry.chosen_by(
         fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
     )
     record = current_record()
     record.model = model.id
+    serving = media.taking(model.backends, fields, model=model.id)
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
         overflow = Overflow.of(stage)
-        record.info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
+        own = endpoint.own(fields)
+        record.info = RequestInfo.of(own, request.headers.get(CLIENT_HEADER), overflow=overflow)
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers[request_id.HEADER] = record.id
     upstream_request = UpstreamRequest(
-        method="POST", path=endpoint.path, headers=headers, body=body
+        method="POST",
+        path=endpoint.path,
+        headers=headers,
+        body=body,
+        has_choices=any(fields.get(name) not in (None, 1) for name in _CHOICES),
     )
     transcript = transcript_of(endpoint.path, fields)
-    if transcript is not None and record.stream and progress.may_be_asked_for(fields):
+    if transcript is not None and record.stream and not progress.is_asked_for(fields):
         upstream_request = replace(
             upstream_request, body=progress.asked_for(body), hides_progress=True
         )
@@ -86,8 +102,9 @@ def relay(endpoint: Endpoint) -> Response:
         asked = Request(
             upstream_request=upstream_request,
             client=client,
-            serving=model.backends,
+            serving=serving,
             info=record.info,
+            error_event=partial(Dialect.of(request.path).error_event, request_id=record.id),
         )
         try:
             if record.stream:
@@ -118,12 +135,25 @@ def _whole_body() -> bytes:
 
 def _response(answer: Answer, stall_s: float) -> Response:
     if not isinstance(answer.body, ClientStream):
-        return Response(answer.body, status=answer.status, content_type=answer.content_type)
+        return _whole(answer, answer.body)
     if "gunicorn.socket" in request.environ:
         sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
         answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
     # Not with direct_passthrough: call_on_close() would have no effect then.
     return Response(answer.body, status=answer.status, headers=sse.HEADERS)
+
+
+def _whole(answer: Answer, body: bytes) -> Response:
+    if not isinstance(answer.source, WholeAnswer) or answer.status < HTTPStatus.BAD_REQUEST:
+        return Response(body, status=answer.status, content_type=answer.content_type)
+    if Dialect.of(request.path) is Dialect.OPENAI:
+        response = Response(body, status=answer.status, content_type=answer.content_type)
+    else:  # llama-server tells errors as OpenAI does whatever it was asked for
+        told = answer.source.as_error()
+        response = response_of(ApiError(answer.status, told.message, code=told.code))
+    if answer.source.is_agreed_on:
+        response.headers.update(NOT_AGAIN)
+    return response
 
 
 def _is_chunked(environ: Mapping[str, Any]) -> bool:

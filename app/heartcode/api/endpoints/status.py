@@ -5,13 +5,16 @@ Reading only: what changes a backend (`POST /props`, saving and restoring slots)
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from heartcode.api.context import current_runtime
+from heartcode.errors import ApiError
 from heartcode.relay import ask_all
 from heartcode.routing.model_registry import DEFAULT_HEADER
+from heartcode.routing.request_info import OVERFLOW_HEADER, Overflow
 
 bp = Blueprint("status", __name__)
 
@@ -40,14 +43,22 @@ def props() -> Response:
 
 @bp.get("/slots")
 def slots() -> Response:
-    """List the slots of all backends, each with its backend's name and without its texts."""
+    """List the slots of all backends, each with its backend's name and without its texts.
+
+    With `?fail_on_no_slot=1` it is an error if none of them is idle, as at a llama-server.
+    """
     runtime = current_runtime()
-    answers = ask_all.ask(
-        runtime.pool.backends, "/slots", timeout_s=runtime.settings.status_timeout_s
-    )
-    return jsonify(
-        [{"backend": backend.name, **_numbers(s)} for backend, slots in answers for s in slots]
-    )
+    answers = runtime.slots.ask(runtime.pool.backends, timeout_s=runtime.settings.status_timeout_s)
+    found = [(backend, slot) for backend, slots in answers for slot in slots]
+    if request.args.get("fail_on_no_slot") and all(s.get("is_processing") for _, s in found):
+        raise _no_slot(Overflow.of(request.headers.get(OVERFLOW_HEADER)))
+    return jsonify([{"backend": backend.name, **_numbers(slot)} for backend, slot in found])
+
+
+def _no_slot(overflow: Overflow) -> ApiError:
+    # A gateway takes a 503 for a rig that has failed, and would pass it over for everybody.
+    status = 503 if overflow is Overflow.NEVER else HTTPStatus.FORBIDDEN
+    return ApiError(status, "no slot available", code="no_slot")
 
 
 def _numbers(slot: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from heartcode.api.app import create_app
+from heartcode.routing.request_info import RequestInfo
+from heartcode.settings import Settings
 from heartcode.telemetry import metrics
 
 CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -98,9 +103,45 @@ def requests_of(client: str) -> float:
 def test_requests_are_counted_by_the_client_s_name(client: FlaskClient) -> None:
     before = requests_of("dora")
     client.post(CHAT, json={"messages": []}, headers={"X-HeartCode-Client": "dora"}).close()
-    body = {"messages": [{"role": "user", "content": "Hi"}]}
-    client.post(CHAT, json=body, headers={"X-HeartCode-Client": "dora"}).close()
+    client.post(CHAT, json=HELLO, headers={"X-HeartCode-Client": "dora"}).close()
     assert requests_of("dora") == before + 1
+
+
+def turned_away() -> dict[str, float]:
+    (family,) = metrics.REQUESTS.collect()
+    return {
+        sample.labels["status"]: sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.labels["outcome"] == "turned_away"
+    }
+
+
+def test_what_goes_to_another_rig_is_nobody_s_failure(
+    settings: Settings, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Neither the client's, who hears nothing of it, nor this rig's."""
+    app = create_app(replace(settings, queue_length=0))
+    client = app.test_client()
+    for _ in range(2):  # each backend's one slot
+        app.extensions["heartcode"].pool.take(info=RequestInfo.of(HELLO, "other"))
+    before, of_emil = turned_away(), requests_of("emil")
+    for header in ("slot", "queue", ""):
+        headers = {"X-HeartCode-Client": "emil", "X-HeartCode-Try": header}
+        client.post(CHAT, json=HELLO, headers={k: v for k, v in headers.items() if v}).close()
+    (tmp_path / "draining").touch()
+    client.post(CHAT, json=HELLO, headers={"X-HeartCode-Client": "emil"}).close()
+    told = [(line["status"], line["outcome"]) for line in lines(caplog)]
+    assert told == [
+        *[(403, "turned_away")] * 2,
+        (429, "rejected"),
+        (503, "turned_away"),
+    ]
+    after = turned_away()
+    assert {status: after[status] - before.get(status, 0) for status in after} == {
+        "403": 2,
+        "503": 1,
+    }
+    assert requests_of("emil") == of_emil + 1
 
 
 def active_requests() -> float:

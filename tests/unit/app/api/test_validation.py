@@ -11,6 +11,7 @@ from heartcode.errors import ApiError
 BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
 RESPONSES, MESSAGES = BY_PATH["/v1/responses"], BY_PATH["/v1/messages"]
+COUNT = BY_PATH["/v1/messages/count_tokens"]
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -50,6 +51,19 @@ def test_whole_characters_pass(text: str, prompt: str) -> None:
         (TEXT, {"messages": []}, "prompt"),
         (TEXT, {"prompt": []}, "prompt"),
         (RESPONSES, {}, "input"),
+        (CHAT, {"messages": [*HELLO["messages"], "hello"]}, "messages[1]"),
+        (CHAT, {"messages": [{"content": "hello"}]}, "messages[0].role"),
+        (CHAT, {"messages": [{"role": 7, "content": "hello"}]}, "messages[0].role"),
+        (CHAT, {"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]"),
+        (
+            MESSAGES,
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+        ),
+        (MESSAGES, {"messages": [{"content": "hello"}]}, "messages[0].role"),
+        (COUNT, {"messages": [{"content": "hello"}]}, "messages[0].role"),
+        (COUNT, {}, "messages"),
+        (BY_PATH["/apply-template"], {"messages": [{"content": "hello"}]}, "messages[0].role"),
         (CHAT, {**HELLO, "stream": "true"}, "stream"),
         (CHAT, {**HELLO, "stream": 1}, "stream"),
         (CHAT, {**HELLO, "max_tokens": "10"}, "max_tokens"),
@@ -74,6 +88,10 @@ def test_a_wrong_field_is_named(endpoint: Endpoint, fields: dict[str, Any], para
         (TEXT, {"prompt": [1, 2, "three"]}),
         (TEXT, {"prompt": {"prompt_string": "x"}}),
         (RESPONSES, {"input": []}),
+        (CHAT, {"messages": [{"role": "", "content": None}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": []}]}),
+        (BY_PATH["/apply-template"], {"messages": []}),
         (BY_PATH["/infill"], {"input_prefix": "a", "input_suffix": "b"}),
         (BY_PATH["/tokenize"], {"content": "x", "stream": 7}),
     ],
@@ -110,3 +128,18 @@ def test_depth() -> None:
     with pytest.raises(ApiError) as raised:
         validation.parse(nested(5), max_depth=4)
     assert raised.value.code == "json_too_deep"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (TEXT, {"prompt": "x", "messages": "Hi", "max_output_tokens": "many"}),
+        (CHAT, {**HELLO, "prompt": [], "input": 5, "max_output_tokens": -7}),
+        (MESSAGES, {**HELLO, "max_completion_tokens": 1e9}),
+    ],
+)
+def test_what_other_endpoints_read_is_ignored(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    validation.check(fields, endpoint, max_tokens=1000)
+    own = endpoint.own({**fields, "temperature": 1})
+    assert own == {**{name: fields[name] for name in own if name in fields}, "temperature": 1}
+    assert own.keys() <= {"prompt", "messages", "temperature"} & {endpoint.prompt, "temperature"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 from heartcode.relay import buffered
+from heartcode.relay.continuation import CHAT, COMPLETIONS
 
 FINAL = (
     b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":5,"id":"i",'
@@ -34,7 +35,9 @@ def test_without_its_end_there_is_no_answer() -> None:
 
 
 def test_the_stream_asks_for_the_same() -> None:
-    asked = json.loads(buffered.as_stream({"stream": False, "prompt": "é", "odd": [None]}))
+    asked = json.loads(
+        buffered.as_stream(COMPLETIONS, {"stream": False, "prompt": "é", "odd": [None]})
+    )
     assert asked.pop("stream") is True
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked.pop("return_progress") is True
@@ -43,7 +46,13 @@ def test_the_stream_asks_for_the_same() -> None:
 
 def test_the_client_s_own_beginning_is_asked_for_as_well() -> None:
     own = {"messages": [{"role": "assistant", "content": "It"}]}
-    asked = json.loads(buffered.as_stream(own))
-    assert (asked["echo"], "return_progress" in asked) == (True, False)
+    asked = json.loads(buffered.as_stream(CHAT, own))
+    assert asked["echo"] is True
     others = {"messages": [{"role": "user", "content": "It"}]}
-    assert "echo" not in json.loads(buffered.as_stream(others))
+    assert "echo" not in json.loads(buffered.as_stream(CHAT, others))
+
+
+def test_what_a_completion_does_not_read_decides_nothing() -> None:
+    for messages in ("Hi", [None], [{"role": "assistant", "content": "It"}], {"role": "user"}, 5):
+        fields = {"prompt": "1", "messages": messages}
+        assert "echo" not in json.loads(buffered.as_stream(COMPLETIONS, fields))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from typing import cast
 
 import pytest
+from heartcode.api.dialect import Dialect
 from heartcode.client import Client
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.client_stream import ClientStream
@@ -44,3 +46,25 @@ def test_a_fault_of_the_proxy_s_own_is_told_to_the_client_and_in_the_log(
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.exc_info[0] is IndexError
+
+
+def test_an_error_is_told_as_the_client_looks_for_it() -> None:
+    stream = ClientStream(
+        cast("BackendStream", Faulty()),
+        budget=RetryBudget(lambda _: None, max_moves=0),
+        client=Client(),
+        ping_interval_s=1,
+        error_event=partial(Dialect.of("/v1/messages").error_event, request_id="mine"),
+    )
+    *_, last = stream
+    name, data = last.decode().removesuffix("\n\n").split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: ")) == {
+        "type": "error",
+        "error": {
+            "type": "api_error",
+            "message": "the proxy failed",
+            "details": {"error_code": "internal_error", "param": None},
+        },
+        "request_id": "mine",
+    }

@@ -87,6 +87,7 @@ def test_all_of_the_answer_and_nothing_else_is_kept(name: str, *, at_once: bool)
         kept += said
         has_begun.append(has_token)
     assert kept == b"".join(answer)
+    assert reading.opening == ("<think>\n" if "opens" in name else "")
     assert has_begun == ([True] if at_once else [False] * len(before) + [True])
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from heartcode.upstream.usage import Usage
+from heartcode.upstream.usage import Usage, UsageOfChoices
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,60 @@ def test_whatever_a_backend_says(value: Any, name: str) -> None:
     assert found is None or min(found.evaluated, found.cached, found.generated) >= 0
     Usage.of({"timings": dict.fromkeys(TIMINGS, value)})
     Usage.of(value)
+
+
+def told(generated: int, **fields: Any) -> dict[str, Any]:
+    timings = {**TIMINGS, "predicted_n": generated, "predicted_ms": 10.0 * generated}
+    return {**fields, "timings": timings}
+
+
+def choice(index: int, reason: str | None) -> list[dict[str, Any]]:
+    return [{"finish_reason": reason, "index": index, "delta": {}}]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [told(4, choices=choice(1, "stop")), told(6, choices=choice(0, "length"))],
+        # With `include_usage`; with `timings_per_token` all others have them as well.
+        [
+            told(3, choices=choice(0, None)),
+            {"choices": choice(1, "stop")},
+            told(4, choices=[], usage={}),
+            {"choices": choice(0, "stop")},
+            told(6, choices=[], usage={}),
+        ],
+        [told(4, index=1, stop=True), told(5, index=0, stop=False), told(6, index=0, stop=True)],
+    ],
+    ids=["chat", "with usage", "native"],
+)
+def test_a_stream_of_several_answers_tells_of_each_at_its_end(ends: list[dict[str, Any]]) -> None:
+    tally = UsageOfChoices()
+    assert tally.usage is None
+    for event in ends:
+        tally.note(stream(event))
+    assert tally.usage == Usage(evaluated=1, cached=24, generated=10, prompt_s=0.0125, decode_s=0.1)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [{"text": "1234"}, {"text": "12345678"}],
+        [
+            {"message": {"content": "1234"}},
+            {"message": {"content": "12", "reasoning_content": "345678"}},
+        ],
+    ],
+    ids=["completions", "chat"],
+)
+def test_a_whole_answer_tells_of_its_first_choice_alone(others: list[Any]) -> None:
+    found = Usage.in_body(json.dumps({"choices": others, "timings": TIMINGS}).encode())
+    assert found is not None
+    assert replace(found, decode_s=round(found.decode_s, 6)) == replace(
+        EXPECTED, generated=12, decode_s=0.3
+    )
+
+
+def test_several_answers_of_llama_servers_own() -> None:
+    body = json.dumps([told(4, content="a"), told(6, content="b")]).encode()
+    assert Usage.in_body(body) == replace(EXPECTED, generated=10, decode_s=0.1)

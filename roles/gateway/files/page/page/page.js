@@ -12,17 +12,27 @@ function copyButton(button) {
     button.hidden = false;
     const label = button.firstChild;
     button.addEventListener('click', async () => {
-        await navigator.clipboard.writeText(byId(button.dataset.of).textContent);
-        label.data = 'Copied';
+        label.data = await copy(byId(button.dataset.of)) ? 'Copied' : 'Selected: press Ctrl+C';
         setTimeout(() => { label.data = 'Copy'; }, 2000);
     });
+}
+
+/* Copies an element's text; says whether that worked. Else it is selected. */
+async function copy(element) {
+    try {
+        await navigator.clipboard.writeText(element.textContent); // only with TLS, or on this machine
+        return true;
+    } catch {
+        getSelection().selectAllChildren(element);
+        return document.execCommand('copy');
+    }
 }
 
 async function showState() {
     const state = byId('state');
     try {
         const ready = (await fetch('/health')).ok;
-        state.textContent = ready ? 'Ready' : 'No rig is ready';
+        state.textContent = ready ? 'Ready' : 'Not available right now';
         state.dataset.ready = ready ? 'yes' : 'no';
     } catch {
         state.textContent = 'Cannot be reached';
@@ -33,13 +43,17 @@ async function showState() {
 async function showModels(key) {
     const note = byId('models-note');
     let answer;
+    if (/[^ -~]/.test(key)) { // it could not stand in a header
+        askForKey('This API key has characters that no key has. Copy it again.');
+        return;
+    }
     try {
         answer = await fetch('/v1/models', key ? {headers: {Authorization: `Bearer ${key}`}} : {});
     } catch {
         note.textContent = 'The service cannot be reached.';
         return;
     }
-    byId('key-form').hidden = answer.status !== 401;
+    byId('key-form').hidden = true;
     if (answer.ok) {
         const models = (await answer.json()).data;
         byId('models').replaceChildren(...models.map(item));
@@ -49,12 +63,17 @@ async function showModels(key) {
             keepKey(key);
         }
     } else if (answer.status === 401) {
-        forgetKey();
-        note.textContent = key ? 'This key is not valid.' : 'They are shown to who has a key.';
+        askForKey(key ? 'This API key is not valid. Check it and try again.' : 'Enter your API key to see which models there are.');
     } else {
         const told = await answer.json().catch(() => ({}));
-        note.textContent = `They cannot be shown: ${told.error ? told.error.message : answer.status}.`;
+        note.textContent = `The models cannot be listed: ${told.error ? told.error.message : `status ${answer.status}`}.`;
     }
+}
+
+function askForKey(why) {
+    forgetKey();
+    byId('models-note').textContent = why;
+    byId('key-form').hidden = false;
 }
 
 function item(model) {
@@ -64,18 +83,16 @@ function item(model) {
     element.append(name);
     if (model.aliases && model.aliases.length) {
         const also = document.createElement('small');
-        also.textContent = ` also ${model.aliases.join(', ')}`;
+        also.textContent = ` also called ${model.aliases.join(', ')}`;
         element.append(also);
     }
     return element;
 }
 
-if (navigator.clipboard) { // only with TLS, or on this machine
-    document.querySelectorAll('.copy').forEach(copyButton);
-}
+document.querySelectorAll('.copy').forEach(copyButton);
 byId('key-form').addEventListener('submit', (event) => {
     event.preventDefault();
-    showModels(byId('key').value);
+    showModels(byId('key').value.trim());
 });
 showState();
 showModels(keptKey());

@@ -16,6 +16,9 @@ const KINDS = {401: 'key', 403: 'forbidden', 429: 'busy', 502: 'prometheus'};
 /* The `data` of Prometheus' answer to the question of this name. */
 export async function ask(name) {
     const key = keptKey();
+    if (/[^ -~]/.test(key)) { // it could not stand in a header
+        throw new Failure('key', '');
+    }
     const answer = await get(`/status/data/${name}`, key ? {Authorization: `Bearer ${key}`} : {});
     const told = await answer.json().catch(() => ({}));
     if (answer.ok && told.status === 'success') {

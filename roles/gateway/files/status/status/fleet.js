@@ -32,14 +32,14 @@ const STEP_S = 60;
 export const STATES = {
     works: ['good', 'works'],
     hot: ['warn', 'hot'],
-    slowed: ['warn', 'held back'],
+    slowed: ['warn', 'slowed down'],
     silent: ['bad', 'does not answer'],
     gone: ['bad', 'gone'],
-    failed: ['bad', 'does not generate'],
+    failed: ['bad', 'generates nothing'],
     other: ['bad', 'serves another model'],
     unproxied: ['bad', 'proxy is down'],
-    untried: ['none', 'not tried yet'],
-    unknown: ['none', 'not known'],
+    untried: ['none', 'not tested yet'],
+    unknown: ['none', 'unknown'],
 };
 
 const inOrder = new Intl.Collator('en', {numeric: true}).compare;
@@ -96,6 +96,9 @@ function take(rig, {metric, value}) {
     if (name in RIG_VALUES) {
         rig[RIG_VALUES[name]] = number;
     }
+    if (name === 'heartcode_build_info') {
+        rig.version = metric.version;
+    }
     if (!metric.backend) {
         return;
     }
@@ -111,6 +114,8 @@ function take(rig, {metric, value}) {
         card[CARD_VALUES[name]] = number;
     } else if (name === 'gpu_info') {
         card.product = metric.name.replace(/^NVIDIA /, '');
+    } else if (name === 'llama_build_info') {
+        card.build = metric.version;
     } else if (name === 'backend_info') {
         card.model = metric.model;
     } else if (name === 'gpu_temperature_limit_celsius' && metric.limit === 'slowdown') {

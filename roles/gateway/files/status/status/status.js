@@ -30,7 +30,7 @@ async function refresh() {
         hideTrouble();
     } catch (failure) {
         if (!(failure instanceof Failure)) {
-            showTrouble('This page has failed. Load it anew.');
+            showTrouble('Something went wrong on this page. Reload it.');
             throw failure;
         }
         fail(failure);
@@ -89,10 +89,10 @@ function verdictOf(fleet, ready) {
         .map((card) => ({id: idOf(rig.name, card.backend), text: `${rig.name}, ${titleOf(card)}: ${STATES[card.state][1]}`}))
         : [{id: idOf(rig.name), text: `${rig.name} does not answer`}]);
     if (!fleet.rigs.length) {
-        return {state: 'none', text: 'Prometheus knows of no rig', troubles};
+        return {state: 'none', text: 'Prometheus knows no rigs', troubles};
     }
     if (!ready) {
-        return {state: 'bad', text: 'The fleet does not serve', troubles};
+        return {state: 'bad', text: 'The fleet is not serving requests', troubles};
     }
     const isWhole = working === cards.length && !seen.down;
     return {
@@ -126,10 +126,10 @@ function announce(fleet) {
 // --- When there is no answer
 
 const WORDS = {
-    prometheus: 'Prometheus does not answer on the gateway.',
+    prometheus: 'Prometheus on the gateway does not answer.',
     gateway: 'The gateway does not answer.',
-    forbidden: 'This page is not shown to your network (gateway_status_allow).',
-    busy: 'There were too many wrong API keys from your address.',
+    forbidden: 'Your network may not see this page (gateway_status_allow says which may).',
+    busy: 'Too many wrong API keys have come from your address.',
 };
 
 function fail(failure) {
@@ -150,14 +150,14 @@ function askForKey() {
     document.title = 'HeartCode status';
     seen.at = undefined;
     if (hadKey) {
-        showTrouble('This key is not valid.');
+        showTrouble('This API key is not valid. Check it and try again.');
     } else {
         hideTrouble();
     }
 }
 
 function showTrouble(text) {
-    const again = byId('key-form').hidden ? ` It is asked again every ${EVERY_S} s.` : '';
+    const again = byId('key-form').hidden ? ` Trying again every ${EVERY_S} s.` : '';
     byId('trouble').hidden = false;
     if (byId('trouble').textContent !== text + again) {
         byId('trouble').textContent = text + again;
@@ -179,9 +179,9 @@ function tell() {
     }
     const age = seen.ago + now() - seen.at;
     const old = age > OLD_S || !byId('trouble').hidden;
-    const what = isPaused ? 'Paused; values' : old ? 'Old values' : 'Values';
+    const what = isPaused ? 'Paused, as of' : old ? 'Outdated, as of' : 'As of';
     byId('freshness').textContent = Number.isFinite(age)
-        ? `${what} of ${clock(new Date(Date.now() - age * 1000))}, ${span(age)} ago` : '';
+        ? `${what} ${clock(new Date(Date.now() - age * 1000))}, ${span(age)} ago` : '';
     byId('freshness').classList.toggle('is-old', old);
 }
 

@@ -91,7 +91,7 @@ export function showAlerts(all, now) {
     byId('no-alerts').hidden = fire.length > 0;
     byId('alerts').hidden = fire.length === 0;
     byId('pending').hidden = wait.length === 0;
-    say(byId('pending-count'), `${wait.length} pending: ${wait.length === 1 ? 'it fires' : 'they fire'} if it lasts`);
+    say(byId('pending-count'), `${wait.length} pending: ${wait.length === 1 ? 'it fires' : 'they fire'} if this goes on`);
     for (const [list, some] of [[firing, fire], [pending, wait]]) {
         showThese(list, some, now);
     }
@@ -125,8 +125,8 @@ const FIGURES = [
     ['tokens', 'Tokens/s', 'spark'],
     ['watts', 'Power', 'spark'],
     ['slots', 'Slots in use'],
-    ['waiting', 'Waiting'],
-    ['firstToken', 'First token, 95 %'],
+    ['waiting', 'Requests waiting'],
+    ['firstToken', 'Time to first token (p95)'],
 ];
 const figures = new Map(FIGURES.map(([name, label, spark]) => {
     const value = make('dd', {class: 'figure'});
@@ -228,7 +228,7 @@ export function showRigs(fleet, downSince) {
         say(part.facts, rig.isUp ? factsOf(rig) : downText(rig, downSince.get(rig.name)));
         part.note.hidden = rig.cards.length > 0;
         part.table.hidden = rig.cards.length === 0;
-        say(part.note, rig.isUp ? 'It tells of no card.' : 'Its cards are not known: it has not answered for a week.');
+        say(part.note, rig.isUp ? 'It reports no cards.' : 'Its cards are unknown: it has not answered for a week.');
         part.cards.show(rig.cards, (card) => card.backend, updateCard);
     });
 }
@@ -240,11 +240,19 @@ function factsOf(rig) {
         rig.waiting > 0 && `${rig.waiting} waiting`,
         `${rate(sum(rig.cards, 'tokens'))} tokens/s`,
         sum(rig.cards, 'watts') !== undefined && decimal(sum(rig.cards, 'watts'), 0, ' W'),
+        rig.version !== undefined && `HeartCode ${rig.version}`,
+        buildsOf(rig.cards),
     ].filter(Boolean).join(' · ');
 }
 
+/* The versions of llama.cpp, of which a rig has several only while it is updated. */
+function buildsOf(cards) {
+    const builds = [...new Set(cards.map((card) => card.build).filter((build) => build !== undefined))];
+    return builds.length > 0 && `llama.cpp ${builds.join(', ')}`;
+}
+
 function downText(rig, since) {
-    const host = rig.hostIsUp ? 'the host is up, its exporter is not' : 'no power, no network, or not booted';
+    const host = rig.hostIsUp ? 'the host is up, but its exporter does not run' : 'powered off, without network, or not booted';
     return `${since ? `since ${clock(since)}: ` : ''}${host}`;
 }
 

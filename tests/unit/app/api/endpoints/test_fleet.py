@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from heartcode import __version__
 from heartcode.api.app import create_app
 from heartcode.runtime.runtime import Runtime
 from heartcode.settings import Settings
@@ -43,6 +44,7 @@ def states(client: FlaskClient) -> tuple[str, list[str]]:
 def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
     assert shown(client) == {
         "name": NAME,
+        "version": __version__,
         "state": "down",
         "backends": [
             {
@@ -54,6 +56,7 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "busy": 0,
                 "n_ctx": None,
                 "serves": None,
+                "version": "-",
             },
             {
                 "number": 1,
@@ -64,6 +67,7 @@ def test_a_rig_that_has_just_started(client: FlaskClient) -> None:
                 "busy": 0,
                 "n_ctx": None,
                 "serves": None,
+                "version": "-",
             },
         ],
     }
@@ -128,6 +132,14 @@ def test_a_rig_that_drains_tells_of_its_cards_all_the_same(
         backend.has_answered()
     (tmp_path / "draining").touch()
     assert states(app.test_client()) == ("draining", ["up", "up"])
+
+
+def test_what_a_backend_says_of_itself(settings: Settings) -> None:
+    app = create_app(settings)
+    first, _ = app.extensions["heartcode"].pool.backends
+    first.served.note(Identity(build="b11312-0c1e57098"), 0)
+    told = shown(app.test_client())["backends"]
+    assert [backend["version"] for backend in told] == ["b11312-0c1e57098", "-"]
 
 
 def test_a_rig_whose_models_have_no_names(settings: Settings) -> None:
