@@ -23,7 +23,7 @@ from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Candidate, Policy
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
-from heartcode.routing.room import able, refuse_what_fits_nowhere, roomy
+from heartcode.routing.room import able, of_its_file, refuse_what_fits_nowhere, roomy
 from heartcode.routing.throughput import Lengths
 
 #: The code of the error where none is left that could serve a request.
@@ -82,7 +82,7 @@ class Pool:
         if info is None:
             best = min(backends, key=lambda b: (b.avoided, b.in_flight))
             return Lease(best, clock=self._clock)
-        backends = list(roomy(backends, self._tokens_of(info)))
+        backends = list(roomy(of_its_file(backends, info), self._tokens_of(info)))
         waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends)
         lease = self._queue.enter(waiter, client or Client())
         info.admitted = True

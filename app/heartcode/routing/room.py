@@ -1,7 +1,8 @@
 """Which backends have room for a request: whose context holds its prompt and its answer.
 
     fitting = able(backends, info)       # those that can serve it, as far as is known for sure
-    best = roomy(fitting, tokens)        # those of them that probably hold all of it
+    closest = of_its_file(fitting, info) # those of them that have what its answer began with
+    best = roomy(closest, tokens)        # those of them that probably hold all of it
 
 A prompt fits when llama-server has a token left to generate. How many tokens a text has only
 llama-server knows, but not fewer than
@@ -29,15 +30,31 @@ TOO_LONG = "exceed_context_size_error"
 def able(backends: Iterable[Backend], info: RequestInfo | None) -> list[Backend]:
     """Return the backends that may serve a request; those of which nothing is known are among them.
 
-    Left out are those that serve another model, also another file than an answer has begun with,
-    and those whose context does not hold what there is of it.
+    Left out are those that serve another model, also another one of that name than an answer has
+    begun with, and those whose context does not hold what there is of it.
     """
     return [
         backend
         for backend in backends
         if not backend.served.is_other
-        and (info is None or (_has_begun_it(backend, info) and not is_too_small(backend, info)))
+        and (info is None or (_can_go_on(backend, info) and not is_too_small(backend, info)))
     ]
+
+
+def of_its_file(backends: Sequence[Backend], info: RequestInfo) -> Sequence[Backend]:
+    """Return those that have the file that an answer has begun with, or all if none of them works.
+
+    Another quantisation of the model goes on with an answer where that one cannot.
+    """
+    begun = info.begun_by
+    found = [
+        backend
+        for backend in backends
+        if begun is None
+        or backend.served.identity is None
+        or backend.served.identity.has_weights_of(begun)
+    ]
+    return backends if all(backend.avoided for backend in found) else found
 
 
 def roomy(backends: Sequence[Backend], tokens: float) -> Sequence[Backend]:
@@ -79,6 +96,8 @@ def _least_tokens(backend: Backend, info: RequestInfo) -> int:
     return max(info.tokens, math.ceil(info.dense_bytes / longest) if longest else 0)
 
 
-def _has_begun_it(backend: Backend, info: RequestInfo) -> bool:
+def _can_go_on(backend: Backend, info: RequestInfo) -> bool:
     begun, identity = info.begun_by, backend.served.identity
-    return begun is None or identity is None or identity.has_weights_of(begun)
+    if begun is None or identity is None:
+        return True
+    return identity.has_weights_of(begun) or identity.is_other_quantisation_of(begun)

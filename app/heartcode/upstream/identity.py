@@ -86,6 +86,15 @@ class Identity:
         """Return whether both have loaded the same model from the same file."""
         return self._weights == other._weights
 
+    def is_other_quantisation_of(self, other: Identity) -> bool:
+        """Return whether both are one model in two quantisations, as far as numbers tell that.
+
+        Fine-tunes of a model have its parameters too, so the names have to be the same besides.
+        """
+        mine, its = self.told, other.told
+        same = mine.parameters == its.parameters > 0
+        return same and mine.ftype != its.ftype and self.path != other.path
+
     @property
     def _weights(self) -> tuple[object, ...]:
         told = self.told

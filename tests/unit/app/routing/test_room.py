@@ -9,16 +9,18 @@ from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.pool import Pool
 from heartcode.routing.request_info import RequestInfo
-from heartcode.routing.room import able, roomy
+from heartcode.routing.room import able, of_its_file, roomy
 from heartcode.routing.served_model import ServedModel
 from heartcode.upstream.identity import Identity, Told
 
 
-def backend(n_ctx: int = 0, *, path: str = "a", name: str = "m", token_bytes: int = 0) -> Backend:
+def backend(
+    n_ctx: int = 0, *, path: str = "a", name: str = "m", token_bytes: int = 0, ftype: str = "Q4_K_M"
+) -> Backend:
     """A backend with so large a context; one of 0 has not said anything."""
     served = ServedModel("b", names=("m",), token_bytes=token_bytes)
     if n_ctx:
-        told = Told(names=frozenset({name}), n_ctx=n_ctx)
+        told = Told(names=frozenset({name}), n_ctx=n_ctx, ftype=ftype, parameters=8)
         served.note(Identity(told=told, path=path), 0)
     return Backend(f"http://127.0.0.1:{n_ctx or 1}", served=served, slots=9)
 
@@ -27,7 +29,7 @@ def pool(*backends: Backend) -> Pool:
     return Pool(backends, limits=Limits(length=1, wait_s=0.01))
 
 
-def taken(pool: Pool, fields: Mapping[str, object], **known: int) -> int:
+def taken(pool: Pool, fields: Mapping[str, object], **known: object) -> int:
     info = RequestInfo.of(fields, None)
     for name, value in known.items():
         setattr(info, name, value)
@@ -105,6 +107,20 @@ def test_an_answer_goes_on_with_the_file_that_it_began_with() -> None:
     info.begun_by = begun.served.identity
     assert able([same, other, unknown], info) == [same, unknown]
     assert able([same, other, unknown], None) == [same, other, unknown]
+
+
+def test_another_quantisation_goes_on_where_the_file_cannot() -> None:
+    begun, same, other = backend(9), backend(10), backend(11, path="b", ftype="Q6_K")
+    replaced = backend(12, ftype="Q6_K")  # in its place, as the change of a model leaves it
+    info = RequestInfo.of({"prompt": "x"}, None)
+    assert of_its_file([same, other], info) == [same, other]
+    info.begun_by = begun.served.identity
+    assert able([same, other, replaced], info) == [same, other]
+    assert of_its_file([same, other], info) == [same]
+    assert taken(pool(same, other), {"prompt": "x"}, begun_by=begun.served.identity) == 10
+    same.has_failed("gone")
+    assert of_its_file([same, other], info) == [same, other]
+    assert of_its_file([other], info) == [other]
 
 
 def test_another_model_is_no_choice_at_all() -> None:

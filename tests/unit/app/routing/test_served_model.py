@@ -78,3 +78,17 @@ def test_weights_are_the_same_where_nothing_tells_them_apart() -> None:
         Identity(told=one.told, path=one.path, written=2),
     ):
         assert not one.has_weights_of(other)
+
+
+def test_two_quantisations_of_a_model() -> None:
+    one = identity("a", parameters=8, ftype="Q4_K_M")
+    assert one.is_other_quantisation_of(
+        identity("a", path="/m/b.gguf", parameters=8, ftype="Q6_K", size=7)
+    )
+    for other in (
+        identity("a", path="/m/b.gguf", parameters=9, ftype="Q6_K"),
+        identity("a", path="/m/b.gguf", parameters=8, ftype="Q4_K_M"),  # another fine-tune
+        identity("a", parameters=8, ftype="Q6_K"),  # a file that has been replaced
+    ):
+        assert not one.is_other_quantisation_of(other)
+    assert not identity("a").is_other_quantisation_of(identity("a", path="/m/b.gguf", ftype="Q6_K"))
