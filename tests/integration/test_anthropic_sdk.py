@@ -63,9 +63,8 @@ def raised_by(proxy: Proxy, ask: Ask) -> anthropic.APIStatusError:
 @pytest.fixture(scope="module")
 def proxy(lasting_llamas: StartLlamas, lasting_proxy: StartProxy) -> Proxy:
     """Before a real llama-server."""
-    return lasting_proxy(
-        lasting_llamas(1)[0].url, HEARTCODE_MODEL=MODEL, HEARTCODE_MAX_TOKENS="30000"
-    )
+    (llama,) = lasting_llamas(1, name=MODEL)
+    return lasting_proxy(llama.url, HEARTCODE_MODEL=MODEL, HEARTCODE_MAX_TOKENS="30000")
 
 
 @pytest.fixture
