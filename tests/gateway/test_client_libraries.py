@@ -108,7 +108,7 @@ def test_what_nginx_finds_by_itself(
 def test_a_stream_that_breaks(start_gateway: StartGateway, tmp_path: Path) -> None:
     """The rig's last event, as it comes out of the gateway."""
     with ExitStack() as stack:
-        llama = stack.enter_context(Upstream(die_amid_a_stream))
+        llama = stack.enter_context(Upstream(die_amid_a_stream, model=MODEL))
         proxy = Proxy(tmp_path / "rig", [llama.url], HEARTCODE_MODEL=MODEL)
         stack.callback(proxy.kill)
         gateway = start_gateway(rigs=[proxy.port])
