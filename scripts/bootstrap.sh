@@ -47,7 +47,8 @@ wanted=$(sha256sum requirements-dev.txt | cut -d' ' -f1)
 stamp=.venv/.installed
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     echo "Installing the pinned Python packages into .venv"
-    [[ -x .venv/bin/python ]] || python3 -m venv .venv
+    # One that was interrupted may have half of pip.
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --require-hashes --requirement requirements-dev.txt
     echo "$wanted" >"$stamp"
