@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[2] / "app"))
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.host_ram import cache_for_each, server_ram
+from heartcode_models.planner.host_ram import LlamaServer, cache_for_each, server_ram
 from heartcode_models.planner.settings import ALL_LAYERS, Settings, layers_of
 from heartcode_models.units import MIB, mib
 
@@ -150,15 +150,11 @@ def backend_ram(
     return [
         {
             "cache_ram_mib": cache,
-            "cached_tokens": _tokens(cache, model, settings),
+            "cached_tokens": _tokens(cache, model, server.settings),
             "memory_max_mib": int(one["memory_max_mib"])
-            or _limit_mib(
-                mib(server_ram(stand_in, settings, load_mode)) + cache, host_mib, len(cards)
-            ),
+            or _limit_mib(mib(server_ram(server, load_mode)) + cache, host_mib, len(cards)),
         }
-        for one, model, (stand_in, settings), cache in zip(
-            own, models, servers, caches, strict=True
-        )
+        for one, model, server, cache in zip(own, models, servers, caches, strict=True)
     ]
 
 
@@ -171,13 +167,11 @@ def _tuned(values: Mapping[str, Any], card: Card) -> Mapping[str, Any]:
     return settings
 
 
-def _server(
-    values: Mapping[str, Any], model: Model | None, size_mib: int
-) -> tuple[Model, Settings]:
+def _server(values: Mapping[str, Any], model: Model | None, size_mib: int) -> LlamaServer:
     """A backend's model and settings; of a model that is not known what its size tells."""
     used = model or _stand_in(size_mib)
     whole = values["n_gpu_layers"] == ALL_LAYERS or model is not None
-    return used, Settings(
+    settings = Settings(
         n_ctx=int(values["n_ctx"]),
         slots=int(values["slots"]),
         kv_type=str(values["kv_type"]),
@@ -186,23 +180,27 @@ def _server(
         # Of a number of layers nothing follows where nobody knows how many there are.
         n_gpu_layers=layers_of(values["n_gpu_layers"], used) if whole else 0,
     )
+    return LlamaServer(used, settings)
 
 
 def _stand_in(size_mib: int) -> Model:
-    """A model of which only the file's size is known: a quarter of it is embeddings, as of a 1B."""
+    """A model of which only the file's size is known.
+
+    A quarter of it is embeddings, as of a 1B; vocabulary and width are an 8B's.
+    """
     size = size_mib * MIB
     values_of_a_token = int(KV_MIB_UNKNOWN * MIB / 2 / 2)  # K and V, 2 bytes each
     return Model(
         name="",
         quantisation="",
         n_layers=1,
-        n_embd=0,
+        n_embd=4096,
         n_ff=0,
         n_heads=1,
         head_k=values_of_a_token,
         head_v=values_of_a_token,
         kv_heads=(1,),
-        n_vocab=0,
+        n_vocab=128_256,
         n_ctx_train=0,
         layer_bytes=(size - size // 4,),
         embedding_bytes=size // 4,

@@ -1,4 +1,4 @@
-"""Compares predicted with real VRAM: a real llama-server, models of zeros in the real shapes.
+"""Compares predicted with real memory: a real llama-server, models of zeros in the real shapes.
 
 Run ``tools/measure_plan.py`` on a host with a GPU. Without one it still compares what
 llama-server says that it has allocated for weights, KV cache and computing, on the CPU.
@@ -26,7 +26,7 @@ from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import Generation, generation_of
 from heartcode_models.planner.compute_graph import Part
-from heartcode_models.planner.host_ram import host_weights, server_ram
+from heartcode_models.planner.host_ram import LIBRARIES, LlamaServer, host_weights, private_ram
 from heartcode_models.planner.known_models import SHAPES, known_model
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import (
@@ -44,7 +44,11 @@ _READY_SECONDS, _PROMPT_SECONDS, _STOP_SECONDS = 600, 1800, 30
 LARGEST_ERROR = 0.08
 #: llama-server reports hundredths of a MiB.
 _ROUNDING = 0.01
-VRAM, BESIDE, RAM = "VRAM", "CUDA and pool", "host RAM"
+VRAM, BESIDE, SUM = "VRAM", "CUDA and pool", "compute, CUDA and pool"
+RAM, FILES = "host RAM", "libraries"
+#: Of /proc/PID/status, and the head of each mapping in smaps.
+_RESIDENT = re.compile(r"^Rss(Anon|File|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+\s*(.*)")
 _REPORTED = re.compile(r"(model|KV|compute) buffer size = *([\d.]+) MiB")
 #: Context, slots, ubatch, type of K and V and layers on the card (None: all): each shows another
 #: part of the formulas, in less than three minutes on a fast card.
@@ -214,22 +218,28 @@ def _measure(
     with _running(arguments, path, settings) as (pid, log):
         if arguments.gpu:
             _fill(arguments.port, settings)
-        ram = _most_ram(pid)
+        proc = Path(f"/proc/{pid}")
+        ram = resident((proc / "status").read_text(), (proc / "smaps").read_text())
         used = _vram_used(arguments.gpu) - before if arguments.gpu else 0
         real = reported(log.read_text(), gpu=bool(arguments.gpu))
-    predicted = _parts(model, settings, gpu=bool(arguments.gpu))
+    predicted: dict[str, float] = dict(_parts(model, settings, gpu=bool(arguments.gpu)))
     if generation:
         need = vram_need(model, settings, generation=generation)
+        server = LlamaServer(model, settings, generation)
         predicted |= {BESIDE: need.pool + need.runtime, VRAM: need.total}
-        predicted[RAM] = server_ram(model, settings, "none")
-        real |= {BESIDE: used - sum(real.values()), VRAM: used, RAM: ram}
+        predicted |= {RAM: private_ram(server, "none"), FILES: LIBRARIES}
+        real |= {BESIDE: used - sum(real.values()), VRAM: used} | ram
+    if partly:
+        # llama.cpp takes for the one what is counted as the other.
+        for parts in (predicted, real):
+            parts[SUM] = parts.pop("compute") + parts.pop(BESIDE)
     for name, size in predicted.items():
         if real.get(name):
             yield Comparison(
                 what=f"{label}: {name}",
                 predicted=size / MIB,
                 real=real[name],
-                bound=name == RAM or (partly and name in ("compute", VRAM)),
+                bound=name in (RAM, FILES) or (partly and name in (SUM, VRAM)),
             )
 
 
@@ -341,11 +351,26 @@ def _fill(port: int, settings: Settings) -> None:
         list(pool.map(ask, range(settings.slots)))
 
 
-def _most_ram(pid: int) -> float:
-    """MiB of host RAM that a process has had at most, files that it maps included."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(peak) / 1024
+def resident(status: str, smaps: str) -> dict[str, float]:
+    """MiB of host RAM of a process, by the planner's names.
+
+    What the driver has mapped counts as files there, but is memory that nothing else can have.
+
+    Args:
+        status: /proc/PID/status.
+        smaps: /proc/PID/smaps.
+    """
+    kib = {name: int(value) for name, value in _RESIDENT.findall(status)}
+    control, mapped = 0, ""
+    for line in smaps.splitlines():
+        if head := _MAPPING.match(line):
+            mapped = head[1]
+        elif line.startswith("Rss:") and mapped.startswith("/dev/nvidia"):
+            control += int(line.split()[1])
+    return {
+        RAM: (kib["Anon"] + kib["Shmem"] + control) / 1024,
+        FILES: (kib["File"] - control) / 1024,
+    }
 
 
 def _vram_used(uuid: str) -> float:

@@ -1,7 +1,7 @@
 """Cards and rigs: what is known of mining cards, and what a rig consists of."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from heartcode_models.units import MIB
@@ -15,29 +15,67 @@ _RAM_USABLE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostShare:
+    """Host RAM that CUDA takes for each process, in bytes, once it has read long prompts.
+
+    Attributes:
+        private: What it allocates: its own memory and the kernels, loaded when first needed.
+        pinned: What it shares with the card, beside the buffers that llama.cpp asks for.
+        control: What the driver maps through /dev/nvidiactl, which is host memory too
+            (``nvidia_mmap_helper``, nv-mmap.c of NVIDIA's open kernel modules).
+        each_slot: What every further slot adds: batches of other sizes have other kernels.
+    """
+
+    private: int
+    pinned: int
+    control: int
+    each_slot: int
+
+    def of(self, slots: int) -> int:
+        """Bytes with so many slots."""
+        return self.private + self.pinned + self.control + (slots - 1) * self.each_slot
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation:
     """What cards of one generation have in common.
 
     Attributes:
         name: As NVIDIA calls it.
-        own: Bytes that CUDA takes for itself: its context, the loaded kernels, cuBLAS.
+        own: Bytes of VRAM that CUDA takes for itself: its context, the loaded kernels, cuBLAS.
+        host: What it takes of the host's RAM.
         fast_f16: Whether llama.cpp multiplies in f16 there (``fast_fp16_hardware_available``,
             ggml-cuda/common.cuh).
     """
 
     name: str
     own: int
+    host: HostShare
     fast_f16: bool
 
 
-#: 100 to 150 MiB by observation, and 16 for cuBLAS (4 of them are its ``cublas_workspace_sizes``,
-#: ggml-cuda/common.cuh). Not measured yet.
-PASCAL = Generation(name="Pascal", own=166 * MIB, fast_f16=False)
-#: An H100 with driver 580 and kernels for 61: 817 to 825 MiB beside weights, KV cache and
-#: computing, less the pool. It has 13 times as many multiprocessors as a P106.
-HOPPER = Generation(name="Hopper", own=813 * MIB, fast_f16=True)
+#: An H100 with driver 580, CUDA 12.4 and kernels for 61. VRAM: 814 to 825 MiB beside weights, KV
+#: cache and computing, less the pool; nvidia-smi counts whole MiB. It has 13 times as many
+#: multiprocessors as a P106. Host RAM: most with one slot is taken where a ubatch is small, as
+#: llama.cpp then makes CUDA graphs of prompts too.
+HOPPER = Generation(
+    name="Hopper",
+    own=814 * MIB,
+    host=HostShare(private=315 * MIB, pinned=12 * MIB, control=70 * MIB, each_slot=30 * MIB),
+    fast_f16=True,
+)
+#: VRAM: 100 to 150 MiB by observation, and 16 for cuBLAS (4 of them are its
+#: ``cublas_workspace_sizes``, ggml-cuda/common.cuh). Host RAM: taken from the H100 with a ubatch of
+#: 512 and without CUDA graphs, which llama.cpp makes from Volta on
+#: (``ggml_cuda_graph_set_enabled``, ggml-cuda.cu). Neither was measured on a Pascal card yet.
+PASCAL = Generation(
+    name="Pascal",
+    own=166 * MIB,
+    host=replace(HOPPER.host, private=275 * MIB, each_slot=45 * MIB),
+    fast_f16=False,
+)
 #: What is not listed is planned for as a Pascal card, and the plan says so.
-UNKNOWN = Generation(name="", own=PASCAL.own, fast_f16=True)
+UNKNOWN = Generation(name="", own=PASCAL.own, host=PASCAL.host, fast_f16=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,17 @@
 """How much host RAM a rig's llama-servers take, and what is left for cached prompts.
 
-What a llama-server loads and computes is from the source; the reserves for the system, HeartCode
-and CUDA are estimates on the safe side, to be corrected by what a rig shows (`systemd-cgtop`).
+What a llama-server loads and computes is from the source. What it and CUDA take for themselves was
+measured with tools/measure_plan.py (docs/planning.md); the reserves for the system and HeartCode
+are estimates on the safe side, to be corrected by what a rig shows (`systemd-cgtop`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import PASCAL, Generation
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import first_gpu_layer
 from heartcode_models.units import MIB
@@ -18,17 +21,29 @@ SYSTEM = 400 * MIB
 #: The proxy, the exporter and the node exporter: 87 MiB (PSS) idle on a virtual rig, more with
 #: streams.
 HEARTCODE = 250 * MIB
-#: Programs and libraries (CUDA, cuBLAS, llama.cpp's kernels), once for all llama-servers.
-LIBRARIES = 250 * MIB
-#: One llama-server's own: vocabulary, threads, CUDA's host side, its buffers to load through
-#: (4 × 1 MiB: ``load_all_data``, src/llama-model-loader.cpp).
-PROCESS = 160 * MIB
+#: Programs and libraries (CUDA, cuBLAS, llama.cpp's kernels), once for all llama-servers: 98 MiB
+#: were shared by three of them, 113 mapped by the busiest one.
+LIBRARIES = 115 * MIB
+#: One llama-server's own with one slot, and each further slot's: threads, tasks, samplers. On the
+#: CPU it takes 12 MiB beside vocabulary and buffers, 5 for a slot with prompts of 8000 tokens.
+PROCESS, EACH_SLOT = 16 * MIB, 5 * MIB
+#: Bytes for each token of the vocabulary: 46 MiB for 128256 tokens and 280147 merges, which lie in
+#: maps of strings (``llama_vocab::impl``, src/llama-vocab.cpp).
+EACH_TOKEN_KNOWN = 400
 #: Part of what is left that cached prompts may take; the rest caches files.
 CACHE_SHARE = 0.8
 #: llama-server's own limit for --cache-ram.
 LARGEST_CACHE = 8192 * MIB
 #: A cache below this holds no conversation of 2000 tokens.
 SMALLEST_CACHE = 128 * MIB
+
+
+class LlamaServer(NamedTuple):
+    """One llama-server: what it loads, how, and on what kind of card."""
+
+    model: Model
+    settings: Settings
+    generation: Generation = PASCAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +71,50 @@ def host_weights(model: Model, n_gpu_layers: int) -> int:
     return model.embedding_bytes + output + sum(model.layer_bytes[:first])
 
 
-def process_ram(model: Model, settings: Settings) -> int:
-    """Bytes that one llama-server takes beside its weights.
+def host_buffers(model: Model, settings: Settings) -> int:
+    """Bytes of the pinned buffers through which a card gets tokens and gives logits.
 
-    What it gives to and gets from the card lies in host memory too: embeddings and mask of a
-    ubatch, logits of each slot (``output_reserve``, src/llama-context.cpp). KV of layers that are
-    not offloaded lies here.
+    For the tokens that are computed together: their embeddings, as much again for those that an
+    image would bring (``build_inp_embd``, src/llama-graph.cpp), position and places in the cache,
+    and the mask of what each may see (``build_attn_inp_kq_mask``, the same). For each slot a row of
+    logits (``output_reserve``, src/llama-context.cpp).
     """
     tokens = settings.computed_together
-    inputs = tokens * (4 * model.n_embd + 2 * settings.ctx_per_slot)
-    logits = 2 * 4 * settings.slots * model.n_vocab
+    each_token = 2 * 4 * model.n_embd + 3 * 8 + 2 * settings.ctx_per_slot
+    return tokens * each_token + settings.slots * 4 * model.n_vocab
+
+
+def own_ram(model: Model, settings: Settings) -> int:
+    """Bytes of llama-server's own: its vocabulary, threads, tasks and samplers."""
+    return PROCESS + model.n_vocab * EACH_TOKEN_KNOWN + (settings.slots - 1) * EACH_SLOT
+
+
+def host_kv(model: Model, settings: Settings) -> int:
+    """Bytes of the KV cache of layers that are not offloaded."""
     first = first_gpu_layer(model, settings.n_gpu_layers)
     all_kv = kv_bytes_per_token(model, settings.kv_type)
     kv = all_kv - kv_bytes_per_token(model, settings.kv_type, first)
-    return PROCESS + inputs + logits + kv * settings.ctx_per_slot * settings.slots
+    return kv * settings.ctx_per_slot * settings.slots
 
 
-def ram_need(servers: Sequence[tuple[Model, Settings]], load_mode: str) -> RamNeed:
+def process_ram(server: LlamaServer) -> int:
+    """Bytes that one llama-server takes beside its weights and the libraries."""
+    model, settings, generation = server
+    return (
+        own_ram(model, settings)
+        + host_buffers(model, settings)
+        + host_kv(model, settings)
+        + generation.host.of(settings.slots)
+    )
+
+
+def ram_need(servers: Sequence[LlamaServer], load_mode: str) -> RamNeed:
     """Host RAM of a rig's llama-servers.
 
     With load mode none each has its own copy of the weights that stay with the CPU; with mmap those
     of one file are one in the page cache.
     """
-    copies = [(model, host_weights(model, settings.n_gpu_layers)) for model, settings in servers]
+    copies = [(one.model, host_weights(one.model, one.settings.n_gpu_layers)) for one in servers]
     if load_mode == "mmap":
         largest: dict[tuple[str, str], int] = {}
         for model, size in copies:
@@ -90,24 +126,30 @@ def ram_need(servers: Sequence[tuple[Model, Settings]], load_mode: str) -> RamNe
     return RamNeed(
         base=SYSTEM + HEARTCODE + LIBRARIES,
         shared_weights=shared,
-        processes=private + sum(process_ram(model, settings) for model, settings in servers),
+        processes=private + sum(map(process_ram, servers)),
     )
 
 
-def server_ram(model: Model, settings: Settings, load_mode: str) -> int:
+def private_ram(server: LlamaServer, load_mode: str) -> int:
+    """Bytes that only the end of one llama-server gives back, cached prompts not counted."""
+    mapped = load_mode == "mmap"
+    weights = 0 if mapped else host_weights(server.model, server.settings.n_gpu_layers)
+    return weights + process_ram(server)
+
+
+def server_ram(server: LlamaServer, load_mode: str) -> int:
     """Bytes of host RAM that one llama-server may take, cached prompts not counted.
 
     Libraries are one in memory for all, and a file that is mapped is in the page cache; both are
     put to the account of whoever reads them first.
     """
-    mapped = load_mode == "mmap"
-    weights = model.file_bytes if mapped else host_weights(model, settings.n_gpu_layers)
-    return LIBRARIES + weights + process_ram(model, settings)
+    file = server.model.file_bytes if load_mode == "mmap" else 0
+    return LIBRARIES + file + private_ram(server, load_mode)
 
 
 def cache_for_each(
     ram: int,
-    servers: Sequence[tuple[Model, Settings]],
+    servers: Sequence[LlamaServer],
     load_mode: str,
     fixed: Sequence[int | None],
 ) -> list[int]:
@@ -118,13 +160,13 @@ def cache_for_each(
 
     Args:
         ram: Bytes of the host's RAM.
-        servers: Each one's model and settings.
+        servers: The llama-servers.
         load_mode: Of all of them.
         fixed: MiB that are set by hand, None where they are not.
     """
     left = ram - ram_need(servers, load_mode).total
     if load_mode == "mmap":
-        left -= max((model.file_bytes for model, _ in servers), default=0)
+        left -= max((one.model.file_bytes for one in servers), default=0)
     left -= sum(own or 0 for own in fixed) * MIB
     share = cache_share(left, sum(own is None for own in fixed))
     return [share if own is None else own for own in fixed]

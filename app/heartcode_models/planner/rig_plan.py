@@ -1,16 +1,17 @@
 """Decides for a whole rig: its cards, and what they share of the host."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import UNKNOWN, X1_LINK, Card, Rig
-from heartcode_models.planner.choose import CardPlan, Refusal, plan_card
+from heartcode_models.planner.cards import HOPPER, UNKNOWN, X1_LINK, Card, Rig, nominal_ram
+from heartcode_models.planner.choose import MOST_SLOTS, CardPlan, Refusal, plan_card
 from heartcode_models.planner.compute_graph import COMPARED
-from heartcode_models.planner.host_ram import RamNeed, cache_for_each, ram_need
-from heartcode_models.planner.settings import HandSet
+from heartcode_models.planner.host_ram import LlamaServer, RamNeed, cache_for_each, ram_need
+from heartcode_models.planner.settings import HandSet, Settings
 from heartcode_models.units import MIB, mib
 
 #: docs/adr/0006-threads.md.
@@ -92,13 +93,11 @@ def plan_rig(
         plan_card(card, choice, own)
         for card, choice, own in zip(rig.cards, files, hands, strict=True)
     ]
-    good = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
-    load_mode, why_load_mode = _load_mode(rig, [p for p, _ in good], hand)
+    first = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
+    good, load_mode, why_load_mode = _for_the_host(rig, first, hand)
     ram = _ram(good, load_mode)
     fixed = [own.cache_ram_mib for _, own in good]
-    fixed_cache = sum(mib or 0 for mib in fixed) * MIB
-    settings = [(plan.model, plan.settings) for plan, _ in good]
-    caches = cache_for_each(rig.ram, settings, load_mode, fixed)
+    caches = cache_for_each(rig.ram, _loaded(good), load_mode, fixed)
     servers = tuple(
         _server(rig, p, own, cache, len(rig.cards))
         for (p, own), cache in zip(good, caches, strict=True)
@@ -110,27 +109,71 @@ def plan_rig(
         load_mode=load_mode,
         why_load_mode=why_load_mode,
         ram=ram,
-        problems=tuple(_problems(rig, good, ram, fixed_cache, load_mode)),
-        notes=tuple(_notes(rig, servers)),
+        problems=tuple(_problems(rig, good, ram, hand, load_mode)),
+        notes=tuple(_notes(rig, servers, tight=not _fits(rig, first, "none"))),
     )
 
 
 Good = list[tuple[CardPlan, HandSet]]
 
 
+def _loaded(good: Good) -> list[LlamaServer]:
+    return [LlamaServer(p.model, p.settings, p.card.generation) for p, _ in good]
+
+
 def _ram(good: Good, load_mode: str) -> RamNeed:
-    return ram_need([(plan.model, plan.settings) for plan, _ in good], load_mode)
+    return ram_need(_loaded(good), load_mode)
 
 
-def _load_mode(rig: Rig, plans: list[CardPlan], hand: HandSet) -> tuple[str, str]:
+def _fixed_cache(good: Good) -> int:
+    """Bytes of the prompt caches that are set by hand."""
+    return sum(own.cache_ram_mib or 0 for _, own in good) * MIB
+
+
+def _fits(rig: Rig, good: Good, load_mode: str) -> bool:
+    return _ram(good, load_mode).total + _fixed_cache(good) <= rig.ram
+
+
+def _for_the_host(rig: Rig, good: Good, hand: HandSet) -> tuple[Good, str, str]:
+    """The cards' plans and the load mode, with fewer slots where the host's RAM wants it.
+
+    Where it is not enough for any, they stay as they are.
+    """
+    for most in range(MOST_SLOTS, 0, -1):
+        tried = good if most == MOST_SLOTS else [_with_slots(*one, most) for one in good]
+        load_mode, why = _load_mode(rig, tried, hand)
+        if _fits(rig, tried, load_mode):
+            return tried, load_mode, why
+    return good, *_load_mode(rig, good, hand)
+
+
+def _with_slots(plan: CardPlan, hand: HandSet, most: int) -> tuple[CardPlan, HandSet]:
+    """A card's plan with so many slots at most; what is set by hand stays."""
+    if hand.slots or plan.settings.slots <= most:
+        return plan, hand
+    fewer = plan_card(plan.card, [plan.model], replace(hand, slots=most))
+    if isinstance(fewer, Refusal):
+        return plan, hand
+    why = {
+        "quantisation": plan.why["quantisation"],
+        "slots": "the host's RAM is not enough for more",
+    }
+    return replace(fewer, why=fewer.why | why), hand
+
+
+def _load_mode(rig: Rig, good: Good, hand: HandSet) -> tuple[str, str]:
     if hand.load_mode:
         return hand.load_mode, "set by hand"
-    mapped = ram_need([(plan.model, plan.settings) for plan in plans], "mmap")
-    file = max((plan.model.file_bytes for plan in plans), default=0)
-    if rig.ram - mapped.total > 1.25 * file:
+    file = max((plan.model.file_bytes for plan, _ in good), default=0)
+    if rig.ram - _ram(good, "mmap").total > 1.25 * file:
         return "mmap", (
             f"the whole file ({mib(file)} MiB) stays in the host's page cache: backends restart"
             " from RAM and share one copy of the embeddings"
+        )
+    if not _fits(rig, good, "none") and _fits(rig, good, "mmap"):
+        return "mmap", (
+            "a copy of the embeddings for each card would be more than the host's RAM holds; starts"
+            f" are slower, as a file of {mib(file)} MiB does not stay in it"
         )
     return "none", (
         f"mapping a file of {mib(file)} MiB would push everything else out of {mib(rig.ram)} MiB of"
@@ -158,14 +201,15 @@ def _why_cache(server: Server, hand: HandSet) -> str:
     return f"a share of the host RAM that is left; holds {tokens} tokens that lost their slot"
 
 
-def _problems(rig: Rig, good: Good, ram: RamNeed, fixed_cache: int, load_mode: str) -> list[str]:
+def _problems(rig: Rig, good: Good, ram: RamNeed, hand: HandSet, load_mode: str) -> list[str]:
     found = []
+    fixed_cache = _fixed_cache(good)
     over = ram.total + fixed_cache - rig.ram
     if good and over > 0:
         found.append(
             f"the llama-servers need {mib(ram.total + fixed_cache)} MiB of host RAM, {mib(over)}"
             f" MiB more than the {mib(rig.ram)} MiB there are; would fit:"
-            f" {_less_ram(rig, good, fixed_cache, load_mode)}"
+            f" {_less_ram(rig, good, hand, load_mode)}"
         )
     threads = sum(own.n_threads or 0 for _, own in good)
     if threads > max(rig.cores, len(rig.cards)):
@@ -182,24 +226,62 @@ def _problems(rig: Rig, good: Good, ram: RamNeed, fixed_cache: int, load_mode: s
     return found
 
 
-def _less_ram(rig: Rig, good: Good, fixed_cache: int, load_mode: str) -> str:
+def _less_ram(rig: Rig, good: Good, hand: HandSet, load_mode: str) -> str:
+    """What the host's RAM would be enough for, nearest first."""
     ways = []
-    if fixed_cache and _ram(good, load_mode).total <= rig.ram:
-        each = (rig.ram - _ram(good, load_mode).total) // MIB // len(good)
-        ways.append(f"cache_ram_mib {each} for each card")
+    left = rig.ram - _ram(good, load_mode).total
+    if left >= 0:
+        ways.append(f"cache_ram_mib {left // MIB // len(good)} for each card")
+    if load_mode != "mmap" and _fits(rig, good, "mmap"):
+        ways.append("load_mode mmap (one copy of the embeddings for all cards, but slower starts)")
+    if slots := _slots_that_fit(rig, good, load_mode):
+        ways.append(f"slots {slots}")
     for number in range(len(good) - 1, 0, -1):
-        if _ram(good[:number], load_mode).total <= rig.ram:
+        fewer, mode, _ = _for_the_host(rig, good[:number], hand)
+        if _fits(rig, fewer, mode):
             ways.append(f"{number} of the {len(good)} cards")
             break
-    if load_mode != "mmap" and _ram(good, "mmap").total <= rig.ram:
-        ways.append("load_mode mmap (one copy of the embeddings for all cards, but slower starts)")
-    lacking = _ram(good, load_mode).total / MIB / 1024 / 0.95
-    ways.append(f"{-(-lacking // 2) * 2:.0f} GB of host RAM")
+    ways.append(f"{_gigabytes_that_fit(rig, good, hand)} GB of host RAM")
     return "; ".join(ways)
 
 
-def _notes(rig: Rig, servers: Sequence[Server]) -> list[str]:
+def _gigabytes_that_fit(rig: Rig, good: Good, hand: HandSet) -> int:
+    """What a host must be sold with, in steps of 2 GB."""
+
+    def enough(gigabytes: int) -> bool:
+        larger = replace(rig, ram=nominal_ram(gigabytes))
+        planned, load_mode, _ = _for_the_host(larger, good, hand)
+        return _fits(larger, planned, load_mode)
+
+    return next(gigabytes for gigabytes in count(2, 2) if enough(gigabytes))
+
+
+def _slots_that_fit(rig: Rig, good: Good, load_mode: str) -> int | None:
+    """The most slots that would do where more are set by hand, None where none would."""
+    most = max(own.slots or 0 for _, own in good)
+    for slots in range(most - 1, 0, -1):
+        fewer = [
+            (replace(plan, settings=_at_most(plan.settings, slots)), own) for plan, own in good
+        ]
+        if _fits(rig, fewer, load_mode):
+            return slots
+    return None
+
+
+def _at_most(settings: Settings, slots: int) -> Settings:
+    return replace(settings, slots=min(settings.slots, slots))
+
+
+def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
     notes = list(rig.assumed)
+    on_trust = {s.plan.card.name: s for s in servers if s.plan.card.generation is not HOPPER}
+    if tight:
+        notes += [
+            f"{mib(one.plan.card.generation.host.of(one.plan.settings.slots))} MiB of host RAM are"
+            f" planned for CUDA with each {name}: an H100's, as nobody has measured them there;"
+            " tools/measure_plan.py does"
+            for name, one in sorted(on_trust.items())
+        ]
     unmeasured = {s.plan.card.name for s in servers if s.plan.card.generation is UNKNOWN}
     notes += [
         f"what CUDA takes for itself on {name} is not known: {mib(UNKNOWN.own)} MiB are planned, as"

@@ -27,7 +27,7 @@ def test_the_requirement_s_description_prints_a_table_with_reasons() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     head, row = done.stdout.splitlines()[:2]
     assert head.split()[:4] == ["RIG", "CARDS", "MODEL", "CONTEXT"]
-    assert row.startswith("rig1  6 x P106-100  Q4_K_M  2 x 9216")
+    assert row.startswith("rig1  6 x P106-100  Q4_K_M  1 x 16384")
     for choice in ("quantisation", "n_ctx", "slots", "kv_type", "cache_ram_mib", "n_threads"):
         assert f"\n  {choice} " in done.stdout
 

@@ -30,9 +30,32 @@ def test_the_rig_of_the_requirement() -> None:
     assert made.works
     assert len(made.servers) == 6
     assert {server.plan.model.quantisation for server in made.servers} == {"Q4_K_M"}
-    assert made.load_mode == "none"
     assert {(s.cache_ram_mib, s.n_threads) for s in made.servers} == {(0, 1)}
     assert made.ram.total < made.rig.ram
+    # Six copies of the embeddings, or second slots, would be too much for 4 GB.
+    assert made.load_mode == "mmap"
+    assert {server.plan.settings.slots for server in made.servers} == {1}
+    assert {s.plan.why["slots"] for s in made.servers} == {"the host's RAM is not enough for more"}
+    assert any("an H100's" in note for note in made.notes)
+
+
+def test_twice_the_host_ram_is_enough_for_two_slots_and_prompts() -> None:
+    made = plan("P106-100 × 6, 8 GB RAM")
+    assert (made.works, made.load_mode) == (True, "none")
+    assert {server.plan.settings.slots for server in made.servers} == {2}
+    assert all(server.cache_ram_mib > 200 for server in made.servers)
+    assert not any("H100" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("cards", range(1, 13))
+@pytest.mark.parametrize("gigabytes", [4, 6, 8])
+def test_a_slot_is_given_up_only_where_two_would_not_fit(cards: int, gigabytes: int) -> None:
+    text = f"P106-100 × {cards}, {gigabytes} GB RAM"
+    made = plan(text)
+    fewest = min(server.plan.settings.slots for server in made.servers)
+    if made.works and fewest == 1:
+        assert not plan(text, slots=2).works
+    assert made.works or not any(plan(text, slots=n, load_mode="mmap").works for n in (1, 2))
 
 
 def test_a_mixed_rig_is_planned_card_by_card() -> None:
@@ -48,14 +71,27 @@ def test_cards_that_fit_are_planned_beside_one_that_does_not() -> None:
     assert not made.works
 
 
-def test_too_little_host_ram_says_what_would_fit() -> None:
-    made = plan("P106-100 x 8, 4 GB RAM")
-    assert not made.works
+def ways_out(made: RigPlan) -> list[str]:
     (problem,) = made.problems
-    assert "6 of the 8 cards" in problem
-    assert "load_mode mmap" in problem
+    return problem.split("would fit: ")[1].split("; ")
+
+
+def test_too_little_host_ram_says_what_would_fit() -> None:
+    cards, ram = ways_out(plan("P106-100 x 8, 4 GB RAM"))
+    assert (cards, ram) == ("6 of the 8 cards", "6 GB of host RAM")
     assert plan("P106-100 x 6, 4 GB RAM").works
-    assert plan("P106-100 x 8, 4 GB RAM", load_mode="mmap").works
+    assert not plan("P106-100 x 7, 4 GB RAM").works
+    assert plan("P106-100 x 8, 6 GB RAM").works
+
+
+def test_what_keeps_host_ram_from_being_enough_may_be_set_by_hand() -> None:
+    text = "P106-100 x 6, 4 GB RAM"
+    assert "4 of the 6 cards" in ways_out(plan(text, load_mode="none"))
+    assert plan("P106-100 x 4, 4 GB RAM", load_mode="none").works
+    assert ways_out(plan(text, load_mode="none", slots=1))[0].startswith("load_mode mmap")
+    assert plan(text, load_mode="mmap", slots=1).works
+    assert ways_out(plan(text, slots=2, n_ctx=8192, load_mode="mmap"))[0] == "slots 1"
+    assert plan(text, slots=1, n_ctx=8192, load_mode="mmap").works
 
 
 def test_too_large_a_cache_by_hand_says_what_would_fit() -> None:
