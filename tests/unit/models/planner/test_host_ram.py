@@ -28,6 +28,8 @@ from heartcode_models.units import MIB, mib
 from plugins.filter import backends
 
 MODEL = known_model("8B", "Q4_K_M")
+#: MiB of a real Llama's merges, which the vocabulary of zeros does not have.
+MERGES = 31
 
 
 def settings(
@@ -115,10 +117,10 @@ COMPILING = [
 def test_no_llama_server_takes_more_than_planned(seen: Seen, generation: Generation) -> None:
     # A Pascal card's part is the H100's without CUDA graphs.
     own = seen.with_graphs if generation is HOPPER else seen.without_graphs
-    taken = own + seen.pinned + seen.control
+    taken = own + seen.pinned + seen.control + MERGES
     server = LlamaServer(MODEL, settings(seen.slots, seen.n_ctx), generation)
     planned = private_ram(server, "none") / MIB
-    assert taken <= planned <= 1.15 * taken
+    assert taken <= planned <= 1.08 * taken
     assert seen.files <= LIBRARIES / MIB <= 1.1 * seen.files
 
 
@@ -132,7 +134,7 @@ def test_pinned_memory_is_the_buffers_of_llama_cpp_and_little_of_cuda_s(seen: Se
 @pytest.mark.parametrize("peak", PEAKS)
 def test_no_setting_takes_more_than_planned(peak: Peak) -> None:
     planned = server_ram(LlamaServer(MODEL, peak.settings, HOPPER), "none") / MIB
-    assert peak.taken <= planned <= 1.15 * peak.taken
+    assert peak.taken + MERGES <= planned <= 1.11 * (peak.taken + MERGES)
 
 
 @pytest.mark.parametrize("peak", PEAKS + COMPILING)
@@ -150,7 +152,7 @@ def test_a_backend_s_limit_leaves_its_reserve(peak: Peak) -> None:
     cards = [{"uuid": f"GPU-{number}"} for number in range(12)]
     shapes = [{"item": "8b.gguf", "stdout": json.dumps(MODEL.as_data())}]
     made = backends.backend_ram(cards, values, shapes, [mib(MODEL.file_bytes)] * 12, 9000)
-    assert made[0]["memory_max_mib"] >= peak.taken + backends.RESERVE_MIB
+    assert made[0]["memory_max_mib"] >= peak.taken + MERGES + backends.RESERVE_MIB
 
 
 def test_mapped_embeddings_are_shared_and_loaded_ones_are_not() -> None:
@@ -169,7 +171,7 @@ def test_layers_of_the_cpu_have_their_kv_there() -> None:
     ("slots", "taken"),
     [
         (1, 61),  # the vocabulary has 280147 merges, as a real Llama's
-        (3, 40 + 31),  # it has none; they take 31 MiB
+        (3, 40 + MERGES),  # it has none
     ],
 )
 def test_what_llama_server_takes_without_cuda(slots: int, taken: int) -> None:

@@ -158,6 +158,19 @@ def test_what_cuda_takes_beside_the_buffers(
     assert beside <= (need.pool + need.runtime) / MIB <= beside * (1 + LARGEST_ERROR)
 
 
+#: The same with some layers on the card: context, layers, MiB for computing and beside the rest.
+PARTLY = [(4096, 16, 131.6, 845.7), (4096, 0, 131.6, 857.4)]
+
+
+@pytest.mark.parametrize(("n_ctx", "layers", "compute", "beside"), PARTLY)
+def test_with_some_layers_computing_and_cuda_s_are_a_bound_together(
+    n_ctx: int, layers: int, compute: float, beside: float
+) -> None:
+    need = vram_need(MODEL, settings(n_ctx, layers=layers), generation=HOPPER)
+    taken = compute + beside
+    assert taken <= (need.compute + need.pool + need.runtime) / MIB <= 1.03 * taken
+
+
 def test_the_copy_of_k_and_v_counts_where_it_is_wider_than_the_feed_forward_part() -> None:
     def needed(slots: int, kv_type: str) -> int:
         return compute_buffer(MODEL, settings(16384, slots, kv_type=kv_type))
