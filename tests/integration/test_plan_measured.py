@@ -36,9 +36,9 @@ def test_no_part_is_underestimated(server: Path, capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     found = {c["what"].split(": ")[1]: c for c in json.loads(text[text.index("[") :])}
     assert status == 0
-    assert set(found) == {"model", "KV", "compute"}
-    assert found["KV"]["predicted"] == found["KV"]["real"] == 357
-    assert found["compute"]["error"] == pytest.approx(0, abs=0.001)
+    assert set(found) == {"model", "KV", "compute", "host RAM"}
+    # A vocabulary of zeros has no merges, which are 31 MiB; the rest is for prompts.
+    assert 31 < found["host RAM"]["predicted"] - found["host RAM"]["real"] < 31 + 20
 
 
 #: What is predicted beyond what was measured; what is not listed here is exact.

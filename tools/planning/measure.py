@@ -1,7 +1,8 @@
 """Compares predicted with real memory: a real llama-server, models of zeros in the real shapes.
 
 Run ``tools/measure_plan.py`` on a host with a GPU. Without one it still compares what
-llama-server says that it has allocated for weights, KV cache and computing, on the CPU.
+llama-server says that it has allocated for weights, KV cache and computing, on the CPU, and what
+host RAM it takes beside the file.
 """
 
 import argparse
@@ -26,7 +27,13 @@ from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import Generation, generation_of
 from heartcode_models.planner.compute_graph import Part
-from heartcode_models.planner.host_ram import LIBRARIES, LlamaServer, host_weights, private_ram
+from heartcode_models.planner.host_ram import (
+    LIBRARIES,
+    LlamaServer,
+    host_weights,
+    own_ram,
+    private_ram,
+)
 from heartcode_models.planner.known_models import SHAPES, known_model
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import (
@@ -229,6 +236,10 @@ def _measure(
         predicted |= {BESIDE: need.pool + need.runtime, VRAM: need.total}
         predicted |= {RAM: private_ram(server, "none"), FILES: LIBRARIES}
         real |= {BESIDE: used - sum(real.values()), VRAM: used} | ram
+    else:
+        # The file is mapped, and without a prompt no buffer for computing has been touched.
+        predicted[RAM] = own_ram(model, settings) + predicted["KV"]
+        real[RAM] = ram[RAM]
     if partly:
         # llama.cpp takes for the one what is counted as the other.
         for parts in (predicted, real):
