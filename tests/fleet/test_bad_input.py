@@ -12,7 +12,7 @@ import requests
 import yaml
 
 from tests.counting import chat, count_to
-from tests.fleet.harness import ROOT, Fleet, refusals, wait_for
+from tests.fleet.harness import RIG, ROOT, Fleet, refusals, wait_for
 
 
 def test_bad_api_keys_are_refused_and_not_shown(fleet: Fleet, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
     files = "find /etc/heartcode/llama -maxdepth 1 -name '*.env' -exec sha256sum {} +"
     had = [fleet.ssh(rig, files) for rig in fleet.rigs]
     before = fleet.starts()
-    done = fleet.play_roles("llama_server", llama_server_extra_args="--no-such-option")
+    done = fleet.play_roles(*RIG, limit="rigs", llama_server_extra_args="--no-such-option")
     try:
         assert done.returncode != 0
         told = " ".join((done.stdout + done.stderr).split())
@@ -116,7 +116,7 @@ def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
     finally:
         # What they shall be is again what they are: nothing is left to be done.
         before = fleet.starts()
-        fleet.deploy("llama_server")
+        fleet.deploy(*RIG, limit="rigs")
     assert fleet.started_again(before) == set()
 
 

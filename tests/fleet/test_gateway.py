@@ -125,7 +125,12 @@ def test_a_rig_without_power_is_skipped_and_comes_back_by_itself(fleet: Fleet) -
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"].split() == count_to(5)
         told = requests.get(f"{fleet.url}/fleet", headers=fleet.authorization, timeout=30).json()
-        assert told["rigs"][1] == {"name": "rig2", "state": "unreachable", "backends": []}
+        assert told["rigs"][1] == {
+            "name": "rig2",
+            "version": "-",
+            "state": "unreachable",
+            "backends": [],
+        }
     finally:
         fleet.tool("start", "rig2")
     # Its cards' device files were gone with the power.
