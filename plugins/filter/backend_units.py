@@ -28,6 +28,8 @@ Files = list[dict[str, Any]]
 # What a backend's number stands for in the names of its files.
 _SETTINGS = ("{env}/{n}.env", "{wanted}/{n}.env", "{wanted}/{n}.limits.conf")
 _LIMITS = "{units}/heartcode-llama@{n}.service.d"
+# Left by a run that has ended amid a restart, see plugins/modules/host_units.py.
+_BEGUN = "{wanted}/{n}.env.begun"
 _SIGNS = ("quarantined", "waiting", "turn", "stopped")
 
 
@@ -121,7 +123,7 @@ def surplus_units(numbers: Iterable[str]) -> list[dict[str, Any]]:
 
 def surplus_files(numbers: Iterable[str], places: Places) -> Files:
     """Return all that these backends have left."""
-    paths = (*_SETTINGS, _LIMITS, *(f"{{run}}/{{n}}.{sign}" for sign in _SIGNS))
+    paths = (*_SETTINGS, _BEGUN, _LIMITS, *(f"{{run}}/{{n}}.{sign}" for sign in _SIGNS))
     return [
         {"path": path.format(n=number, **places), "state": "absent"}
         for number in numbers

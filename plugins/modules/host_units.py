@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "MainPID")
 PARTS = {"name", "enabled", "state", "files", "excused_by"}
 #: What may be said of one of its files; the first two have to be.
 FILE_PARTS = ("path", "source", "restarts")
+#: What stands beside a source while its unit may run without what has come into the file's place.
+BEGUN = ".begun"
 #: Lines of a unit's log that tell why it did not start.
 LOG_LINES = 15
 STATES = ("started", "stopped", "restarted", "reloaded")
@@ -175,15 +178,23 @@ class Host:
             self._change("enable" if enabled else "disable", name)
         serves = unit["ActiveState"] in RUNNING
         differing = [file for file in wanted.get("files", ()) if differs(file)]
-        if state == "started" and any(file.get("restarts", True) for file in differing):
+        mark = Mark(wanted.get("files", ()))
+        if state == "started" and (
+            mark.is_there or any(file.get("restarts", True) for file in differing)
+        ):
             state = "restarted"
         if not (serves and state == "restarted"):
             self._replace(name, differing, unit)
             self._have_state(name, state, unit)
+            if not serves and not self.check_mode:
+                mark.take_away()
         elif self.hold:
             self.pending.append(name)
+        elif self.check_mode:
+            self._note(name)
         else:
-            self._restart(wanted, self._replace(name, differing, unit), unit)
+            mark.put()
+            self._restart(wanted, self._replace(name, differing, unit), unit, mark)
 
     def _replace(self, name: str, differing: list[dict[str, Any]], unit: Unit) -> Replaced | None:
         """Let a unit's files be what their sources are; None if nothing was written."""
@@ -196,12 +207,16 @@ class Host:
         self._reread_if_outdated(name, unit)
         return files
 
-    def _restart(self, wanted: dict[str, Any], files: Replaced | None, unit: Unit) -> None:
+    def _restart(
+        self, wanted: dict[str, Any], files: Replaced | None, unit: Unit, mark: Mark
+    ) -> None:
         """Start a unit that runs anew; if it does not start, let it have what it had before."""
         name = wanted["name"]
         try:
             self._have_state(name, "restarted", unit)
+            mark.take_away()
         except UnitError as error:
+            mark.take_away()
             if "excused_by" in wanted and Path(wanted["excused_by"]).exists():
                 raise
             log = self._log(name)
@@ -275,6 +290,32 @@ class Host:
             why = (done.stderr or done.stdout).strip()
             raise UnitError(f"{' '.join(command)}: {why}")
         return done.stdout
+
+
+class Mark:
+    """Tells a later run that this one may have ended between a file's new text and the restart.
+
+    A unit that runs looks the same with the old text and with the new one.
+    """
+
+    def __init__(self, files: Sequence[dict[str, Any]]) -> None:
+        sources = [file["source"] for file in files if file.get("restarts", True)]
+        self.path = Path(sources[0] + BEGUN) if sources else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a run has begun to start the unit anew and not ended that."""
+        return self.path is not None and self.path.exists()
+
+    def put(self) -> None:
+        """Begin."""
+        if self.path is not None:
+            self.path.touch(mode=0o600)
+
+    def take_away(self) -> None:
+        """What runs has been started with what is in the files, or does not run."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 class Replaced:

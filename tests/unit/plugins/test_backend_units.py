@@ -91,6 +91,7 @@ def test_nothing_is_left_of_a_backend_that_is_no_more() -> None:
         "/etc/llama/7.env",
         "/etc/llama/wanted/7.env",
         "/etc/llama/wanted/7.limits.conf",
+        "/etc/llama/wanted/7.env.begun",
         "/units/heartcode-llama@7.service.d",
         "/run/llama/7.quarantined",
         "/run/llama/7.waiting",

@@ -237,6 +237,8 @@ elif verb == "daemon-reload":
 else:
     (name,) = names
     settings = home / (name + ".env")
+    mark = home / (name.split(".")[0] + ".wanted.begun")
+    state["marked"] = state.get("marked", []) + [verb + " " + name] * mark.exists()
     is_bad = settings.exists() and "bad" in settings.read_text()
     if name in state["broken"] or verb in ("start", "restart") and is_bad:
         units[name]["ActiveState"] = "failed" if is_bad else units[name]["ActiveState"]
@@ -433,6 +435,7 @@ def test_what_does_not_work_costs_one_unit_which_gets_back_what_it_had(tmp_path:
     assert f"{tmp_path}/a.service.env is as before, and it serves with that again" in result["msg"]
     assert "a word from the log" in result["msg"]
     assert systemd.told == ["restart a.service", "reset-failed a.service", "restart a.service"]
+    assert not list(tmp_path.glob("*.begun")), "what runs has what is in the files"
     assert [env(tmp_path, name) for name in "abc"] == ["good"] * 3
     units = json.loads(systemd.file.read_text())["units"]
     assert [units[f"{name}.service"]["ActiveState"] for name in "abc"] == ["active"] * 3
@@ -459,6 +462,25 @@ def test_a_program_that_has_changed_stops_one_unit_as_well(tmp_path: Path) -> No
     assert (held["pending"], held["changed"]) == (["a.service", "b.service"], False)
     assert "those after it were left alone" in result["msg"]
     assert systemd.told == ["restart a.service"]
+
+
+def test_a_run_that_ended_before_the_restart_is_made_up_for(tmp_path: Path) -> None:
+    """What is in the files is what shall be, and what runs does not know it yet."""
+    systemd = Systemd(tmp_path, {f"{name}.service": unit() for name in "ab"})
+    wanted = [with_files(tmp_path, name, "old", "new") for name in "ab"]
+    systemd.play(want(*wanted))
+    assert json.loads(systemd.file.read_text())["marked"] == [
+        "restart a.service",
+        "restart b.service",
+    ]
+    assert not list(tmp_path.glob("*.begun"))
+
+    (tmp_path / "b.wanted.begun").touch()  # as of a run that was killed
+    dry, held = systemd.play(want(*wanted, dry=True), want(*wanted, hold=True))
+    assert (dry["names"], held["pending"]) == (["b.service"], ["b.service"])
+    (done,) = systemd.play(want(*wanted))
+    assert (done["names"], systemd.told) == (["b.service"], ["restart b.service"])
+    assert not list(tmp_path.glob("*.begun"))
 
 
 def test_who_did_not_run_keeps_what_it_shall_have(tmp_path: Path) -> None:
