@@ -24,7 +24,7 @@ class Cutter:
 
     Attributes:
         url: where the llama-server is.
-        recorded: the events of the last stream that was passed on to its end.
+        recorded: the events of the stream that was passed on last.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,7 +70,8 @@ class Cutter:
                 connection.answer(f"{answer.status_code} {answer.reason}", answer.content)
                 return
             connection.start_stream()
-            recorded = []
+            # Before they go out: the client may have the last one before this goes on.
+            recorded = self.recorded = []
             rest = b""
             for data in answer.iter_content(chunk_size=None):
                 *events, rest = (rest + data).split(b"\n\n")
@@ -78,4 +79,3 @@ class Cutter:
                     recorded.append(event + b"\n\n")
                     connection.chunk(recorded[-1])
             connection.send(b"0\r\n\r\n")
-            self.recorded = recorded
