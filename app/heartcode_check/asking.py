@@ -190,15 +190,8 @@ class _PlainConnection(http.client.HTTPConnection):
         self._is_connected.set()
 
 
-class _TlsConnection(http.client.HTTPSConnection):
-    def __init__(self, is_connected: threading.Event, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._is_connected = is_connected
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(None)
-        self._is_connected.set()
+class _TlsConnection(_PlainConnection, http.client.HTTPSConnection):
+    """The same; connected is what has agreed on TLS."""
 
 
 def _tls_context() -> ssl.SSLContext:
