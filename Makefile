@@ -62,10 +62,11 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 test: bootstrap ## Run the checks and tests
 	@tools/test_llama_server.sh >/dev/null
 	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
-	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1
+	@$(MAKE) -j2 --output-sync=line fleet-test test-code
 
+# Both lanes wait a good deal: together they keep two cores busy.
 .PHONY: test-code
-test-code: lint unit integration gateway-test
+test-code: lint unit integration gateway-test fleet-tool-test
 
 # The longest first, as they run side by side; each says what it found in one piece.
 LINTS := lint-ansible lint-types lint-rendered lint-python lint-layers lint-yaml lint-shell lint-nvml
@@ -120,8 +121,11 @@ gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answer
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
-	@pytest -m "not long" tests/fleet_tool
 	@tools/molecule_test.sh test -m '$(FLEET_TESTS)'
+
+.PHONY: fleet-tool-test
+fleet-tool-test: bootstrap ## Ask the tool that makes virtual fleets, with machines of its own
+	@pytest -m "not long" tests/fleet_tool
 
 .PHONY: test-cuda-build
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)

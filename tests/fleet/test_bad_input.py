@@ -93,6 +93,8 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
     assert "rig1: there is no model: set model_name and model_quantisation" in message
 
 
+@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
     """It is started anew with it and, as that fails, with what it had; nobody else is touched."""
@@ -120,6 +122,8 @@ def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
     assert fleet.started_again(before) == set()
 
 
+@pytest.mark.ci
+@pytest.mark.long
 def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     current = "readlink /opt/heartcode/llama.cpp/current"
     before = [fleet.ssh(rig, current) for rig in fleet.rigs]

@@ -91,6 +91,8 @@ def test_the_key_that_was_made_is_for_its_owner_alone(fleet: Fleet) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
+@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_revoked_key_ends_nothing_that_runs(fleet: Fleet, tmp_path: Path, said: str) -> None:
     assert said

@@ -158,7 +158,11 @@ class Upstream:
         if self.behave is be_loading:
             be_loading(connection, request)
         else:
-            connection.answer("200 OK", json.dumps(self.identity(request.path)).encode())
+            self.introduce_itself(connection, request)
+
+    def introduce_itself(self, connection: Connection, request: Request) -> None:
+        """Say who it is, whatever it does to other requests."""
+        connection.answer("200 OK", json.dumps(self.identity(request.path)).encode())
 
     def identity(self, path: str) -> dict[str, Any]:
         """Return what it says to `GET path`, as far as anybody reads it."""

@@ -79,10 +79,14 @@ class Models:
         )
 
     def take(self, *behaviours: Behaviour) -> Model:
-        """Return a model that nobody has asked yet; its upstreams behave like this."""
+        """Return a model that nobody has asked yet; its upstreams behave like this.
+
+        To requests alone: a monitor that looks just then would hear of it before the request does.
+        """
         name = next(name for name in self._free if name.startswith(f"{len(behaviours)}-"))
         upstreams = self._free.pop(name)
         for upstream, behave in zip(upstreams, behaviours, strict=True):
+            upstream.introduce = upstream.introduce_itself
             upstream.behave = behave
         return Model(self._proxy, name, upstreams)
 
