@@ -73,7 +73,7 @@ LINTS := lint-ansible lint-types lint-rendered lint-python lint-layers lint-yaml
 
 .PHONY: lint
 lint: bootstrap ## Check formats, types, imports, roles, units, nginx and Prometheus configuration
-	@$(MAKE) -j$(JOBS) --output-sync=target $(LINTS)
+	@MAKEFLAGS= $(MAKE) -j$(JOBS) --output-sync=target SUITE=$(SUITE) $(LINTS)
 
 .PHONY: $(LINTS)
 $(LINTS): bootstrap
@@ -81,8 +81,9 @@ $(LINTS): bootstrap
 lint-ansible:
 	ansible-lint -q
 
+# Its cache outlives a clone: types of packages and of files that are the same are not inferred anew.
 lint-types:
-	mypy
+	mypy --cache-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/heartcode/mypy"
 
 lint-rendered:
 	tests/lint/rendered.sh $(SUITE)

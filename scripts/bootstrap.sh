@@ -49,7 +49,8 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     echo "Installing the pinned Python packages into .venv"
     # One that was interrupted may have half of pip.
     .venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    # Python compiles what it imports; of Ansible's collections that is little.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         --require-hashes --requirement requirements-dev.txt
     echo "$wanted" >"$stamp"
 fi

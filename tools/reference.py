@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the reference from the code: settings, metrics, the roles' options, the VRAM table.
+"""Writes the reference from the code: settings, metrics, the inventory, the VRAM table.
 
-Settings and metrics go to docs/reference/; a role's options stand in its README, the planner's
-table in the main one, between two markers around which a person writes. A test fails while a page
-is out of date.
+Settings, metrics and the inventory's variables go to docs/reference/; a role's options stand in its
+README, the planner's table in the main one, between two markers around which a person writes. A
+test fails while a page is out of date.
 """
 
 from __future__ import annotations
@@ -40,6 +40,33 @@ and the service does not start (status 78). `tools/reference.py` writes this pag
 | --- | --- | --- | --- |
 """
 
+
+INVENTORY_HEAD = """# The inventory's variables
+
+Beside the list of hosts in [inventory/example.yml](../../inventory/example.yml) none is needed.
+Each may be set for all hosts, for a group or for one host, in the inventory's `vars` or in
+`inventory/group_vars/rigs.yml`, `inventory/host_vars/rig1.yml` and the like. `tools/reference.py`
+writes this page from the roles' `meta/argument_specs.yml`.
+
+Of Ansible's own: `ansible_host` is where it reaches a host, `ansible_user` as whom (root, or an
+account with sudo). `heartcode_address` is where the other hosts reach it, if that is elsewhere.
+
+What people set most:
+
+| wish | variables |
+| --- | --- |
+| another model | `model_name`, `model_quantisation` |
+| a GGUF of your own | `model_file`, `model_src` |
+| context, conversations at a time | `llama_server_n_ctx`, `llama_server_slots` |
+| fewer cards | `llama_server_gpus_except` |
+| a card with settings of its own | `llama_server_gpus` |
+| a rig with a driver of its own (HiveOS) | `gpu_driver_mode: present` |
+| keys with names and limits, TLS | `gateway_api_keys`; `gateway_tls` |
+| any setting of the proxy | `app_settings`, with what [settings](settings.md) lists |
+| a firewall of your own | `firewall_enabled: false` |
+| a host without cards | `llama_cpp_backend: cpu` |
+
+"""
 
 METRICS_HEAD = """# Metrics
 
@@ -130,6 +157,19 @@ def option_rows(options: Mapping[str, Mapping[str, Any]], parent: str = "") -> I
         yield from option_rows(option.get("options", {}), f"{parent}{name}[].")
 
 
+def inventory_page() -> str:
+    """Return docs/reference/inventory.md."""
+    page = INVENTORY_HEAD
+    for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
+        main = yaml.safe_load(specs.read_text())["argument_specs"]["main"]
+        name = specs.parents[1].name
+        if main["options"]:
+            link = f"[roles/{name}](../../roles/{name}/README.md)"
+            page += f"## {name}\n\n{main['short_description']}: {link}.\n\n"
+            page += options_table(main["options"]) + "\n"
+    return page.rstrip("\n") + "\n"
+
+
 def role_page(role: Path) -> str:
     """Return a role's README with its table of options renewed."""
     specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
@@ -151,6 +191,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/reference/settings.md": settings_page(),
         ROOT / "docs/reference/metrics.md": metrics_page(),
+        ROOT / "docs/reference/inventory.md": inventory_page(),
         readme: renewed(readme, VRAM_BEGIN, requirements(), VRAM_END),
     } | {role / "README.md": role_page(role) for role in roles}
 

@@ -1,16 +1,12 @@
 """Filters for the llama-servers of a rig: what follows from its cards, its models and its RAM.
 
-cards | backend_files(model_file)                       each one's GGUF file
-cards | backend_names(model_file, name)                 the name of each one's model in the API
 files | backend_sizes(known, found)                     MiB of each one's file
 cards | backend_ram(values, shapes, sizes, host_mib)    what each one has of the host's RAM
-cards | wrong_layers(n_gpu_layers)                      what of n_gpu_layers cannot be
-cards | has_all_layers(index, n_gpu_layers)             whether a card holds its whole model
 sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in each one's turn
 timeouts | start_timeout_s(at_a_time)                   seconds to a token, from any one's start
 
-`cards` is llama_server_gpus: a mapping for each card, in the order of the backends. What the host's
-RAM holds is the planner's to say (``heartcode_models.planner.host_ram``).
+`cards` is rig_backends: all settings of each backend, in their order. What the host's RAM holds is
+the planner's to say (``heartcode_models.planner.host_ram``).
 """
 
 from __future__ import annotations
@@ -48,27 +44,6 @@ RESERVE_MIB = 256
 KV_MIB_UNKNOWN = 0.125
 
 
-def _stem(file: str) -> str:
-    return file.removesuffix(".gguf")
-
-
-def backend_files(cards: Cards, model_file: str) -> list[str]:
-    """Return the name of each backend's file: its card's own, or that of the rig."""
-    return [card.get("model_file", model_file) for card in cards]
-
-
-def backend_names(cards: Cards, model_file: str, name: str) -> list[str]:
-    """Return the name of each backend's model in the API.
-
-    `name`, if it is not the file's own, was set and counts for all files; else each has its own.
-    """
-    is_set = name != _stem(model_file)
-    return [
-        card.get("model_name", name if is_set else _stem(file))
-        for card, file in zip(cards, backend_files(cards, model_file), strict=True)
-    ]
-
-
 def backend_sizes(
     files: Sequence[str], known: Mapping[str, int], found: Sequence[Mapping[str, Any]]
 ) -> list[int]:
@@ -94,29 +69,6 @@ def start_timeout_s(timeouts: Sequence[int], at_a_time: int) -> int:
     return BEFORE_TURNS_S + sum(timeouts) // int(at_a_time) + max(timeouts)
 
 
-def wrong_layers(cards: Cards, n_gpu_layers: Any) -> list[str]:
-    """Return each n_gpu_layers that is neither a number from 0 nor all, with whose it is."""
-    given = {"llama_server_n_gpu_layers": n_gpu_layers}
-    given |= {
-        f"n_gpu_layers of {card['uuid']}": card["n_gpu_layers"]
-        for card in cards
-        if "n_gpu_layers" in card
-    }
-    return [
-        f"{name} ('{value}')"
-        for name, value in given.items()
-        if value != ALL_LAYERS and not str(value).isdecimal()
-    ]
-
-
-def has_all_layers(cards: Cards, index: int, n_gpu_layers: Any) -> bool:
-    """Return whether it is sure that a card holds its whole model.
-
-    It is not of a number: how many layers are all of them stands in the model's file.
-    """
-    return bool(cards[index].get("n_gpu_layers", n_gpu_layers) == ALL_LAYERS)
-
-
 def backend_ram(
     cards: Cards,
     values: Mapping[str, Any],
@@ -130,22 +82,22 @@ def backend_ram(
     holds, 0 where it cannot be told; `memory_max_mib` its MemoryMax: its share of the host's RAM,
     or what it needs with a reserve if that is more (docs/adr/0015).
 
-    `values` are the role's, for what a card's entry does not say: model_file, n_gpu_layers, n_ctx,
-    slots, kv_type, n_batch, n_ubatch, cache_ram_mib, memory_max_mib; load_mode, the same for all;
-    and `tuned`, what playbooks/tune.yml has found, by UUID, which a card's entry goes before.
+    `values` are `memory_max_mib`, which a card's own goes before, and `tuned`, what
+    playbooks/tune.yml has found, by UUID; it counts only where nobody has set another value.
     `shapes` are the results of asking for each file (`item`) what the model is (`stdout`), empty
     where that cannot be told; `sizes` are the MiB of each backend's file.
     """
     told = {one["item"]: str(one.get("stdout") or "") for one in shapes}
-    own = [{**values, **_tuned(values, card), **card} for card in cards]
+    own = [{**values, **card, **_tuned(values, card)} for card in cards]
     models = [_model(told.get(one["model_file"], "")) for one in own]
     servers = [
         _server(one, model, size) for one, model, size in zip(own, models, sizes, strict=True)
     ]
     fixed = [
-        None if one["cache_ram_mib"] in (None, "") else int(one["cache_ram_mib"]) for one in own
+        None if one.get("cache_ram_mib") in (None, "") else int(one["cache_ram_mib"]) for one in own
     ]
-    load_mode = values["load_mode"]
+    # It is the rig's, the same for all.
+    load_mode = own[0]["load_mode"] if own else "none"
     caches = cache_for_each(int(host_mib) * MIB, servers, load_mode, fixed)
     return [
         {
@@ -225,12 +177,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
-            "backend_files": backend_files,
-            "backend_names": backend_names,
             "backend_sizes": backend_sizes,
             "load_timeouts_s": load_timeouts_s,
             "start_timeout_s": start_timeout_s,
             "backend_ram": backend_ram,
-            "wrong_layers": wrong_layers,
-            "has_all_layers": has_all_layers,
         }

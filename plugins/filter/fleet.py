@@ -7,7 +7,6 @@ hosts | fleet_silent(hostvars)            those that have told no facts
 hosts | fleet_facts(hostvars, variable)   what each has noted there, its name alone where it has not
 variables | fleet_models                  what a host serves, as scripts/model.py is asked for it
 variables | fleet_model_file(catalogue)   the name of the file that a card of it serves by default
-rigs | fleet_model_files(hostvars)        the same of each rig
 rigs | fleet_questions(hostvars)          what all of them serve, each model once
 gateways | fleet_mirrors(own_name)        where the gateways hand out models
 
@@ -87,10 +86,13 @@ def facts(names: Iterable[str], hostvars: HostVars, variable: str) -> list[Any]:
 
 
 def models(variables: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return `model_name`, `model_quantisation`, `model_file` and `model_src`, then `model_more`.
+    """Return `rig_models`, which the role rig has decided, or what the inventory asks for.
 
+    That is `model_name`, `model_quantisation`, `model_file` and `model_src`, then `model_more`.
     Each has all of the fields name, quantisation, file and src; "" where nothing is said.
     """
+    if decided := _said(variables, "rig_models", None):
+        return list(decided)
     first = {field: variables.get(f"model_{field}") for field in _FIELDS}
     every = [first, *(variables.get("model_more") or [])]
     return [{field: model.get(field) or "" for field in _FIELDS} for model in every]
@@ -99,26 +101,16 @@ def models(variables: Mapping[str, Any]) -> list[dict[str, str]]:
 def model_file(variables: Mapping[str, Any], catalogue: str | None = None) -> str:
     """Return the file of a host's first model; of a name in the catalogue it is the catalogue's.
 
+    It is "" where the inventory leaves the quantisation to the planner.
+
     Raises:
         ModelError: the catalogue has no such model; the message says which there are.
     """
     first = models(variables)[0]
-    if not first["name"]:
+    if not (first["name"] and first["quantisation"]):
         return first["file"]
     entries = Catalogue.read(Path(catalogue) if catalogue else CATALOGUE)
     return entries.find(first["name"], first["quantisation"])[2].name
-
-
-def model_files(rigs: Iterable[str], hostvars: HostVars) -> dict[str, str]:
-    """Return the file of each rig's first model, by the rig's name.
-
-    Raises:
-        ModelError: a catalogue does not have a rig's model.
-    """
-    return {
-        rig: model_file(hostvars[rig], _said(hostvars[rig], "model_catalogue_file", None))
-        for rig in rigs
-    }
 
 
 def questions(rigs: Iterable[str], hostvars: HostVars) -> list[dict[str, Any]]:
@@ -160,7 +152,6 @@ class FilterModule:
             "fleet_facts": facts,
             "fleet_models": models,
             "fleet_model_file": model_file,
-            "fleet_model_files": model_files,
             "fleet_questions": questions,
             "fleet_mirrors": mirrors,
         }

@@ -1,6 +1,6 @@
 """Filters for what the proxy is told of its backends.
 
-cards | proxy_backends(base_port, slots, tuned)   url, slots, uuid and speeds of each
+cards | proxy_backends(base_port, tuned)   url, slots, uuid and speeds of each
 names | proxy_models                              one model's name where all have the same
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 def backends(
     cards: Sequence[Mapping[str, Any]],
     base_port: int,
-    slots: int,
     tuned: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Return `url`, `slots`, `uuid`, `prompt_speed` and `decode_speed` of each backend, in order.
@@ -21,9 +20,8 @@ def backends(
     Speeds are tokens per second, 0 where nothing was measured.
 
     Args:
-        cards: llama_server_gpus.
+        cards: rig_backends.
         base_port: The first backend's port.
-        slots: Of a card that does not say how many it has.
         tuned: What playbooks/tune.yml has measured, by UUID.
     """
     found = []
@@ -32,7 +30,7 @@ def backends(
         found.append(
             {
                 "url": f"http://127.0.0.1:{int(base_port) + number}",
-                "slots": card.get("slots", slots),
+                "slots": card["slots"],
                 "uuid": card["uuid"],
                 "prompt_speed": speeds.get("prompt", 0),
                 "decode_speed": speeds.get("decode", 0),

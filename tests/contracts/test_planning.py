@@ -44,8 +44,12 @@ def test_file_types_have_the_names_that_the_library_knows() -> None:
 def test_words_that_the_role_takes_are_the_planner_s() -> None:
     specs = yaml.safe_load((ROOT / "roles/llama_server/meta/argument_specs.yml").read_text())
     options = specs["argument_specs"]["main"]["options"]
-    assert tuple(options["llama_server_kv_type"]["choices"]) == KV_TYPES
-    assert tuple(options["llama_server_load_mode"]["choices"]) == LOAD_MODES
+    own = options["llama_server_gpus"]["options"]
+    assert tuple(own["kv_type"]["choices"]) == KV_TYPES
+    # Empty is the planner's choice, and the planner refuses other words.
+    for name, words in (("kv_type", KV_TYPES), ("load_mode", LOAD_MODES)):
+        told = options[f"llama_server_{name}"]["description"]
+        assert all(re.search(rf"\b{word}\b", told) for word in words)
 
 
 def test_formulas_name_their_source() -> None:

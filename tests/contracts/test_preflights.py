@@ -57,8 +57,10 @@ COMMANDS = (
     "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py describe",
     "{{ ansible_playbook_python }} {{ _model_repository }}/scripts/model.py pack",
     "{{ role_path }}/files/build_web_ui.sh check",
+    "{{ ansible_playbook_python }} {{ role_path }}/../../scripts/backends.py",
     # What model.py pack has made.
     "{{ __model_pack.stdout }} check ",
+    "{{ __model_pack.stdout }} shape ",
 )
 
 #: Whole commands and scripts that only read: anything may stand behind their beginnings.
@@ -73,6 +75,17 @@ SCRIPTS = (
       "0x10de 0x03"*) echo "${device##*/}" ;;
       esac
     done
+    """,
+    """
+    for device in "$1"/*; do
+      case "$(cat "$device/vendor" 2>/dev/null) $(cat "$device/class" 2>/dev/null)" in
+      "0x10de 0x03"*)
+        told=$(cat "$device/device" "$device/current_link_width" "$device/max_link_speed")
+        echo "${device##*/}" $told
+        ;;
+      esac
+    done
+    sh {{ rig_pci_directory }}
     """,
 )
 

@@ -70,15 +70,18 @@ def site_with(*roles: str) -> list[dict[str, Any]]:
                 return told["name"], told.get("tasks_from", "main")
         return None
 
-    # The role common has looked at a host before any other one does.
+    # The roles common and rig have looked at a host before any other one does.
     wanted = {None, ("common", "preflight")}
-    wanted |= {(role, part) for role in roles for part in ("preflight", "deploy", "tell")}
+    looks = {("rig", "preflight"), ("rig", "deploy")}
+    wanted |= {(role, part) for role in roles for part in ("preflight", "begin", "deploy", "tell")}
     found = set()
     for play in plays:
         for part in ("tasks", "post_tasks"):
             if part in play:
-                found |= {entered(task) for task in play[part]}
-                play[part] = [task for task in play[part] if entered(task) in wanted]
+                every = {entered(task) for task in play[part]}
+                found |= every
+                also = looks if every & wanted - {None, ("common", "preflight")} else set()
+                play[part] = [task for task in play[part] if entered(task) in wanted | also]
     unknown = {role for role in roles if (role, "deploy") not in found}
     assert not unknown, f"site.yml has no {unknown}"
     return [play for play in plays if play.get("tasks") or play.get("post_tasks")]

@@ -28,7 +28,7 @@ def uuids(fleet: Fleet, rig: str, command: str = "nvidia-smi") -> list[str]:
 
 def uuids_of_inventory(rig: str) -> list[str]:
     variables = yaml.safe_load((ROOT / f"inventory/virtual/host_vars/{rig}.yml").read_text())
-    return [gpu["uuid"] for gpu in variables["llama_server_gpus"]]
+    return [card.split("=")[1] for card in variables["virtual_cards"]]
 
 
 def test_a_rig_has_the_cards_of_its_inventory(fleet: Fleet) -> None:
@@ -215,3 +215,34 @@ def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
         fleet.ssh(rig, "rm -f /var/lib/heartcode/models/better.gguf")
         deploy(fleet, rig, [{"uuid": uuid} for uuid in old])
     assert fleet.state(rig, second) == "active"
+
+
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.usefixtures("disturbs")
+def test_a_card_that_is_found_takes_the_place_of_the_one_that_is_gone(fleet: Fleet) -> None:
+    """The inventory says no word of rig2's cards: a number is what the rig remembers."""
+    rig, second = "rig2", "heartcode-llama@1.service"
+    old = uuids_of_inventory(rig)
+    new = "GPU-10600000-0000-4000-8000-0000000000fe"
+    settings = "cat /etc/heartcode/llama/1.env"
+    whole = fleet.ssh(rig, settings)
+    before = fleet.starts()
+    try:
+        fleet.ssh(rig, f"simulated-cards lose 1; systemctl restart {second}", check=False)
+        said = " ".join(fleet.deploy(*RIG, limit=rig).split())
+        assert f"rig2 serves without card {old[1]}" in said
+        assert fleet.ssh(rig, settings) == whole, "planned for as it was"
+        assert fleet.started_again(before) == {(rig, second)}
+
+        fleet.ssh(rig, f"simulated-cards restore 1 && simulated-cards set 1 uuid={new}")
+        said = " ".join(fleet.deploy(*RIG, limit=rig).split())
+        assert f"{new} takes the place of {old[1]}" in said
+        assert fleet.state(rig, second) == "active"
+        assert new in fleet.ssh(rig, settings)
+        exporter = (rig, "heartcode-exporter.service")  # shares its settings with the proxy
+        assert fleet.started_again(before) == {(rig, second), exporter}
+    finally:
+        fleet.ssh(rig, f"simulated-cards set 1 uuid={old[1]}; simulated-cards restore 1")
+        fleet.deploy(*RIG, limit=rig)
+    assert fleet.ssh(rig, settings) == whole

@@ -41,7 +41,7 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
         ),
         "no model": (
             {"model_file": "", "model_src": ""},
-            "rig1: there is no model: set model_name and model_quantisation (lumimaid, stheno)",
+            "rig1: there is no model: set model_name (lumimaid, stheno), or model_file",
         ),
         "a model that does not exist": (
             {"model_name": "sthenno", "model_file": "", "model_src": ""},
@@ -75,11 +75,7 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             "Make room there",
         ),
     },
-    "by_llama_server": {
-        "no GPUs listed": (
-            {"llama_server_gpus": []},
-            "llama_server_gpus of rig1 must list each of the rig's GPUs once",
-        ),
+    "by_rig": {
         "an index instead of a UUID": (
             {"llama_cpp_backend": "cuda", "llama_server_gpus": [{"uuid": "0"}]},
             "0 is not the UUID of a GPU",
@@ -88,37 +84,57 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             {"llama_server_gpus": [{"uuid": "GPU-10600000-4000"}]},
             "GPU-10600000-4000 is not the UUID of a GPU",
         ),
+        "an address without quotes": (
+            {"llama_server_gpus": [{"pci": 180.0}]},
+            "'180.0' is no PCI address like 0000:03:00.0",
+            "put it into quotes",
+        ),
         "a card twice": (
-            {"llama_server_gpus": [{"uuid": CARD}, {"uuid": CARD}]},
+            {"llama_server_gpus": [{"uuid": CARD}, {"pci_order": 0}]},
             f"({CARD} stands there twice)",
         ),
         "a card that was never there": (
             {"llama_server_gpus": [{"uuid": CARD[:-1] + "9"}]},
             (
-                f"rig1 has no card {CARD[:-1]}9, which llama_server_gpus names. Not named there,"
+                f"there is no card {CARD[:-1]}9, which llama_server_gpus names. Not named there,"
                 f" but in the rig: {CARD}"
             ),
         ),
+        "a card that the driver does not list": (
+            {"llama_server_gpus": []},
+            "the driver does not list the card of NVIDIA at 0000:09:00.0. Check its riser",
+            "llama_server_gpus_except: ['0000:09:00.0']",
+        ),
+        "no card left": (
+            {"llama_server_gpus": [], "llama_server_gpus_except": [CARD, "02:00.0", "09:00.0"]},
+            "llama_server_gpus_except leaves no card for a backend",
+        ),
+        "a card's number that cannot work": (
+            {"llama_server_gpus": [{"uuid": CARD, "slots": 0}]},
+            f"card {CARD}: slots must be at least 1, not 0",
+        ),
+        "layers that are neither a number nor all": (
+            {"llama_cpp_backend": "cuda", "llama_server_n_gpu_layers": "auto"},
+            "inventory: n_gpu_layers must be all or a whole number, not 'auto'",
+        ),
+        "a card below the minimum": (
+            {"llama_cpp_backend": "cuda"},
+            "more than the 3 MiB that can be planned for on P104-100",
+            "Would fit: ",
+        ),
+    },
+    "by_llama_server": {
         "an unknown setting of a card": (
             {"llama_server_gpus": [{"uuid": CARD, "contexts": 2}]},
             "llama_server_gpus.contexts. Supported parameters include: ",
         ),
-        "a card's number that cannot work": (
-            {"llama_server_gpus": [{"uuid": CARD, "slots": 0}]},
-            f"slots of {CARD} must be at least 1",
-        ),
-        "layers that are neither a number nor all": (
-            {"llama_server_n_gpu_layers": "auto"},
-            "llama_server_n_gpu_layers ('auto') must be all, or a whole number of layers",
-        ),
         "a card's model with a path": (
             {"llama_server_gpus": [{"uuid": CARD, "model_file": "/models/x.gguf"}]},
-            "model_file is /models/x.gguf; give the name of a .gguf file",
+            "model_file is '/models/x.gguf'; give the name of a .gguf file without a path",
         ),
-        "a card below the minimum": (
-            {"llama_server_n_gpu_layers": "all"},
-            "(NVIDIA P104-100, 4 MiB) cannot hold counting.gguf (6 MiB)",
-            "playbooks/plan.yml says what it can",
+        "no loading at all": (
+            {"llama_server_loads_at_a_time": 0},
+            "llama_server_loads_at_a_time and llama_server_load_mib_s must be at least 1",
         ),
     },
     "by_gpu_driver": {
@@ -288,6 +304,11 @@ STATES = {
         "rig2",
         f"mount -t tmpfs -o size=64m tmpfs {MODELS}",
         f"umount {MODELS}",
+    ),
+    "a card that the driver does not list": (
+        "rig1",
+        "cp -r /etc/simulated-pci/0000:01:00.0 /etc/simulated-pci/0000:09:00.0",
+        "rm -r /etc/simulated-pci/0000:09:00.0",
     ),
     "a card below the minimum": (
         "rig2",

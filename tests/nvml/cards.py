@@ -245,6 +245,26 @@ class Rig:
         card["memory_used_mib"] += memory_mib
         return self.save()
 
+    def bus(self, directory: Path) -> None:
+        """Write what /sys/bus/pci/devices has of the cards.
+
+        Only of those with a driver or without one: a card that falls off the bus later stays in it,
+        as it does in the kernel's until the bus is scanned anew.
+        """
+        for card in self.cards:
+            domain, place = card["pci_bus_id"].split(":", 1)
+            device = directory / f"{int(domain, 16):04x}:{place.lower()}"
+            device.mkdir(parents=True, exist_ok=True)
+            files = {
+                "vendor": f"0x{card['pci_device_id'][4:].lower()}",
+                "device": f"0x{card['pci_device_id'][:4].lower()}",
+                "class": "0x030200",  # a 3D controller: these cards have no display
+                "current_link_width": str(card["pcie_width"]),
+                "max_link_speed": "2.5 GT/s PCIe",
+            }
+            for name, text in files.items():
+                (device / name).write_text(text + "\n")
+
     def fail(self, error: int = DRIVER_NOT_LOADED) -> Rig:
         """Let nvmlInit fail."""
         self.state["init"] = {"error": error}
@@ -299,6 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     add("restore", "let a lost or hanging card answer again", "index")
     add("remove", "take a card out", "index")
     add("xid", "report an Xid", "index", "number")
+    add("bus", "write what the kernel shows of the PCI bus into a directory", "directory")
     return parser
 
 
@@ -331,6 +352,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from_words(arguments.models).save(arguments.state)
             case "print":
                 print(json.dumps(from_words(arguments.models).state, indent=1))
+            case "bus":
+                Rig.load(arguments.state).bus(Path(arguments.directory))
             case "show":
                 print(json.dumps(Rig.load(arguments.state).state, indent=1))
             case _:

@@ -5,7 +5,7 @@ from pathlib import Path
 from heartcode_models.cache import cache_directory
 from heartcode_models.catalogue.entries import HubFile
 from heartcode_models.catalogue.lock import LockFile, Pin
-from heartcode_models.errors import ModelError, SourceError
+from heartcode_models.errors import SourceError
 from heartcode_models.files.hub import Hub
 from heartcode_models.files.place import Place, Verified
 from heartcode_models.files.progress import Progress
@@ -23,7 +23,7 @@ def pinned(hub: Hub, lock: LockFile, file: HubFile, *, update: bool = False) -> 
     try:
         return hub.ask(file), False
     except SourceError as error:
-        raise ModelError(f"{file.repository}: {error}") from None
+        raise SourceError(f"{file.repository}: {error}") from None
 
 
 def verified_files() -> Verified:

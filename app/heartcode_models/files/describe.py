@@ -8,7 +8,7 @@ from typing import Any
 
 from heartcode_models.catalogue.entries import FILE_NAME, MODELS, Catalogue, HubFile
 from heartcode_models.catalogue.lock import LockFile, Pin
-from heartcode_models.errors import ModelError
+from heartcode_models.errors import ModelError, SourceError
 from heartcode_models.files.control import local_place, pinned, verified_files
 from heartcode_models.files.hub import Hub
 from heartcode_models.files.place import Wanted
@@ -58,7 +58,13 @@ def _of_the_catalogue(question: Mapping[str, Any]) -> dict[str, Any]:
             " one of the two"
         )
     hub = Hub(question["endpoint"], question["token"])
-    pin, known = pinned(hub, LockFile(Path(question["lock"])), file)
+    try:
+        pin, known = pinned(hub, LockFile(Path(question["lock"])), file)
+    except SourceError as error:
+        raise ModelError(
+            f"{error} If this machine never reaches the hub: bring {file.name} here in another way,"
+            f" and set model_file: {file.name} and model_src: its path, in place of model_name"
+        ) from None
     return {
         "label": f"{entry.name} {quantisation}",
         "file": file.name,
@@ -81,7 +87,7 @@ def _of_the_inventory(question: Mapping[str, Any]) -> dict[str, Any]:
     name, src = question["file"], question["src"]
     if not name:
         raise ModelError(
-            "there is no model: set model_name and model_quantisation"
+            "there is no model: set model_name"
             f" ({', '.join(sorted(Catalogue.read(Path(question['catalogue'])).entries))}), or"
             " model_file"
         )

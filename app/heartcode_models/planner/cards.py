@@ -74,6 +74,13 @@ PASCAL = Generation(
     host=replace(HOPPER.host, private=275 * MIB, each_slot=45 * MIB),
     fast_f16=False,
 )
+#: llama.cpp's cpu backend: no card, and no CUDA.
+CPU = Generation(
+    name="CPU",
+    own=0,
+    host=HostShare(private=0, pinned=0, control=0, each_slot=0),
+    fast_f16=False,
+)
 #: What is not listed is planned for as a Pascal card, and the plan says so.
 UNKNOWN = Generation(name="", own=PASCAL.own, host=PASCAL.host, fast_f16=True)
 
@@ -89,6 +96,7 @@ class Card:
         link: Bytes/s of its PCIe link, 0 where it is not known.
         uuid: As nvidia-smi prints it, "" where it is not known.
         generation: On which CUDA's own share depends.
+        capability: Compute capability without the dot ("61"), "" where it is not known.
     """
 
     name: str
@@ -97,6 +105,7 @@ class Card:
     link: int = 0
     uuid: str = ""
     generation: Generation = UNKNOWN
+    capability: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +232,7 @@ def make_card(
     gigabytes: float | None = None,
     link: int = 0,
     uuid: str = "",
+    capability: str = "",
 ) -> Card | None:
     """A card by name and what is known of it; None where its VRAM is neither given nor known.
 
@@ -232,6 +242,7 @@ def make_card(
         gigabytes: What is written on the box; a known card of another size is of a kind of its own.
         link: Measured bytes/s, or 0.
         uuid: As nvidia-smi prints it.
+        capability: Its compute capability, without the dot.
     """
     found = _known_name(name)
     if found is None and gigabytes is not None:
@@ -255,4 +266,5 @@ def make_card(
         link=min(link, slot) if link and slot else link or slot,
         uuid=uuid,
         generation=known.generation if known else generation_of(name),
+        capability=capability,
     )

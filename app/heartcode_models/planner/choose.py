@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import MINING_CARDS, Card, make_card
+from heartcode_models.planner.cards import CPU, MINING_CARDS, Card, make_card
+from heartcode_models.planner.host_ram import cpu_need
 from heartcode_models.planner.known_models import LAST_RESORTS, SHAPES, known_model
 from heartcode_models.planner.settings import HandSet, Settings
 from heartcode_models.planner.vram import VramNeed, usable, vram_need
@@ -57,7 +58,9 @@ class Refusal:
 
 
 def need_on(card: Card, model: Model, settings: Settings) -> VramNeed:
-    """VRAM of a llama-server with these settings on a card."""
+    """VRAM of a llama-server with these settings on a card; of the CPU it is RAM."""
+    if card.generation is CPU:
+        return cpu_need(model, settings)
     return vram_need(model, settings, generation=card.generation)
 
 
@@ -171,13 +174,16 @@ def _planned(
     why = {
         "quantisation": _why_quantisation(card, models, model, hand),
         "n_ctx": _why_ctx(card, model, settings),
-        "slots": _why_slots(settings, model),
+        "slots": _why_slots(card, settings, model),
         "kv_type": _why_kv(settings),
         "n_batch": "no more than n_ubatch: the other slots get their tokens after each batch",
         "n_ubatch": _why_ubatch(settings, model),
         "n_gpu_layers": _why_layers(settings, model),
     }
     by_hand = {name for name in why if getattr(hand, name, None) is not None}
+    if card.generation is CPU:
+        by_hand.discard("n_gpu_layers")
+        why["n_gpu_layers"] = "the CPU computes"
     why |= dict.fromkeys(by_hand, "set by hand, and it fits")
     if settings.n_ctx > LARGEST_CTX:
         why["n_ctx"] += f"; above {LARGEST_CTX} llama.cpp#22032 reports broken answers on Pascal"
@@ -204,11 +210,11 @@ def _why_ctx(card: Card, model: Model, settings: Settings) -> str:
     return f"what fits: {free} MiB stay free"
 
 
-def _why_slots(settings: Settings, model: Model) -> str:
+def _why_slots(card: Card, settings: Settings, model: Model) -> str:
     if settings.slots == MOST_SLOTS:
         return "more would make each other wait for their prompts"
-    need = vram_need(model, settings)
-    one_more = vram_need(model, replace(settings, slots=settings.slots + 1))
+    need = need_on(card, model, settings)
+    one_more = need_on(card, model, replace(settings, slots=settings.slots + 1))
     return f"one more would take {mib(one_more.total - need.total)} MiB"
 
 

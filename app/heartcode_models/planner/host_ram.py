@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import PASCAL, Generation
+from heartcode_models.planner.cards import CPU, PASCAL, Generation
 from heartcode_models.planner.settings import Settings
-from heartcode_models.planner.vram import first_gpu_layer
+from heartcode_models.planner.vram import VramNeed, compute_buffer, first_gpu_layer
 from heartcode_models.units import MIB
 
 #: Debian with ssh and journald.
@@ -32,6 +32,8 @@ PROCESS, EACH_SLOT = 16 * MIB, 5 * MIB
 EACH_TOKEN_KNOWN = 400
 #: Part of what is left that cached prompts may take; the rest caches files.
 CACHE_SHARE = 0.8
+#: Part of what Debian and HeartCode leave that models may take where the CPU computes.
+CPU_SHARE = 0.85
 #: llama-server's own limit for --cache-ram.
 LARGEST_CACHE = 8192 * MIB
 #: A cache below this holds no conversation of 2000 tokens.
@@ -97,9 +99,31 @@ def host_kv(model: Model, settings: Settings) -> int:
     return kv * settings.ctx_per_slot * settings.slots
 
 
+def room_of_the_cpu(ram: int, servers: int) -> int:
+    """Bytes of a host's RAM that each of its llama-servers may have where the CPU computes.
+
+    The rest is left to prompts that lose their slot, and to files.
+    """
+    return int((ram - SYSTEM - HEARTCODE - LIBRARIES) * CPU_SHARE) // max(servers, 1)
+
+
+def cpu_need(model: Model, settings: Settings) -> VramNeed:
+    """What a llama-server takes of the host's RAM where the CPU computes, by what takes it."""
+    return VramNeed(
+        weights=host_weights(model, 0),
+        kv=host_kv(model, settings),
+        compute=compute_buffer(model, settings) + host_buffers(model, settings),
+        pool=0,
+        runtime=own_ram(model, settings),
+    )
+
+
 def process_ram(server: LlamaServer) -> int:
     """Bytes that one llama-server takes beside its weights and the libraries."""
     model, settings, generation = server
+    if generation is CPU:
+        need = cpu_need(model, settings)
+        return need.total - need.weights
     return (
         own_ram(model, settings)
         + host_buffers(model, settings)

@@ -7,7 +7,7 @@ from itertools import count
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import HOPPER, UNKNOWN, X1_LINK, Card, Rig, nominal_ram
+from heartcode_models.planner.cards import CPU, HOPPER, UNKNOWN, X1_LINK, Card, Rig, nominal_ram
 from heartcode_models.planner.choose import MOST_SLOTS, CardPlan, Refusal, plan_card
 from heartcode_models.planner.compute_graph import COMPARED
 from heartcode_models.planner.host_ram import LlamaServer, RamNeed, cache_for_each, ram_need
@@ -181,8 +181,17 @@ def _load_mode(rig: Rig, good: Good, hand: HandSet) -> tuple[str, str]:
     )
 
 
+def threads_for(cores: int, servers: int, *, on_cards: bool = True) -> int:
+    """CPU threads of each of a rig's llama-servers (docs/adr/0006-threads.md).
+
+    Beside a card few have something to do; where there is none, all have.
+    """
+    each = cores // max(servers, 1)
+    return max(1, min(_MOST_THREADS, each) if on_cards else each)
+
+
 def _server(rig: Rig, plan: CardPlan, hand: HandSet, cache: int, cards: int) -> Server:
-    threads = max(1, min(_MOST_THREADS, rig.cores // cards))
+    threads = threads_for(rig.cores, cards, on_cards=plan.card.generation is not CPU)
     why = {"n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)"}
     if hand.n_threads is not None:
         threads = hand.n_threads
@@ -274,7 +283,8 @@ def _at_most(settings: Settings, slots: int) -> Settings:
 
 def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
     notes = list(rig.assumed)
-    on_trust = {s.plan.card.name: s for s in servers if s.plan.card.generation is not HOPPER}
+    measured = (HOPPER, CPU)
+    on_trust = {s.plan.card.name: s for s in servers if s.plan.card.generation not in measured}
     if tight:
         notes += [
             f"{mib(one.plan.card.generation.host.of(one.plan.settings.slots))} MiB of host RAM are"
@@ -298,9 +308,9 @@ def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
     if len(files) > 1:
         smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model
         notes.append(
-            "the cards hold different files: name each one's as model_file beside its UUID and"
-            " bring it with model_more; for"
-            f" {smallest.quantisation} on all, plan again with --model '{_label(smallest)}'"
+            "the cards hold different files of the model, and site.yml brings each one its own; for"
+            f" {smallest.quantisation} on all set model_quantisation, and plan with --model"
+            f" '{_label(smallest)}'"
         )
     slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
     if slow:

@@ -57,18 +57,19 @@ def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
     for gpu in gpus:
         uuid = gpu["uuid"]
         where = f"{host['name']} {uuid}"
+        said = {**host["explicit"], **host["said"].get(uuid, {})}
         fixed = {
             name: checked(name, value, where)
             for name in NAMES
-            if (value := gpu.get(name, host["explicit"].get(name))) is not None
+            if (value := said.get(name)) is not None
         }
-        # The inventory before what was tuned before, and that before the roles' defaults.
-        values = {**host["values"], **host["tuned"].get(uuid, {}), **host["explicit"], **gpu}
+        # The inventory before what was tuned before, and that before what the planner chooses.
+        values = {**host["values"], **gpu, **host["tuned"].get(uuid, {}), **said}
         room = HandSet.from_mapping({name: values[name] for name in _ROOM}, where)
         yield TunedCard(
             rig=str(host["name"]),
             uuid=uuid,
-            model_file=gpu.get("model_file", host["model_file"]),
+            model_file=gpu["model_file"],
             card=cards.get(uuid),
             n_ctx=room.n_ctx or 0,
             slots=room.slots or 0,

@@ -1,6 +1,7 @@
 """Filters for `gateway_upstreams`: what the inventory says of the rigs, and what is wrong with it.
 
-rigs | gateway_rigs(model_files, tuned_directory)   each rig's address, speed and models
+rigs | gateway_rigs(remembered, tuned_directory)    each rig's address, speed and models
+rigs | gateway_memory(remembered)                   what they serve, to be remembered by the gateway
 gateway_upstreams | gateway_upstream_faults         a list of sentences, empty if all is well
 """
 
@@ -19,66 +20,58 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 
 
 def rigs(
-    hosts: Iterable[Mapping[str, Any]], model_files: Mapping[str, str], tuned_directory: str
+    hosts: Iterable[Mapping[str, Any]],
+    remembered: Mapping[str, Sequence[Mapping[str, Any]]],
+    tuned_directory: str,
 ) -> list[dict[str, Any]]:
     """Return `name`, `address` with port, `speed` and `models` of each rig.
 
     A model is that of one card: `names`, `slots` and `tokens_per_second`, 0 where nothing was
-    measured.
+    measured. Further names of a model stand after "|", as the proxy reads HEARTCODE_MODEL.
 
     Args:
-        hosts: Mappings with name, url_host, app_port, gateway_rig_speed, llama_server_slots,
-            llama_server_gpus, llama_server_model_name and llama_server_tuned_file, which may be
-            None.
-        model_files: The name of the file that a card serves by default, by rig.
+        hosts: Mappings with name, url_host, app_port, gateway_rig_speed, llama_server_tuned_file,
+            which may be None, and rig_backends, empty where the rig was not asked or is silent.
+        remembered: What the rigs served when this gateway was deployed last, by rig.
         tuned_directory: Where playbooks/tune.yml leaves its files, each named after its rig.
 
     Raises:
-        AnsibleFilterError: the cards of a rig or a file of speeds cannot be used; the message says
-            what to do.
+        AnsibleFilterError: a file of speeds cannot be used; the message says what to do.
     """
     found = []
     for host in hosts:
         tuned = host["llama_server_tuned_file"]
         speeds = _speeds(Path(f"{tuned_directory}/{host['name']}.yml" if tuned is None else tuned))
+        backends = host["rig_backends"] or remembered.get(host["name"], ())
         found.append(
             {
                 "name": host["name"],
                 "address": f"{host['url_host']}:{host['app_port']}",
                 "speed": host["gateway_rig_speed"],
-                "models": _models(host, model_files[host["name"]], speeds),
+                "models": [
+                    {
+                        "names": [name.strip() for name in str(backend["model_name"]).split("|")],
+                        "slots": backend["slots"],
+                        "tokens_per_second": speeds.get(backend["uuid"], 0),
+                    }
+                    for backend in backends
+                ],
             }
         )
     return found
 
 
-def _models(host: Mapping[str, Any], file: str, speeds: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each card serves.
-
-    Names are found as the role llama_server finds them and read as the proxy reads HEARTCODE_MODEL:
-    one model for all cards or one for each, separated by commas, further names of a model after
-    "|".
-    """
-    of_cards = str(host["llama_server_model_name"] or "").split(",")
-    found = []
-    for number, card in enumerate(host["llama_server_gpus"]):
-        if not isinstance(card, Mapping):
-            raise AnsibleFilterError(
-                f"llama_server_gpus of {host['name']} has {card!r}; write each card as"
-                " `uuid: GPU-...`, as playbooks/plan.yml prints it with -e plan_inventory=true."
-            )
-        of_card = of_cards[number] if number < len(of_cards) else ""
-        of_all = of_cards[0] if len(of_cards) == 1 else of_card
-        of_file = str(card.get("model_file", file)).removesuffix(".gguf")
-        own = str(card.get("model_name", of_all or of_file))
-        found.append(
-            {
-                "names": [name.strip() for name in own.split("|")],
-                "slots": card.get("slots", host["llama_server_slots"]),
-                "tokens_per_second": speeds.get(card.get("uuid", ""), 0),
-            }
-        )
-    return found
+def memory(
+    hosts: Iterable[Mapping[str, Any]], remembered: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return of each rig's backends what `rigs` reads, by rig; of a silent one what was known."""
+    return {
+        host["name"]: [
+            {name: backend[name] for name in ("uuid", "model_name", "slots")}
+            for backend in host["rig_backends"] or remembered.get(host["name"], ())
+        ]
+        for host in hosts
+    }
 
 
 def _speeds(tuned: Path) -> dict[str, float]:
@@ -101,18 +94,23 @@ def _speeds(tuned: Path) -> dict[str, float]:
 def faults(upstreams: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which rigs and models cannot be routed to, and how to mend it."""
     found = []
-    silent = [str(rig["address"]) for rig in upstreams if not rig.get("models")]
+    silent = [str(rig.get("name", rig["address"])) for rig in upstreams if not rig.get("models")]
     # Cards that serve the same have the same names.
     models = dict.fromkeys(
         tuple(map(str, served["names"])) for rig in upstreams for served in rig.get("models") or ()
     )
     names = [name for model in models for name in model]
     wrong = [name for name in names if not _NAME.fullmatch(name)]
-    if silent or wrong:
+    if silent:
         found.append(
-            f"{', '.join(silent) or 'A rig'} serves no model or one with a name that cannot be used"
-            f" ({', '.join(wrong)}). Set llama_server_gpus and llama_server_model_name (letters,"
-            " digits, spaces and ._:/@+-) in the inventory."
+            f"What {', '.join(silent)} serves is not known here: no deployment has told it, and"
+            " nobody there answers. Run playbooks/site.yml when it does, or take it out of the"
+            " inventory; in gateway_upstreams each rig has its models."
+        )
+    if wrong:
+        found.append(
+            f"A model has a name that cannot be used ({', '.join(wrong)}). Set"
+            " llama_server_model_name (letters, digits, spaces and ._:/@+-) in the inventory."
         )
     # Rigs with the same model have to agree on its names, or a request would depend on the rig
     # that it meets.
@@ -130,4 +128,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"gateway_rigs": rigs, "gateway_upstream_faults": faults}
+        return {
+            "gateway_rigs": rigs,
+            "gateway_memory": memory,
+            "gateway_upstream_faults": faults,
+        }

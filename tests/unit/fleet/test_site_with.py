@@ -23,7 +23,9 @@ def roles(plays: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
     assert roles(site_with("app", "proxy")) == [
         ("rigs:gateways", "common:preflight"),
+        ("rigs", "rig:preflight"),
         ("rigs", "app:preflight"),
+        ("rigs", "rig:deploy"),
         ("rigs", "app:deploy"),
         ("rigs", "proxy:deploy"),
     ]
@@ -32,6 +34,10 @@ def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
 def test_what_site_yml_does_after_a_role_stays_with_it() -> None:
     assert ("gateways", "gateway:tell") in roles(site_with("gateway"))
     assert ("gateways", "gateway:tell") not in roles(site_with("prometheus"))
+
+
+def test_cards_are_looked_for_where_a_role_of_the_rigs_asks() -> None:
+    assert "rigs" not in {hosts for hosts, _ in roles(site_with("prometheus"))}
 
 
 def test_all_roles_are_site_yml_itself() -> None:

@@ -9,13 +9,15 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
+AA, BB = (f"GPU-00000000-0000-0000-0000-0000000000{end}" for end in ("aa", "bb"))
 NVIDIA_SMI = """#!/bin/sh
 case "$*" in
 *--query-gpu=uuid,name,*) ;;
 *) exit 1 ;;
 esac
-echo "GPU-aa, P106-100, 6075, 76, 1, 1"
-echo "GPU-bb, P104-100, 8192, 76, [N/A], [N/A]"
+zeros=GPU-00000000-0000-0000-0000-0000000000
+echo "${zeros}aa, P106-100, 6075, 76, 1, 1, 00000000:01:00.0, 6.1"
+echo "${zeros}bb, P104-100, 8192, 76, [N/A], [N/A], 00000000:02:00.0, 6.1"
 """
 
 
@@ -43,9 +45,7 @@ def play(tmp_path: Path, *arguments: str, **variables: object) -> subprocess.Com
 def test_it_prints_the_fleet_s_plan_and_changes_nothing(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    done = play(
-        tmp_path, *arguments, llama_server_gpus=[{"uuid": "GPU-bb"}, {"uuid": "GPU-aa", "slots": 1}]
-    )
+    done = play(tmp_path, *arguments, llama_server_gpus=[{"uuid": BB}, {"uuid": AA, "slots": 1}])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "here  1 x P104-100  Q6_K    3 x 8192" in done.stdout
     assert "here  1 x P106-100  Q4_K_M  1 x 1" in done.stdout
@@ -58,7 +58,7 @@ def test_it_prints_the_cards_as_variables_to_paste(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     printed = done.stdout.split("msg: |-\n")[1].split("\nPLAY RECAP")[0]
     block = yaml.safe_load(printed)["here"]
-    assert [gpu["uuid"] for gpu in block["llama_server_gpus"]] == ["GPU-aa", "GPU-bb"]
+    assert [gpu["uuid"] for gpu in block["llama_server_gpus"]] == [AA, BB]
     assert "# P104-100 with Q6_K\n" in printed
 
 

@@ -57,7 +57,7 @@ def deploy(directory: Path, *rigs: Rig, options: tuple[str, ...] = ()) -> tuple[
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
     variables = {
         "_llama_server_indexes": [0, 1, 2],
-        "__llama_server_deployed": {},
+        "rig_deployed": {},
         "_llama_server_run_dir": str(directory),
     }
     tasks = [

@@ -13,7 +13,6 @@ from plugins.filter.fleet import (
     hosts,
     mirrors,
     model_file,
-    model_files,
     models,
     peers,
     questions,
@@ -136,16 +135,17 @@ def test_without_another_catalogue_it_is_ours() -> None:
 
 def test_a_model_that_does_not_exist_is_told(catalogue: str) -> None:
     with pytest.raises(ModelError, match="no model 'countin'; the catalogue has counting"):
-        model_file({"model_name": "countin"}, catalogue)
+        model_file({"model_name": "countin", "model_quantisation": "Q6_K"}, catalogue)
 
 
-def test_each_rig_has_its_file_by_its_own_catalogue(catalogue: str) -> None:
-    ours = {"model_name": "counting", "model_quantisation": "Q6_K"}
-    hostvars = {"a": ours | {"model_catalogue_file": catalogue}, "b": {"model_file": "b.gguf"}}
-    files = model_files(["b", "a"], hostvars)
-    assert files == {"b": "b.gguf", "a": "Counting-Q6_K.gguf"}
-    with pytest.raises(ModelError, match="no model 'counting'"):
-        model_files(["a"], {"a": ours})
+def test_a_quantisation_that_the_planner_chooses_is_no_file_yet(catalogue: str) -> None:
+    assert model_file({"model_name": "counting"}, catalogue) == ""
+
+
+def test_what_the_role_rig_has_decided_goes_before_what_the_inventory_asks_for() -> None:
+    decided = [NOTHING | {"name": "counting", "quantisation": "Q6_K"}]
+    assert models({"model_name": "counting", "rig_models": decided}) == decided
+    assert models({"model_name": "counting", "rig_models": []})[0]["quantisation"] == ""
 
 
 def test_the_fleet_fetches_each_model_once() -> None:

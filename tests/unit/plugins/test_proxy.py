@@ -9,16 +9,16 @@ from plugins.filter.proxy import backends, models
 
 def test_each_card_is_a_backend() -> None:
     cards: list[dict[str, Any]] = [
-        {"uuid": "GPU-1"},
+        {"uuid": "GPU-1", "slots": 2},
         {"uuid": "GPU-2", "slots": 3},
-        {"uuid": "GPU-3"},
+        {"uuid": "GPU-3", "slots": 2},
     ]
     tuned: dict[str, dict[str, Any]] = {
         "GPU-1": {"speeds": {"prompt": 300.5, "decode": 30}},
         "GPU-2": {"settings": {}},
         "GPU-9": {"speeds": {"prompt": 1}},
     }
-    found = backends(cards, 8081, 2, tuned)
+    found = backends(cards, 8081, tuned)
     assert [backend["url"] for backend in found] == [
         "http://127.0.0.1:8081",
         "http://127.0.0.1:8082",
@@ -28,7 +28,7 @@ def test_each_card_is_a_backend() -> None:
     assert [backend["slots"] for backend in found] == [2, 3, 2]
     assert [backend["prompt_speed"] for backend in found] == [300.5, 0, 0]
     assert [backend["decode_speed"] for backend in found] == [30, 0, 0]
-    assert backends([], 8081, 1, {}) == []
+    assert backends([], 8081, {}) == []
 
 
 @pytest.mark.parametrize(

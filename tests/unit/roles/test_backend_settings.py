@@ -23,19 +23,40 @@ CARDS: list[dict[str, Any]] = [
     {"uuid": "GPU-00000000-0000-0000-0000-000000000002", "model_file": LARGE, "load_mib_s": 100},
 ]
 SIX = [{"uuid": f"GPU-00000000-0000-0000-0000-00000000000{n}"} for n in range(6)]
+#: As the role rig notes it where the planner did not know the model.
+PLAIN: dict[str, Any] = {
+    "model_file": SMALL,
+    "n_ctx": 4096,
+    "slots": 1,
+    "kv_type": "q8_0",
+    "n_batch": 512,
+    "n_ubatch": 512,
+    "n_gpu_layers": "all",
+    "n_threads": 1,
+    "load_mode": "none",
+}
+
+
+def backends(cards: list[dict[str, Any]], **of_all: Any) -> dict[str, Any]:
+    """rig_backends; a name is the file's unless it is set."""
+    merged = [PLAIN | of_all | card for card in cards]
+    return {
+        "rig_backends": [
+            {"model_name": one["model_file"].removesuffix(".gguf")} | one for one in merged
+        ]
+    }
+
+
 HOSTS: dict[str, dict[str, Any]] = {
     "mixed": {},
-    "named": {"llama_server_model_name": "stheno"},
-    "both": {
-        "llama_server_model_name": "stheno",
-        "llama_server_gpus": [CARDS[0], CARDS[1] | {"model_name": "stheno-large"}],
-    },
+    "named": backends(CARDS, model_name="stheno"),
+    "both": backends([CARDS[0], CARDS[1] | {"model_name": "stheno-large"}], model_name="stheno"),
     "two_at_a_time": {"llama_server_loads_at_a_time": 2},
-    "small": {"ram_mib": 3950, "llama_server_gpus": SIX},
-    "roomy": {"ram_mib": 15564, "llama_server_gpus": SIX},
+    "small": {"ram_mib": 3950} | backends(SIX),
+    "roomy": {"ram_mib": 15564} | backends(SIX),
+    "cpu": {"ram_mib": 3950} | backends(SIX, n_gpu_layers=0),
+    "cache_by_hand": {"ram_mib": 15564} | backends(SIX, cache_ram_mib=100),
 }
-HOSTS["cpu"] = HOSTS["small"] | {"llama_server_n_gpu_layers": 0}
-HOSTS["cache_by_hand"] = HOSTS["roomy"] | {"llama_server_cache_ram_mib": 100}
 HOSTS["by_hand"] = HOSTS["small"] | {"llama_server_memory_max_mib": 900}
 
 Files = dict[str, dict[str, str]]
@@ -57,7 +78,7 @@ def write_role(role: Path) -> None:
         return {"files": f"{{{{ files | default({{}}) | combine({added}) }}}}"}
 
     facts = {"memtotal_mb": "{{ ram_mib | int }}", "processor_vcpus": 2, "cacheable": True}
-    per_card = {"loop": "{{ llama_server_gpus }}", "loop_control": {"index_var": "index"}}
+    per_card = {"loop": "{{ rig_backends }}", "loop_control": {"index_var": "index"}}
     tasks: list[dict[str, Any]] = [
         {"ansible.builtin.set_fact": facts},
         {"ansible.builtin.set_fact": noted("index ~ '.env'", "llama_server/templates/backend.env")}
@@ -67,7 +88,6 @@ def write_role(role: Path) -> None:
         {
             "ansible.builtin.set_fact": noted("'heartcode.env'", "app/templates/heartcode.env"),
             "vars": {
-                "llama_server_model_names": "{{ _llama_server_names }}",
                 "llama_server_token_bytes": "{{ _llama_server_token_bytes }}",
             },
         },
@@ -103,8 +123,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
         "ram_mib": 8000,
-        "model_file": SMALL,
-        "llama_server_gpus": CARDS,
+        **backends(CARDS),
         "__llama_server_models": {"results": stats},
         "__llama_server_shapes": {"results": shapes},
         # The second is no file of which it can be told.

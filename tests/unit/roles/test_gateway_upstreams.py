@@ -1,4 +1,4 @@
-"""What the gateway knows of each rig from the inventory."""
+"""What the gateway knows of each rig."""
 
 from pathlib import Path
 from typing import Any
@@ -6,24 +6,27 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from roles.gateway.filter_plugins.upstreams import faults, rigs
+from roles.gateway.filter_plugins.upstreams import faults, memory, rigs
 
-#: What counts where the inventory says nothing.
-NOTHING = {
+#: What counts where the inventory says nothing, and the rig was not asked.
+NOTHING: dict[str, Any] = {
     "app_port": 8080,
     "gateway_rig_speed": 1,
-    "llama_server_gpus": [],
-    "llama_server_model_name": "",
-    "llama_server_slots": 1,
     "llama_server_tuned_file": None,
+    "rig_backends": [],
 }
-TWO = [{"uuid": "GPU-1"}, {"uuid": "GPU-2"}]
+TWO = [
+    {"uuid": "GPU-1", "model_name": "stheno", "slots": 1, "n_ctx": 8192},
+    {"uuid": "GPU-2", "model_name": "large|8B | l", "slots": 4, "n_ctx": 4096},
+]
 
 
-def of(directory: Path, file: str = "a.gguf", **variables: Any) -> dict[str, Any]:
+def of(
+    directory: Path, backends: Any = (), remembered: Any = (), **variables: Any
+) -> dict[str, Any]:
     """What is found of one rig."""
     host = {"name": "rig1", "url_host": "192.0.2.1", **NOTHING, **variables}
-    (rig,) = rigs([host], {"rig1": file}, str(directory))
+    (rig,) = rigs([host | {"rig_backends": backends}], {"rig1": remembered}, str(directory))
     return rig
 
 
@@ -36,64 +39,55 @@ def speeds(rig: dict[str, Any]) -> list[float]:
 
 
 def test_a_rig_has_its_address_its_speed_and_a_model_for_each_card(tmp_path: Path) -> None:
-    assert of(tmp_path, llama_server_gpus=TWO[:1], app_port="81", gateway_rig_speed=1.5) == {
+    assert of(tmp_path, TWO, app_port="81", gateway_rig_speed=1.5) == {
         "name": "rig1",
         "address": "192.0.2.1:81",
         "speed": 1.5,
-        "models": [{"names": ["a"], "slots": 1, "tokens_per_second": 0}],
+        "models": [
+            {"names": ["stheno"], "slots": 1, "tokens_per_second": 0},
+            {"names": ["large", "8B", "l"], "slots": 4, "tokens_per_second": 0},
+        ],
     }
     assert of(tmp_path)["models"] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("", [["a"], ["b"]]),
-        (None, [["a"], ["b"]]),
-        ("stheno", [["stheno"], ["stheno"]]),
-        ("stheno | s | 8B", [["stheno", "s", "8B"]] * 2),
-        ("one, two|2", [["one"], ["two", "2"]]),
-        ("one,", [["one"], ["b"]]),
-        (",two", [["a"], ["two"]]),
-        ("one,two,three", [["one"], ["two"]]),
-        (8, [["8"], ["8"]]),
-    ],
-)
-def test_a_card_s_model_is_called(tmp_path: Path, name: object, found: list[list[str]]) -> None:
-    cards = [TWO[0], TWO[1] | {"model_file": "b.gguf"}]
-    rig = of(tmp_path, llama_server_gpus=cards, llama_server_model_name=name)
-    assert names(rig) == found
+def test_a_name_may_be_a_number(tmp_path: Path) -> None:
+    assert names(of(tmp_path, [TWO[0] | {"model_name": 8}])) == [["8"]]
 
 
-def test_what_a_card_says_goes_before_the_rig(tmp_path: Path) -> None:
-    cards = [TWO[0], TWO[1] | {"model_name": "own|mine", "slots": 4}]
-    rig = of(tmp_path, llama_server_gpus=cards, llama_server_model_name="x,y", llama_server_slots=2)
-    assert names(rig) == [["x"], ["own", "mine"]]
-    assert [model["slots"] for model in rig["models"]] == [2, 4]
-
-
-def test_more_cards_than_names_have_their_files_names(tmp_path: Path) -> None:
-    cards = [*TWO, {"uuid": "GPU-3"}]
-    rig = of(tmp_path, "a.b.gguf", llama_server_gpus=cards, llama_server_model_name="x,y")
-    assert names(rig) == [["x"], ["y"], ["a.b"]]
+def test_of_a_rig_that_does_not_answer_the_gateway_knows_what_it_served(tmp_path: Path) -> None:
+    hosts: list[dict[str, Any]] = [
+        {"name": "rig1", "rig_backends": TWO},
+        {"name": "rig2", "rig_backends": []},
+        {"name": "rig3", "rig_backends": []},
+    ]
+    former = [{"uuid": "GPU-9", "model_name": "small", "slots": 2}]
+    kept = memory(hosts, {"rig1": former, "rig2": former, "rig9": former})
+    assert kept == {
+        "rig1": [{name: one[name] for name in ("uuid", "model_name", "slots")} for one in TWO],
+        "rig2": former,
+        "rig3": [],
+    }
+    assert names(of(tmp_path, [], kept["rig2"])) == [["small"]]
+    assert names(of(tmp_path, TWO[:1], kept["rig2"])) == [["stheno"]]
 
 
 def test_a_card_has_the_speed_that_was_measured(tmp_path: Path) -> None:
     (tmp_path / "rig1.yml").write_text(
         "cards: {GPU-1: {speeds: {decode: 31.5, prompt: 300}}, GPU-2: {speeds: {prompt: 3}}}"
     )
-    assert speeds(of(tmp_path, llama_server_gpus=[*TWO, {}])) == [31.5, 0, 0]
+    assert speeds(of(tmp_path, [*TWO, TWO[0] | {"uuid": "cpu"}])) == [31.5, 0, 0]
     other = tmp_path / "other.yml"
     other.write_text("cards: {GPU-2: {speeds: {decode: 7}}}")
-    rig = of(tmp_path, llama_server_gpus=TWO, llama_server_tuned_file=str(other))
+    rig = of(tmp_path, TWO, llama_server_tuned_file=str(other))
     assert speeds(rig) == [0, 7]
 
 
 @pytest.mark.parametrize("text", ["", "cards:", "cards: {GPU-1: }", "cards: {GPU-1: {speeds: }}"])
 def test_without_a_measurement_there_is_no_speed(tmp_path: Path, text: str) -> None:
-    assert speeds(of(tmp_path, llama_server_gpus=TWO)) == [0, 0]
+    assert speeds(of(tmp_path, TWO)) == [0, 0]
     (tmp_path / "rig1.yml").write_text(text)
-    assert speeds(of(tmp_path, llama_server_gpus=TWO)) == [0, 0]
+    assert speeds(of(tmp_path, TWO)) == [0, 0]
 
 
 @pytest.mark.parametrize("text", ["[]]", "- cards", "cards: 5", "cards: {GPU-1: 31.5}"])
@@ -103,12 +97,7 @@ def test_a_file_of_speeds_that_is_none_is_named(tmp_path: Path, text: str) -> No
     with pytest.raises(
         AnsibleFilterError, match=r"is not as playbooks/tune\.yml writes it; remove"
     ):
-        of(tmp_path, llama_server_gpus=TWO)
-
-
-def test_a_card_that_is_no_mapping_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AnsibleFilterError, match="rig1 has 'GPU-1'; write each card as `uuid:"):
-        of(tmp_path, llama_server_gpus=["GPU-1"])
+        of(tmp_path, TWO)
 
 
 def upstream(address: str, *names: list[str]) -> dict[str, Any]:
@@ -121,16 +110,16 @@ def test_nothing_is_wrong_with_rigs_that_agree() -> None:
 
 
 def test_a_rig_without_a_model_is_named() -> None:
-    (fault,) = faults([upstream("one:1"), upstream("two:1", ["a"]), {"address": "three:1"}])
-    assert fault.startswith("one:1, three:1 serves no model or one with a name that cannot be used")
-    assert "Set llama_server_gpus and llama_server_model_name" in fault
+    rigs = [upstream("one:1"), upstream("two:1", ["a"]), {"name": "rig3", "address": "three:1"}]
+    (fault,) = faults(rigs)
+    assert fault.startswith("What one:1, rig3 serves is not known here")
+    assert "Run playbooks/site.yml" in fault
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a;b", "ä", "a\n"])
 def test_a_name_that_cannot_be_used_is_shown(name: str) -> None:
     (fault,) = faults([upstream("one:1", ["a", name])])
-    assert fault.startswith("A rig serves no model or one with a name that cannot be used")
-    assert f"({name})" in fault
+    assert fault.startswith(f"A model has a name that cannot be used ({name})")
 
 
 @pytest.mark.parametrize(

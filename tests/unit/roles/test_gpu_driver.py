@@ -216,7 +216,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     hosts = {
         f"rig{number}": {
             "gpu_driver_mode": mode,
-            "llama_server_gpus": [{"uuid": CARD}],
+            "rig_backends": [{"uuid": CARD}],
             "__gpu_driver_host": {"answers": answers(said)},
             "facts": {
                 "kernel": said["kernel"][0],

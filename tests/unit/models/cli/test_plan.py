@@ -101,7 +101,7 @@ def test_facts_of_a_playbook_are_taken_from_stdin() -> None:
     facts = [
         {
             "name": "rig1",
-            "nvidia_smi": ["GPU-aa, P106-100, 5999, 0, 1, 16"],
+            "nvidia_smi": ["GPU-aa, P106-100, 5999, 0, 1, 16, 00000000:01:00.0, 6.1"],
             "ram_mib": 3891,
             "cores": 2,
         },

@@ -129,7 +129,7 @@ def test_a_file_that_lies_on_the_rigs_is_named_and_no_more(roles: Roles) -> None
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({}, "rig1: there is no model: set model_name and model_quantisation (counting), or"),
+        ({}, "rig1: there is no model: set model_name (counting), or"),
         ({"name": "counting"}, "rig1: no quantisation for counting; there are Q4_K_M, Q6_K"),
         (
             {"name": "other", "quantisation": "Q4_K_M"},

@@ -1,17 +1,26 @@
 """Rigs as playbooks/plan.yml finds them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.facts import QUERY, from_nvidia_smi, from_sysfs, plan_fleet
+from heartcode_models.planner.facts import (
+    QUERY,
+    capability_of,
+    from_nvidia_smi,
+    from_sysfs,
+    plan_fleet,
+)
 from heartcode_models.planner.rig_plan import RigPlan
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.units import MIB
 
-P106 = "GPU-aa, P106-100, 6075, 76, 1, 16"
-P104 = "GPU-bb, NVIDIA P104-100, 8192, 76, [N/A], 1"
+from tests.contracts.test_roles import load
+
+P106 = "GPU-aa, P106-100, 6075, 76, 1, 16, 00000000:01:00.0, 6.1"
+P104 = "GPU-bb, NVIDIA P104-100, 8192, 76, [N/A], 1, 00000000:02:00.0, 6.1"
+
+DYING = "GPU-cc, P106-100, [Unknown Error], 0, 1, 16, 00000000:03:00.0, 6.1"
 
 
 def host(**changes: Any) -> dict[str, Any]:
@@ -20,7 +29,7 @@ def host(**changes: Any) -> dict[str, Any]:
         "model": "8B",
         "cards": "",
         "nvidia_smi": [P106, P104],
-        "pci": [],
+        "bus": [],
         "ram_mib": 7900,
         "cores": 2,
         "disk_bytes": None,
@@ -34,6 +43,10 @@ def plan(**changes: Any) -> RigPlan:
     return fleet.plans[0]
 
 
+def on_the_bus(*devices: str) -> list[str]:
+    return [f"0000:{number:02x}:00.0 {device} 1 2.5" for number, device in enumerate(devices)]
+
+
 def failure(**changes: Any) -> str:
     fleet = plan_fleet([host(**changes)], HandSet())
     assert fleet.plans == ()
@@ -41,8 +54,8 @@ def failure(**changes: Any) -> str:
 
 
 def test_the_playbook_asks_for_what_is_read() -> None:
-    playbook = Path(__file__).parents[4] / "roles/common/tasks/cards.yml"
-    assert f"--query-gpu={','.join(QUERY)}\n" in playbook.read_text()
+    fields = load("roles/rig/vars/main.yml")["_rig_fields"]
+    assert tuple(fields) == QUERY
 
 
 @pytest.mark.parametrize(
@@ -50,9 +63,24 @@ def test_the_playbook_asks_for_what_is_read() -> None:
     [
         (P106, "P106-100", 5999, 1_700_000_000),
         (P104, "P104-100", 8116, 250_000_000),
-        ("GPU-cc, NVIDIA GeForce GTX 1070, 8192, [N/A], 3, 16", "GTX 1070", 8192, 15_760_000_000),
-        ("GPU-dd, P104-100, 4036, 0, 1, 1", "P104-100 4GB", 4036, 250_000_000),
-        ("GPU-ee, RTX 3060, 12288, 200, 4, [N/A]", "RTX 3060 12GB", 12088, 0),
+        (
+            "GPU-cc, NVIDIA GeForce GTX 1070, 8192, [N/A], 3, 16, 00000000:03:00.0, 6.1",
+            "GTX 1070",
+            8192,
+            15_760_000_000,
+        ),
+        (
+            "GPU-dd, P104-100, 4036, 0, 1, 1, 00000000:04:00.0, 6.1",
+            "P104-100 4GB",
+            4036,
+            250_000_000,
+        ),
+        (
+            "GPU-ee, RTX 3060, 12288, 200, 4, [N/A], 00000000:05:00.0, 6.1",
+            "RTX 3060 12GB",
+            12088,
+            0,
+        ),
     ],
 )
 def test_lines_of_nvidia_smi(line: str, name: str, vram_mib: int, link: int) -> None:
@@ -63,7 +91,7 @@ def test_lines_of_nvidia_smi(line: str, name: str, vram_mib: int, link: int) -> 
 
 @pytest.mark.parametrize(
     "line",
-    ["", "No devices were found", "GPU-aa, P106-100, [Unknown Error], 0, 1, 16", "GPU is lost"],
+    ["", "No devices were found", DYING, "GPU is lost"],
 )
 def test_a_card_that_does_not_answer_is_none(line: str) -> None:
     assert from_nvidia_smi(line) is None
@@ -153,7 +181,10 @@ def test_cards_may_be_described_and_get_the_inventory_s_uuids() -> None:
 
 
 def test_without_a_driver_the_bus_is_believed() -> None:
-    made = plan(nvidia_smi=[], pci=["0x1c07 1 2.5 GT/s PCIe", "0x10f0 1 2.5 GT/s PCIe"])
+    made = plan(
+        nvidia_smi=[],
+        bus=["0000:01:00.0 0x1c07 1 2.5 GT/s PCIe", "0000:02:00.0 0x10f0 1 2.5 GT/s PCIe"],
+    )
     assert [s.plan.card.name for s in made.servers] == ["P106-100"]
     assert any("not measured" in note for note in made.notes)
     (left_out,) = (note for note in made.notes if "left out" in note)
@@ -162,25 +193,24 @@ def test_without_a_driver_the_bus_is_believed() -> None:
 
 
 def test_cards_of_an_unknown_kind_are_counted() -> None:
-    made = plan(nvidia_smi=[], pci=["0x1b84 1 2.5", "0x1c07 1 2.5", "0x1b84 1 2.5"])
+    made = plan(nvidia_smi=[], bus=on_the_bus("0x1b84", "0x1c07", "0x1b84"))
     (left_out,) = (note for note in made.notes if "left out" in note)
     assert "0x1b84" in left_out
     assert "2 of them" in left_out
-    assert "0x1b84" in failure(nvidia_smi=[], pci=["0x1b84 1 2.5"])
+    assert "0x1b84" in failure(nvidia_smi=[], bus=on_the_bus("0x1b84"))
 
 
 def test_a_card_that_does_not_answer_nvidia_smi_is_said_to_be_left_out() -> None:
-    dying = "GPU-cc, P106-100, [Unknown Error], 0, 1, 16"
-    made = plan(nvidia_smi=[P106, dying])
+    made = plan(nvidia_smi=[P106, DYING])
     assert len(made.servers) == 1
     assert any("[Unknown Error]" in note and "left out" in note for note in made.notes)
-    assert "[Unknown Error]" in failure(nvidia_smi=[dying])
+    assert "[Unknown Error]" in failure(nvidia_smi=[DYING])
 
 
 def test_a_card_that_the_driver_does_not_see_is_said_to_be_left_out() -> None:
-    bus = ["0x1c07 1 2.5", "0x1b87 1 2.5", "0x1c07 1 2.5"]
-    assert any("shows 3 cards" in note for note in plan(pci=bus).notes)
-    assert not any("left out" in note for note in plan(pci=bus[:2]).notes)
+    bus = on_the_bus("0x1c07", "0x1b87", "0x1c07")
+    assert any("shows 3 cards" in note for note in plan(bus=bus).notes)
+    assert not any("left out" in note for note in plan(bus=bus[:2]).notes)
 
 
 @pytest.mark.parametrize(
@@ -208,3 +238,32 @@ def test_one_host_s_trouble_is_not_the_others() -> None:
 def test_no_hosts_are_an_error() -> None:
     with pytest.raises(ModelError, match="no rigs"):
         plan_fleet([], HandSet())
+
+
+@pytest.mark.parametrize(
+    ("device", "capability"),
+    [
+        ("0x1c07", "61"),  # P106-100
+        ("0x1b87", "61"),  # P104-100
+        ("0x1b06", "61"),  # GTX 1080 Ti
+        ("0x1d01", "61"),  # GT 1030
+        ("0x15f8", "60"),  # Tesla P100
+        ("0x1db4", "70"),  # Tesla V100
+        ("0x13c2", "52"),  # GTX 970
+        ("0x1380", "50"),  # GTX 750 Ti
+        ("0x1eb8", "75"),  # Tesla T4
+        ("0x2182", "75"),  # GTX 1660 Ti
+        ("0x1f82", "75"),  # GTX 1650
+        ("0x20b0", "80"),  # A100
+        ("0x2204", "86"),  # RTX 3090
+        ("0x2503", "86"),  # RTX 3060
+        ("0x2684", "89"),  # RTX 4090
+        ("0x2882", "89"),  # RTX 4060
+        ("0x2330", "90"),  # H100
+        ("0x10f0", ""),  # the sound of a GTX 1080
+        ("", ""),
+        ("none", ""),
+    ],
+)
+def test_an_id_tells_the_generation(device: str, capability: str) -> None:
+    assert capability_of(device) == capability

@@ -62,7 +62,7 @@ def test_a_mixed_rig_is_planned_card_by_card() -> None:
     made = plan("P106-100 x 2 + P104-100, 8 GB RAM")
     chosen = [(s.plan.card.name, s.plan.model.quantisation) for s in made.servers]
     assert chosen == [("P106-100", "Q4_K_M")] * 2 + [("P104-100", "Q6_K")]
-    assert any("name each one's as model_file" in note for note in made.notes)
+    assert any("brings each one its own" in note for note in made.notes)
 
 
 def test_cards_that_fit_are_planned_beside_one_that_does_not() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from heartcode_models.cli.tune import main
 
-P106 = "GPU-aa, NVIDIA P106-100, 6144, 69, 1, 1"
+FILE = "model-Q4_K_M.gguf"
+P106 = "GPU-aa, NVIDIA P106-100, 6144, 69, 1, 1, 00000000:01:00.0, 6.1"
 DEFAULTS = {
     "n_ctx": 4096,
     "slots": 1,
@@ -28,15 +29,16 @@ def host(**changes: Any) -> dict[str, Any]:
     return {
         "name": "rig1",
         "nvidia_smi": [P106],
-        "pci": [],
+        "bus": [],
         "ram_mib": 4000,
         "cores": 2,
         "model": "8B Q4_K_M",
-        "model_file": "model-Q4_K_M.gguf",
+        "model_file": FILE,
         "backend": "cuda",
-        "gpus": [{"uuid": "GPU-aa"}],
+        "gpus": [{"uuid": "GPU-aa", "model_file": FILE}],
         "values": DEFAULTS,
         "explicit": {},
+        "said": {},
         "tuned": {},
         "grid": GRID,
         "turn": {"prompt_tokens": 1000, "answer_tokens": 200},
@@ -106,9 +108,7 @@ def test_what_does_not_fit_the_card_is_not_measured(tune: Any) -> None:
 
 
 def test_what_the_inventory_sets_is_not_tuned(tune: Any) -> None:
-    (card,) = tune(
-        "grid", host(explicit={"kv_type": "q8_0"}, gpus=[{"uuid": "GPU-aa", "n_ubatch": 128}])
-    )
+    (card,) = tune("grid", host(explicit={"kv_type": "q8_0"}, said={"GPU-aa": {"n_ubatch": 128}}))
     assert names(card["candidates"]) == ["512/128 q8_0 on", "1024/128 q8_0 on"]
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_measured_is_refused(
 
 
 def test_a_card_that_is_gone_is_left_out(tune: Any) -> None:
-    gpus = [{"uuid": "GPU-bb"}, {"uuid": "GPU-aa"}]
+    gpus = [{"uuid": uuid, "model_file": FILE} for uuid in ("GPU-bb", "GPU-aa")]
     gone, there = tune("grid", host(gpus=gpus))
     assert (gone["candidates"], gone["left_out"]) == ([], ["the card is not there"])
     (alone,) = tune("grid", host())

@@ -1,0 +1,353 @@
+"""What each backend of a rig serves: what the inventory says, and what the planner chooses."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from heartcode_models.deployment.candidates import Candidate, Library, by_file
+from heartcode_models.errors import ModelError
+from heartcode_models.planner import report
+from heartcode_models.planner.cards import CPU, Card, Rig, make_card
+from heartcode_models.planner.facts import capability_of, from_nvidia_smi, from_sysfs
+from heartcode_models.planner.host_ram import room_of_the_cpu
+from heartcode_models.planner.rig_plan import RigPlan, Server, plan_rig, threads_for
+from heartcode_models.planner.settings import ALL_LAYERS, HandSet
+from heartcode_models.units import MIB
+
+#: Begins the name of a card whose UUID no driver has told yet (plugins/filter/rig_cards.py).
+_UNTOLD = "PCI-"
+#: What counts where nobody knows the model and nobody has said it: the first release's values.
+_UNPLANNED = {
+    "n_ctx": 4096,
+    "slots": 1,
+    "kv_type": "q8_0",
+    "n_batch": 512,
+    "n_ubatch": 512,
+    "n_gpu_layers": ALL_LAYERS,
+    "load_mode": "none",
+}
+#: With dp4a, on which llama.cpp's quantised kernels rest.
+_OLDEST_CAPABILITY = 61
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """What a rig's backends serve.
+
+    Attributes:
+        name: The rig's.
+        backends: For each backend in order all of its settings, named as in ``llama_server_gpus``;
+            empty with faults.
+        models: The files as the roles model and model_mirror are asked for them, the first for
+            every backend that does not name another.
+        cuda_arch: What llama.cpp is compiled for, as cmake wants it (``61-real;75-real``); "" where
+            no card's compute capability is known.
+        table: The plan for people, as scripts/plan.py prints it; "" where nothing was planned.
+        faults: Why it cannot be, a sentence each.
+        notes: What is worth knowing beside the table's own notes.
+    """
+
+    name: str
+    backends: Sequence[Mapping[str, Any]]
+    models: Sequence[Mapping[str, str]]
+    cuda_arch: str
+    table: str
+    faults: Sequence[str]
+    notes: Sequence[str]
+
+
+def deploy(host: Mapping[str, Any]) -> Deployment:
+    """Decide for one rig.
+
+    Args:
+        host: What the role rig knows of it: ``name``, ``ram_mib``, ``cores``, ``nvidia_smi`` and
+            ``bus`` (lines), ``gpus`` (its cards in the order of their backends, each with what is
+            set for it), ``former`` (the backends of the last deployment), ``backend``
+            (llama_cpp_backend), ``values`` (what is set for all cards, None where it is not),
+            ``model_name`` (llama_server_model_name or ""), ``models`` (questions to
+            scripts/model.py), ``shapes``, ``catalogue``, ``lock``, ``endpoint`` and ``token`` (see
+            `Library`).
+    """
+    try:
+        return _deploy(host)
+    except ModelError as error:
+        return _refused(host, [str(error)])
+
+
+def _refused(host: Mapping[str, Any], faults: Sequence[str], table: str = "") -> Deployment:
+    return Deployment(
+        name=host["name"],
+        backends=(),
+        models=(),
+        cuda_arch="",
+        table=table,
+        faults=tuple(faults),
+        notes=(),
+    )
+
+
+def _deploy(host: Mapping[str, Any]) -> Deployment:
+    gpus: Sequence[Mapping[str, Any]] = host["gpus"]
+    library = Library(host, host["shapes"])
+    first, *more = [library.candidates(question) for question in host["models"]]
+    known = by_file([*first, *(one for several in more for one in several)])
+    choices = [_choice(gpu, first, known, library) for gpu in gpus]
+    cards = _cards(host, gpus)
+    if too_old := _too_old(cards):
+        return _refused(host, too_old)
+    unknown = [one.unknown for choice in choices for one in choice if one.model is None]
+    waiting = [gpu["uuid"] for gpu, card in zip(gpus, cards, strict=True) if card is None]
+    if unknown or waiting:
+        return _unplanned(host, choices, unknown, waiting, _architectures(host, cards))
+    rig = Rig(
+        name=host["name"],
+        cards=tuple(card for card in cards if card),
+        ram=int(host["ram_mib"]) * MIB,
+        cores=int(host["cores"]),
+    )
+    plan = plan_rig(
+        rig,
+        _models(first),
+        _hand(host["values"], "inventory", host),
+        [_hand(gpu, f"card {gpu['uuid']}", host) for gpu in gpus],
+        [_models(choice) for choice in choices],
+    )
+    return _planned(host, plan, choices, _architectures(host, cards))
+
+
+def _choice(
+    gpu: Mapping[str, Any],
+    first: Sequence[Candidate],
+    known: Mapping[str, Candidate],
+    library: Library,
+) -> Sequence[Candidate]:
+    """The files to choose from for one card: its own one, or those of the rig.
+
+    One that neither model_file nor model_more brings has to lie on the rig.
+    """
+    if not (file := gpu.get("model_file")):
+        return first
+    if file in known:
+        return (known[file],)
+    return library.candidates({"name": "", "quantisation": "", "file": file, "src": ""})
+
+
+def _models(candidates: Sequence[Candidate]) -> list[Any]:
+    return [one.model for one in candidates]
+
+
+def _hand(values: Mapping[str, Any], where: str, host: Mapping[str, Any]) -> HandSet:
+    """What is set by hand; on the cpu backend no layer can be on a card."""
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    if host["backend"] == "cpu":
+        given["n_gpu_layers"] = 0
+    return HandSet.from_mapping(given, where)
+
+
+# --- cards -------------------------------------------------------------------------------------
+
+
+def _cards(host: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> list[Card | None]:
+    """The card of each backend; None where its memory is not known before a driver tells it."""
+    if host["backend"] == "cpu":
+        room = room_of_the_cpu(int(host["ram_mib"]) * MIB, len(gpus))
+        return [Card(name="CPU", vram=room, uuid=gpu["uuid"], generation=CPU) for gpu in gpus]
+    seen = {card.uuid: card for line in host["nvidia_smi"] if (card := from_nvidia_smi(line))}
+    for line in host["bus"]:
+        place, _, told = line.partition(" ")
+        if card := from_sysfs(told):
+            seen[_UNTOLD + place] = replace(card, uuid=_UNTOLD + place)
+    for former in host["former"]:
+        if told_card := former.get("card"):
+            seen.setdefault(former["uuid"], _remembered(former["uuid"], told_card))
+    return [seen.get(gpu["uuid"]) for gpu in gpus]
+
+
+def _remembered(uuid: str, told: Mapping[str, Any]) -> Card:
+    """A card that does not answer any more, as it was at the last deployment.
+
+    It keeps its backend, and its share of the host: the others would be planned anew without it.
+    """
+    card = make_card(
+        told["name"],
+        vram=int(told["vram_mib"]) * MIB,
+        link=int(told["link"]),
+        uuid=uuid,
+        capability=told["capability"],
+    )
+    assert card is not None  # noqa: S101 (its memory is given)
+    return card
+
+
+def _too_old(cards: Sequence[Card | None]) -> list[str]:
+    """A sentence for each card that llama.cpp's kernels are not for."""
+    return [
+        f"{card.uuid} ({card.name}) has compute capability"
+        f" {card.capability[:-1]}.{card.capability[-1]}, and llama.cpp's kernels need 6.1. Leave it"
+        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(_UNTOLD)}]"
+        for card in cards
+        if card and card.capability and int(card.capability) < _OLDEST_CAPABILITY
+    ]
+
+
+def _architectures(host: Mapping[str, Any], cards: Sequence[Card | None]) -> str:
+    """What llama.cpp is compiled for: machine code for each generation in the rig, and no other."""
+    on_the_bus = {
+        _UNTOLD + place: capability_of(told.split(" ")[0])
+        for place, _, told in (line.partition(" ") for line in host["bus"])
+    }
+    known = {
+        card.capability if card else on_the_bus.get(gpu["uuid"], "")
+        for gpu, card in zip(host["gpus"], cards, strict=True)
+    }
+    return ";".join(f"{capability}-real" for capability in sorted(known - {""}, key=int))
+
+
+# --- what comes of it --------------------------------------------------------------------------
+
+
+def _planned(
+    host: Mapping[str, Any],
+    plan: RigPlan,
+    choices: Sequence[Sequence[Candidate]],
+    cuda_arch: str,
+) -> Deployment:
+    faults = [
+        f"{refusal.card.uuid}: {refusal.reason}. Would fit:"
+        f" {'; '.join(refusal.would_fit) or 'nothing that is known here'}. Or leave the card out:"
+        f" llama_server_gpus_except: [{refusal.card.uuid}]"
+        for refusal in plan.refusals
+    ]
+    faults += plan.problems
+    table = report.table([plan])
+    if faults:
+        return _refused(host, faults, table)
+    chosen = [
+        next(one for one in choice if one.model == server.plan.model)
+        for choice, server in zip(choices, plan.servers, strict=True)
+    ]
+    backends = [
+        _backend(number, server, plan.load_mode, one, host)
+        for number, (server, one) in enumerate(zip(plan.servers, chosen, strict=True))
+    ]
+    return Deployment(
+        name=host["name"],
+        backends=backends,
+        models=_questions(chosen, host["models"]),
+        cuda_arch=cuda_arch,
+        table=table,
+        faults=(),
+        notes=(),
+    )
+
+
+def _backend(
+    number: int,
+    server: Server,
+    load_mode: str,
+    chosen: Candidate,
+    host: Mapping[str, Any],
+) -> dict[str, Any]:
+    settings = asdict(server.plan.settings)
+    if server.plan.settings.n_gpu_layers >= server.plan.model.all_layers:
+        settings["n_gpu_layers"] = ALL_LAYERS
+    card = server.plan.card
+    return {
+        **settings,
+        "n_threads": server.n_threads,
+        "cache_ram_mib": server.cache_ram_mib,
+        "load_mode": load_mode,
+        "model_file": chosen.file,
+        "model_name": _name(chosen, number, host),
+        "card": {
+            "name": card.name,
+            "vram_mib": card.vram // MIB,
+            "link": card.link,
+            "capability": card.capability,
+        },
+        **host["gpus"][number],
+    }
+
+
+def _name(chosen: Candidate, number: int, host: Mapping[str, Any]) -> str:
+    """The model's name in the API: what is set, one for all backends or one for each.
+
+    Else it is the file's. Where the planner has chosen the quantisation it is the catalogue's:
+    cards with different files of one model serve that model.
+    """
+    names = [name.strip() for name in str(host["model_name"]).split(",")]
+    own = names[0] if len(names) == 1 else (*names, *("" for _ in host["gpus"]))[number]
+    if own:
+        return own
+    asked = [one for one in host["models"] if one["name"] == chosen.question["name"]]
+    if chosen.question["name"] and not any(one["quantisation"] for one in asked):
+        return str(chosen.question["name"]).lower()
+    return chosen.file.removesuffix(".gguf")
+
+
+def _questions(
+    chosen: Sequence[Candidate], asked: Sequence[Mapping[str, str]]
+) -> list[Mapping[str, str]]:
+    """The files that the rig needs: first that which most backends serve, then the others.
+
+    What the inventory names beside them (model_more) comes too, as it would without a plan.
+    """
+    served = [one for one, _ in Counter(one.file for one in chosen).most_common()]
+    questions = {one.file: one.question for one in chosen}
+    found = [questions[file] for file in served]
+    settled = [one for one in asked[1:] if one["file"] or one["quantisation"]]
+    return found + [one for one in settled if one not in found]
+
+
+def _unplanned(
+    host: Mapping[str, Any],
+    choices: Sequence[Sequence[Candidate]],
+    unknown: Sequence[str],
+    waiting: Sequence[str],
+    cuda_arch: str,
+) -> Deployment:
+    """What counts where the planner cannot choose: what is set, else values that are modest."""
+    gpus = host["gpus"]
+    if open_choices := [choice for choice in choices if unknown and len(choice) > 1]:
+        names = ", ".join(one.question["quantisation"] for one in reversed(open_choices[0]))
+        raise ModelError(
+            f"which file of {open_choices[0][0].question['name']} the cards can hold cannot be told"
+            f" ({unknown[0]}). Set model_quantisation ({names})"
+        )
+    notes = []
+    if unknown:
+        notes.append(
+            f"the planner does not know the model ({unknown[0]}): what the inventory does not set"
+            f" is {_words(_UNPLANNED)}; watch `nvidia-smi`"
+        )
+    if waiting:
+        notes.append(
+            f"the memory of {', '.join(waiting)} is known when the driver is installed; the plan is"
+            " made then"
+        )
+    values = {name: value for name, value in host["values"].items() if value not in (None, "")}
+    on_cards = host["backend"] != "cpu"
+    threads = threads_for(int(host["cores"]), len(gpus), on_cards=on_cards)
+    fallback = {**_UNPLANNED, "n_threads": threads, **values}
+    if not on_cards:
+        fallback["n_gpu_layers"] = 0
+    # The smallest file will fit if any does.
+    chosen = [choice[-1] for choice in choices]
+    backends = [
+        {**fallback, "model_file": one.file, "model_name": _name(one, number, host), **gpu}
+        for number, (gpu, one) in enumerate(zip(gpus, chosen, strict=True))
+    ]
+    return Deployment(
+        name=host["name"],
+        backends=backends,
+        models=_questions(chosen, host["models"]),
+        cuda_arch=cuda_arch,
+        table="",
+        faults=(),
+        notes=notes,
+    )
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

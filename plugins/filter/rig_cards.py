@@ -1,0 +1,314 @@
+"""Filters for which cards a rig's backends get: those that are named, else all that are found.
+
+host | rig_cards      its backends in the order of their numbers, and what is wrong or worth saying
+results | rig_shapes  by file what a rig has said of the models that lie there
+
+`host` is a mapping with
+
+name        the rig's inventory name
+listed      llama_server_gpus; empty where cards are to be found
+left_out    llama_server_gpus_except
+backend     llama_cpp_backend
+looked      whether the rig was asked for cards at all (gpu_driver_mode is not none)
+deployed    the UUID that the backend of each number has had so far, by number
+seen        what the driver shows, fields of nvidia-smi by their names: uuid and pci.bus_id
+bus         PCI addresses of NVIDIA's display controllers, as the kernel writes them
+
+A card that is on the bus while no driver answers is known by its address alone: its backend's
+`uuid` is then `PCI-` and the address, until the driver tells it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: What an entry may name its card by.
+_WAYS = ("uuid", "pci", "pci_order")
+_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", re.IGNORECASE)
+#: On the cpu backend an entry only says that there is one; it may have any name.
+_LABEL = re.compile(r"(?!GPU-)[A-Za-z0-9._-]+")
+#: The only backend of a host without cards.
+CPU = "cpu"
+#: Begins the name of a card whose UUID the driver has not told yet.
+UNTOLD = "PCI-"
+
+
+def address(text: Any) -> str | None:
+    """A PCI address as the kernel writes it, `0000:03:00.0`; None if it is none.
+
+    People leave the domain out, and nvidia-smi writes eight digits of it, in capitals.
+    """
+    found = _ADDRESS.fullmatch(str(text))
+    if not found:
+        return None
+    domain, place = found.groups()
+    return f"{int(domain or '0', 16):04x}:{place.lower()}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a rig shows: each card's UUID by its address, in the addresses' order."""
+
+    by_address: Mapping[str, str]
+    deployed: Mapping[int, str]
+    #: On the bus, and not shown by the driver.
+    silent: Sequence[str]
+
+    @property
+    def uuids(self) -> list[str]:
+        return list(self.by_address.values())
+
+    @property
+    def places(self) -> list[str]:
+        """Addresses of all cards, in their order."""
+        return sorted([*self.by_address, *self.silent])
+
+    def at(self, place: str) -> str | None:
+        """The card at an address; where no driver answers what it is called until one does."""
+        if not self.by_address and place in self.silent:
+            return UNTOLD + place
+        return self.by_address.get(place)
+
+    @property
+    def lost(self) -> list[str]:
+        """Cards that have served and are not shown any more."""
+        return [uuid for uuid in self.deployed.values() if uuid not in self.uuids]
+
+
+def rig_cards(host: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return `backends`, `faults` and `notes`; the last two are sentences.
+
+    Each of `backends` is what is said of it in `llama_server_gpus`, with its `uuid`.
+    """
+    found = _look(host)
+    listed = host["listed"] or []
+    faults = [*_strange(listed, host), *_left_out_faults(host["left_out"])]
+    if faults:
+        return {
+            "backends": [],
+            "faults": [f"{host['name']}: {fault}" for fault in faults],
+            "notes": [],
+        }
+    backends, faults, notes = _named(listed, host, found) if listed else _unnamed(host, found)
+    twice = [uuid for uuid, times in Counter(one["uuid"] for one in backends).items() if times > 1]
+    if twice:
+        faults.append(
+            f"llama_server_gpus must list each of the rig's GPUs once ({', '.join(twice)} stands"
+            " there twice)"
+        )
+    return {
+        "backends": backends,
+        "faults": [f"{host['name']}: {fault}" for fault in faults],
+        "notes": [f"{host['name']}: {note}" for note in notes],
+    }
+
+
+def _look(host: Mapping[str, Any]) -> _Found:
+    seen = {address(card["pci.bus_id"]) or card["uuid"]: card["uuid"] for card in host["seen"]}
+    by_address = dict(sorted(seen.items()))
+    bus = sorted(filter(None, map(address, host["bus"])))
+    return _Found(
+        by_address=by_address,
+        deployed={int(n): host["deployed"][n] for n in sorted(host["deployed"], key=int)},
+        silent=[place for place in bus if place not in by_address],
+    )
+
+
+# --- cards that are named ----------------------------------------------------------------------
+
+
+def _strange(listed: Sequence[Any], host: Mapping[str, Any]) -> list[str]:
+    """What cannot be in llama_server_gpus, whatever the rig has."""
+    faults = []
+    for number, entry in enumerate(listed):
+        which = f"entry {number + 1} of llama_server_gpus"
+        if not isinstance(entry, Mapping):
+            faults.append(f"{which} is {entry!r}; write each card as `- uuid: GPU-...`")
+            continue
+        ways = [way for way in _WAYS if way in entry]
+        if len(ways) != 1:
+            faults.append(
+                f"{which} names its card by {' and '.join(ways) or 'nothing'}; give one of uuid"
+                " (nvidia-smi -L prints it), pci (an address as lspci prints it) and pci_order"
+            )
+        elif (fault := _strange_name(ways[0], entry[ways[0]], host["backend"])) is not None:
+            faults.append(f"{which}: {fault}")
+    return faults
+
+
+def _strange_name(way: str, name: Any, backend: str) -> str | None:
+    if way == "uuid":
+        if _UUID.fullmatch(str(name)) or (backend != "cuda" and _LABEL.fullmatch(str(name))):
+            return None
+        return (
+            f"{name} is not the UUID of a GPU (GPU- and 32 hexadecimal digits in five groups)."
+            " `nvidia-smi -L` on the rig prints them"
+        )
+    if way == "pci":
+        return None if address(name) else _no_address(name)
+    if isinstance(name, bool) or not re.fullmatch(r"[0-9]+", str(name)):
+        return f"pci_order is '{name}'; cards are counted from 0 in the order of their addresses"
+    return None
+
+
+def _no_address(name: Any) -> str:
+    why = (
+        "; YAML has taken it for a number: put it into quotes"
+        if isinstance(name, int | float)
+        else ""
+    )
+    return f"'{name}' is no PCI address like 0000:03:00.0, as `lspci` on the rig prints it{why}"
+
+
+def _named(
+    listed: Sequence[Mapping[str, Any]], host: Mapping[str, Any], found: _Found
+) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    backends, faults = [], []
+    for number, entry in enumerate(listed):
+        uuid, fault = _uuid_of(entry, number, found)
+        if fault:
+            faults.append(fault)
+        backends.append({"uuid": uuid, **{k: v for k, v in entry.items() if k not in _WAYS}})
+    absent = _absent([one["uuid"] for one in backends], found)
+    if absent:
+        unnamed = sorted(set(found.uuids) - {one["uuid"] for one in backends})
+        faults.append(
+            f"there is no card {', '.join(absent)}, which llama_server_gpus names. Not named there,"
+            f" but in the rig: {', '.join(unnamed) or 'none'}. Correct the UUID, or take the entry"
+            " out until the card is back"
+        )
+    notes = []
+    if host["left_out"]:
+        left_out = ", ".join(map(str, host["left_out"]))
+        notes.append(
+            f"llama_server_gpus_except ({left_out}) is for cards that are found, not for a list"
+        )
+    return backends, faults, notes
+
+
+def _uuid_of(entry: Mapping[str, Any], number: int, found: _Found) -> tuple[str, str | None]:
+    """The UUID of the card that an entry names, and what keeps it from being found."""
+    if "uuid" in entry:
+        return str(entry["uuid"]), None
+    former = found.deployed.get(number)
+    # The others have moved up where one is missing: each backend keeps the card that it had.
+    if "pci_order" in entry and found.lost and former:
+        return former, None
+    place = _place_of(entry, found)
+    if uuid := found.at(place):
+        return uuid, None
+    # A card that has gone since: its backend waits for it (docs/adr/0015).
+    if former and former not in found.uuids:
+        return former, None
+    there = ", ".join(found.places) or "none"
+    return f"{UNTOLD}{place}", (
+        f"no card of NVIDIA that the driver shows is at {place}, which llama_server_gpus names;"
+        f" there are {there}"
+    )
+
+
+def _place_of(entry: Mapping[str, Any], found: _Found) -> str:
+    """The address that an entry means, or words for it where it counts further than there are."""
+    if "pci" in entry:
+        return str(address(entry["pci"]))
+    order = int(entry["pci_order"])
+    if order < len(found.places):
+        return found.places[order]
+    return f"number {order} in the order of their addresses"
+
+
+def _absent(uuids: Iterable[str], found: _Found) -> list[str]:
+    """Cards that are named, have never served here and are not there, where that can be told."""
+    if not found.by_address:
+        return []
+    known = {*found.uuids, *found.deployed.values()}
+    return [uuid for uuid in uuids if uuid.startswith("GPU-") and uuid not in known]
+
+
+# --- cards that are found ----------------------------------------------------------------------
+
+
+def _left_out_faults(left_out: Iterable[Any]) -> list[str]:
+    return [
+        f"llama_server_gpus_except: {_no_address(one)}, nor is it a UUID"
+        for one in left_out
+        if not (_UUID.fullmatch(str(one)) or address(one))
+    ]
+
+
+def _unnamed(
+    host: Mapping[str, Any], found: _Found
+) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    left_out = {str(one) for one in host["left_out"]}
+    places = {place for one in left_out if (place := address(one))}
+
+    def wanted(place: str, uuid: str = "") -> bool:
+        return place not in places and uuid not in left_out
+
+    if not host["looked"]:
+        return [{"uuid": CPU}], [], []
+    shown = [uuid for place, uuid in found.by_address.items() if wanted(place, uuid)]
+    silent = [place for place in found.silent if wanted(place)]
+    # A left-out card that has dropped out is known by its UUID alone.
+    gone = {uuid for place, uuid in found.by_address.items() if not wanted(place, uuid)} | left_out
+    former = [uuid for uuid in found.deployed.values() if uuid not in gone]
+    former = [uuid for uuid in former if uuid.startswith("GPU-")]
+    if not found.by_address:
+        # Without an answer of the driver: as it was, or, on a rig that is new, as the bus shows it.
+        uuids = former or [UNTOLD + place for place in silent]
+        return [{"uuid": uuid} for uuid in uuids], _no_card(uuids, found), []
+    new = [uuid for uuid in shown if uuid not in former]
+    lost = [uuid for uuid in former if uuid not in shown]
+    places_for = dict(zip(lost, new, strict=False))
+    numbered = [places_for.get(uuid, uuid) for uuid in former] + new[len(lost) :]
+    faults = _no_card(numbered, found)
+    # A card that has dropped out may still be on the bus.
+    if len(silent) > len(lost):
+        faults.append(
+            f"the driver does not list the card of NVIDIA at {', '.join(silent)}. Check its riser"
+            " and power and boot the rig anew (`journalctl -k | grep NVRM` has the driver's"
+            " reason), or do without it: llama_server_gpus_except:"
+            f" [{', '.join(repr(place) for place in silent)}]"
+        )
+    notes = [f"{new_one} takes the place of {old}" for old, new_one in places_for.items()]
+    return [{"uuid": uuid} for uuid in numbered], faults, notes
+
+
+def _no_card(uuids: Sequence[str], found: _Found) -> list[str]:
+    if uuids:
+        return []
+    if found.by_address or found.silent:
+        return ["llama_server_gpus_except leaves no card for a backend"]
+    why = (
+        'there is no card of NVIDIA on the PCI bus. Check risers and power, and "Above 4G decoding"'
+        " in the firmware's setup; for a host that shall compute on its CPU set"
+        " llama_cpp_backend: cpu"
+    )
+    return [why]
+
+
+def rig_shapes(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return by file its shape as `heartcode-model shape` tells it, or a text: why it cannot.
+
+    `results` are those of a loop over files (`item`).
+    """
+    return {
+        one["item"]: json.loads(one["stdout"])
+        if one["rc"] == 0
+        else " ".join(f"{one['stdout']} {one['stderr']}".split()) or "it cannot be read"
+        for one in results
+    }
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {"rig_cards": rig_cards, "rig_shapes": rig_shapes}
