@@ -57,6 +57,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--pooling", choices=_POOLING)
     parser.add_argument("--metrics", action="store_true")
+    parser.add_argument("--no-slots", action="store_true")
     parser.add_argument("--no-ui", action="store_true")
     parser.add_argument("--jinja", action="store_true", default=True)
     return parser.parse_args()
@@ -77,7 +78,8 @@ def parameters(given: argparse.Namespace) -> xllamacpp.CommonParams:
     params.cache_type_v = _CACHE_TYPES[given.cache_type_v]
     params.cache_ram_mib = given.cache_ram
     params.sse_ping_interval = given.sse_ping_interval
-    params.endpoint_metrics, params.ui = given.metrics, not given.no_ui
+    params.endpoint_metrics, params.endpoint_slots = given.metrics, not given.no_slots
+    params.ui = not given.no_ui
     params.use_jinja = given.jinja
     params.embedding = given.embeddings
     if given.pooling:

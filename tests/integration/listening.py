@@ -26,16 +26,23 @@ def text_of(event: Any) -> str:
 
 
 class Listener:
-    """A client that reads a stream in a thread and keeps its events."""
+    """A client that reads a stream in a thread and keeps its events.
+
+    Attributes:
+        events: those that have come so far.
+        request_id: what the proxy calls the request, as soon as the answer has begun.
+    """
 
     def __init__(self, proxy: Proxy, path: str, **fields: Any) -> None:
         self.events: list[Any] = []
+        self.request_id = ""
         self._thread = threading.Thread(target=self._listen, args=(proxy, path, fields))
         self._thread.start()
 
     def _listen(self, proxy: Proxy, path: str, fields: dict[str, Any]) -> None:
         with proxy.stream(path, **{**ASKED[path], **fields}) as answer:
             answer.raise_for_status()
+            self.request_id = answer.headers["X-Request-Id"]
             for line in answer.iter_lines(chunk_size=None):
                 if line.startswith(b"data: {"):
                     self.events.append(json.loads(line.removeprefix(b"data: ")))
