@@ -39,8 +39,8 @@ _PCI_IDS = {
     "0x1c07": "P106-100",
     "0x1c09": "P106-090",
 }
-#: First and last id of chips, and their compute capability. Of 468 cards in pci.ids of 2023 it tells
-#: 455, and 13 of laptops and servers not at all; none wrong.
+#: First and last id of chips, and their compute capability. Of 468 cards in pci.ids of 2023 it
+#: tells 455, and 13 of laptops and servers not at all; none wrong.
 _CHIPS = (
     (0x1340, 0x13BF, "50"),  # GM108, GM107
     (0x13C0, 0x143F, "52"),  # GM204, GM206
