@@ -61,6 +61,8 @@ class Llama(Relay):
         self._command = [
             *server,
             *("--host", "127.0.0.1", "--model", str(model.path), "-ngl", "0", "-fit", "off"),
+            # A rig gives requests to who says that it serves the rig's model.
+            *("--alias", "bench"),
             *("-c", str(_CONTEXT * slots), "-np", str(slots), "-b", "512", "-ub", "512", "-t", "1"),
             *("-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0", "--cache-ram", str(cache_ram_mib)),
             *("--metrics", "--no-ui", "--offline"),
