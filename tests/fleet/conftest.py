@@ -44,7 +44,9 @@ def whole(fleet: Fleet) -> Iterator[None]:
 
     def found() -> dict[str, set[str]]:
         units = {host: fleet.units(host) for host in fleet.addresses}
-        return units | {rig: units[rig] | fleet.settings(rig) for rig in fleet.rigs}
+        return units | {
+            rig: units[rig] | fleet.settings(rig) | fleet.limits(rig) for rig in fleet.rigs
+        }
 
     before = found()
     yield

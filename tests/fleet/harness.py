@@ -244,6 +244,11 @@ class Fleet:
         """What the deployment has set on a host, file by file."""
         return set(self.ssh(host, "find /etc/heartcode -type f -exec sha256sum {} +").splitlines())
 
+    def limits(self, rig: str) -> set[str]:
+        """What is set on a rig's cards: a card that was gone has forgotten it."""
+        query = "nvidia-smi --query-gpu=uuid,power.limit,persistence_mode --format=csv,noheader"
+        return set(self.ssh(rig, query, check=False).splitlines())
+
     def signal_working(self, signal: str, *rigs: str) -> tuple[str, int] | None:
         """Send a signal to one backend that generates just now, if there is one.
 

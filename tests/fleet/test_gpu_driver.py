@@ -32,7 +32,7 @@ def set_driver(version: str) -> str:
             "simulated-cards lose 1",
             {},
             f"rig2 lacks {UUID} of llama_server_gpus",
-            "simulated-cards restore 1",
+            "simulated-cards restore 1 && systemctl restart heartcode-gpu-tune",
             id="a card is lost",
         ),
         pytest.param(
@@ -87,6 +87,8 @@ def test_a_card_that_has_never_served_has_to_be_there(fleet: Fleet) -> None:
         plugged = fleet.playbook(playbook="tests/nvml/rigs.yml")
     assert f"rig2 lacks {UUID} of llama_server_gpus" in refusals(done)
     assert plugged.returncode == 0, plugged.stdout
+    # Like any card that comes, it has no power limit yet.
+    fleet.ssh("rig2", "systemctl restart heartcode-gpu-tune")
 
 
 def run_part(fleet: Fleet, *arguments: str) -> str:
