@@ -17,6 +17,7 @@ REPOSITORY = "people/Counting-GGUF"
 NAME = "Counting-far-Q4_K_M.gguf"
 DIRECTORY = "/var/lib/heartcode/models"
 MIRROR_PORT = 4001
+MIRROR_LIST, KEPT_LIST = "/etc/heartcode/mirror.json", "/root/mirror-of-the-fleet.json"
 CATALOGUE = f"""
 [counting]
 title = "Another model that counts"
@@ -40,8 +41,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def hub(fleet: Fleet, model: bytes) -> Iterator[ModelHub]:
     """A hub on this machine, at the address that the hosts of the fleet reach it under."""
     address = fleet.ssh("gateway", "ip -4 route show default").split()[2]
+    fleet.ssh("gateway", f"cp -a {MIRROR_LIST} {KEPT_LIST}")
     with ModelHub({f"{REPOSITORY}/{NAME}": model}, address, address) as hub:
         yield hub
+    fleet.ssh("gateway", f"mv {KEPT_LIST} {MIRROR_LIST}")
     for host in fleet.addresses:
         fleet.ssh(host, f"rm -f {DIRECTORY}/{NAME} {DIRECTORY}/{NAME}.*")
 
