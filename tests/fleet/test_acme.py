@@ -89,6 +89,8 @@ def acme(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         fleet.set_up_gateway(tmp_path_factory.mktemp("acme"), **told)
         yield told
         fleet.set_up_gateway(tmp_path_factory.mktemp("off"))
+        left = fleet.ssh("gateway", "ls -d /etc/nginx/sites-*/*acme* /var/lib/heartcode/acme; true")
+        assert left == "", "nothing answers challenges any more"
     finally:
         fleet.ssh("gateway", STOP)
     assert requests.get(f"{fleet.url}/health", timeout=30).status_code == 200
