@@ -23,6 +23,9 @@ PATIENCE_S = 480
 
 @pytest.fixture(scope="module", autouse=True)
 def at_work(fleet: Fleet) -> None:
+    firing = fleet.metrics('ALERTS{alertstate="firing"}')
+    # Backends that came and went in tests are told of for an hour.
+    assert firing == [], "draw a fleet that nothing has been done to within the hour"
     put_to_work(fleet)
 
 
