@@ -62,9 +62,8 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 test: bootstrap ## Run the checks and tests
 	@tools/test_llama_server.sh >/dev/null
 	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
-	@$(MAKE) -j2 --output-sync=line fleet-test test-code
+	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1
 
-# Both lanes wait a good deal: together they keep two cores busy.
 .PHONY: test-code
 test-code: lint unit integration gateway-test fleet-tool-test
 
