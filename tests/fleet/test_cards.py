@@ -247,4 +247,6 @@ def test_a_card_that_is_found_takes_the_place_of_the_one_that_is_gone(fleet: Fle
     finally:
         fleet.ssh(rig, f"simulated-cards set 1 uuid={old[1]}; simulated-cards restore 1")
         fleet.deploy(*RIG, limit=rig)
+        # As it left the factory, it has no power limit; these roles set none.
+        fleet.ssh(rig, "systemctl restart heartcode-gpu-tune")
     assert fleet.ssh(rig, settings) == whole

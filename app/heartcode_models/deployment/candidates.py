@@ -1,15 +1,20 @@
 """The files that a rig may serve, as its inventory asks for them, and what is known of each."""
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heartcode_models.cache import cache_directory
 from heartcode_models.catalogue.entries import MODELS, Catalogue, Entry
 from heartcode_models.catalogue.lock import LockFile
 from heartcode_models.errors import ModelError
 from heartcode_models.files.control import pinned
 from heartcode_models.files.hub import Hub
+from heartcode_models.gguf import read_model
 from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.model import Model
 from heartcode_models.gguf.read_model import model_of
@@ -91,7 +96,7 @@ class Library:
             return model_of(read_header(str(here)))
         hub = Hub(self._said["endpoint"], self._said["token"])
         pin, _ = pinned(hub, self._lock, file)
-        return model_of(read_header(hub.url(file, pin.commit)))
+        return _at_the_hub(hub.url(file, pin.commit), hub.token, pin.sha256)
 
     def _of_a_file(self, question: Question) -> Candidate:
         file = question["file"]
@@ -110,6 +115,20 @@ class Library:
         if told:
             raise ModelError(str(told))
         return find_models(question["file"])[0]
+
+
+def _at_the_hub(url: str, token: str, sha256: str) -> Model:
+    """What a file's header says: asked for once, as a second run has to know it without the hub."""
+    reader = hashlib.sha256(Path(read_model.__file__).read_bytes()).hexdigest()[:8]
+    note = cache_directory() / "shapes" / f"{sha256}-{reader}.json"
+    if note.is_file():
+        return Model.from_data(json.loads(note.read_text(encoding="utf-8")))
+    model = model_of(read_header(url, token=token))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    part = note.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(model.as_data()), encoding="utf-8")
+    part.replace(note)
+    return model
 
 
 def by_file(candidates: Sequence[Candidate]) -> dict[str, Candidate]:

@@ -309,7 +309,14 @@ def _unplanned(
 ) -> Deployment:
     """What counts where the planner cannot choose: what is set, else values that are modest."""
     gpus = host["gpus"]
-    if open_choices := [choice for choice in choices if unknown and len(choice) > 1]:
+    # What serves already goes on as it is: it may be the hub alone that does not answer.
+    former = [_former(gpu, choice, host) for gpu, choice in zip(gpus, choices, strict=True)]
+    open_choices = [
+        choice
+        for choice, before in zip(choices, former, strict=True)
+        if unknown and len(choice) > 1 and not before
+    ]
+    if open_choices:
         names = ", ".join(one.question["quantisation"] for one in reversed(open_choices[0]))
         raise ModelError(
             f"which file of {open_choices[0][0].question['name']} the cards can hold cannot be told"
@@ -333,10 +340,20 @@ def _unplanned(
     if not on_cards:
         fallback["n_gpu_layers"] = 0
     # The smallest file will fit if any does.
-    chosen = [choice[-1] for choice in choices]
+    chosen = [
+        next((one for one in choice if one.file == before.get("model_file")), choice[-1])
+        for choice, before in zip(choices, former, strict=True)
+    ]
     backends = [
-        {**fallback, "model_file": one.file, "model_name": _name(one, number, host), **gpu}
-        for number, (gpu, one) in enumerate(zip(gpus, chosen, strict=True))
+        {
+            **fallback,
+            **before,
+            **values,
+            "model_file": one.file,
+            "model_name": _name(one, number, host),
+            **gpu,
+        }
+        for number, (gpu, one, before) in enumerate(zip(gpus, chosen, former, strict=True))
     ]
     return Deployment(
         name=host["name"],
@@ -347,6 +364,15 @@ def _unplanned(
         faults=(),
         notes=notes,
     )
+
+
+def _former(
+    gpu: Mapping[str, Any], choice: Sequence[Candidate], host: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a card's backend serves already, if that is one of the files to choose from."""
+    files = {one.file for one in choice}
+    known = (one for one in host["former"] if one["uuid"] == gpu["uuid"])
+    return next((one for one in known if one["model_file"] in files), {})
 
 
 def _words(values: Mapping[str, Any]) -> str:

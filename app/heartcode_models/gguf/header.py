@@ -87,13 +87,15 @@ class Header:
     file_bytes: int
 
 
-def read_header(where: str, *, keep: Collection[str] = ()) -> Header:
+def read_header(where: str, *, keep: Collection[str] = (), token: str = "") -> Header:
     """The header of a GGUF at a path or URL, with the long arrays of the keys in `keep`.
+
+    A server may want a `token`.
 
     Raises:
         ModelError: it cannot be read or is no whole GGUF header.
     """
-    with opened(where) as source:
+    with opened(where, token) as source:
         return _Reader(source, keep).header()
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from heartcode_models.errors import ModelError
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _PARTIAL, _OK, _RANGE_NOT_SATISFIABLE = 206, 200, 416
@@ -47,10 +50,11 @@ class HttpSource:
     """A file on a server.
 
     Each piece is asked for with a Range request. A server that answers with the whole file (200) is
-    read from as far as is needed, and then the connection is closed.
+    read from as far as is needed, and then the connection is closed. A token goes to that server,
+    and not where it redirects to.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str = "") -> None:
         import requests  # noqa: PLC0415 (planning for built-in models works without it)
 
         self.name = url
@@ -59,6 +63,7 @@ class HttpSource:
         self._session = requests.Session()
         self._whole: _Readable | None = None
         self._failure = requests.RequestException
+        self._token = token
 
     def close(self) -> None:
         """End the connection, also amid a file of gigabytes."""
@@ -83,7 +88,12 @@ class HttpSource:
         last = self._position + count - 1
         response = self._session.get(
             self.name,
-            headers={"Range": f"bytes={self._position}-{last}", "Accept-Encoding": "identity"},
+            headers={
+                "Range": f"bytes={self._position}-{last}",
+                "Accept-Encoding": "identity",
+            },
+            # As a header alone it would lose against a password in ~/.netrc.
+            auth=self._authorised if self._token else None,
             stream=True,
             timeout=(_CONNECT_SECONDS, _READ_SECONDS),
         )
@@ -105,6 +115,10 @@ class HttpSource:
             f"{self.name}: the server answers {response.status_code} {response.reason}"
         )
 
+    def _authorised(self, request: "PreparedRequest") -> "PreparedRequest":
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
     def _take_range(self, content_range: str) -> None:
         span, _, size = content_range.removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]
@@ -125,15 +139,15 @@ def _read_all(stream: _Readable, count: int) -> bytes:
 
 
 @contextmanager
-def opened(where: str) -> Iterator[Source]:
-    """The source behind a path or an http(s) URL.
+def opened(where: str, token: str = "") -> Iterator[Source]:
+    """The source behind a path or an http(s) URL, for which a token may be needed.
 
     Raises:
         ModelError: it cannot be opened.
     """
     if where.startswith(("http://", "https://")):
         try:
-            source = HttpSource(where)
+            source = HttpSource(where, token)
         except ImportError:
             raise ModelError(
                 f"{where}: reading from a server needs the package requests: run `make bootstrap`"

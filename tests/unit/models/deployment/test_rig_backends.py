@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heartcode_models.deployment import role
+from heartcode_models.catalogue.lock import Pin
+from heartcode_models.deployment import candidates, role
 from heartcode_models.deployment.rig_backends import Deployment, deploy
 from heartcode_models.planner.known_models import known_model
 
@@ -272,6 +273,42 @@ def test_of_a_model_that_nobody_knows_modest_values_count(catalogue: str) -> Non
     # But which of its files fits it cannot be told.
     (fault,) = of(models=[question("other")], catalogue=catalogue).faults
     assert fault.endswith("Set model_quantisation (Q4_K_M, Q8_0)")
+
+
+def test_what_serves_goes_on_as_it_is_when_the_hub_does_not_answer(catalogue: str) -> None:
+    served = [
+        {"uuid": A, "model_file": "other-Q4_K_M.gguf", "n_ctx": 6144, "slots": 3, "n_threads": 1},
+        {"uuid": B, "model_file": "other-Q8_0.gguf", "n_ctx": 7168, "slots": 2, "n_threads": 1},
+    ]
+    made = of(models=[question("other")], catalogue=catalogue, former=served)
+    assert made.faults == ()
+    assert [(one["model_file"], one["n_ctx"], one["slots"]) for one in made.backends] == [
+        (one["model_file"], one["n_ctx"], one["slots"]) for one in served
+    ]
+    # Unless somebody wants something else.
+    made = of(models=[question("other")], catalogue=catalogue, former=served, values={"slots": 1})
+    assert [one["slots"] for one in made.backends] == [1, 1]
+
+
+def test_a_header_is_asked_for_once(
+    catalogue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARTCODE_CACHE_DIR", str(tmp_path))
+    asked: list[tuple[str, str]] = []
+
+    def read(url: str, *, token: str) -> str:
+        asked.append((url, token))
+        return "header"
+
+    pin = Pin(asked="main", commit="c" * 40, sha256="a" * 64, size=1)
+    monkeypatch.setattr(candidates, "pinned", lambda *_: (pin, True))
+    monkeypatch.setattr(candidates, "read_header", read)
+    monkeypatch.setattr(candidates, "model_of", lambda _: known_model("3B", "Q6_K"))
+    for _ in range(2):
+        made = of(models=[question("other", "Q8_0")], catalogue=catalogue, token="hf_x")  # noqa: S106
+        assert {one["slots"] for one in made.backends} == {4}
+    assert [token for _, token in asked] == ["hf_x"]
+    assert asked[0][0].endswith(f"/resolve/{'c' * 40}/other-Q8_0.gguf")
 
 
 def test_a_model_on_the_rig_is_known_by_what_the_rig_says_of_it() -> None:
