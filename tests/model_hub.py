@@ -192,17 +192,19 @@ class _CdnHandler(_Handler):
         content = hub.does.instead
         if content is None:
             content = hub.files[self.path.strip("/")]
-        first, status, headers = 0, 200, {}
+        first, end, status, headers = 0, len(content), 200, {}
         asked = self.headers["Range"]
         if asked and hub.does.ranges:
-            first = int(asked.removeprefix("bytes=").removesuffix("-"))
+            begin, _, last = asked.removeprefix("bytes=").partition("-")
+            first = int(begin)
+            end = min(end, int(last) + 1) if last else end
             if first >= len(content):
                 self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
                 return
             told = first + 7 if hub.does.ranges == "shifted" else first
             status = 206
-            headers["Content-Range"] = f"bytes {told}-{len(content) - 1}/{len(content)}"
-        body = content[first:]
+            headers["Content-Range"] = f"bytes {told}-{end - 1}/{len(content)}"
+        body = content[first:end]
         headers["Content-Length"] = "" if hub.does.chunked else str(len(body))
         if hub.does.chunked:
             self.close_connection = True
