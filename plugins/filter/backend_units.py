@@ -6,17 +6,15 @@ numbers | backend_ports(base_port)        the port of each, for taken_ports
 deployed | backends_moved(cards)          units to be stopped first: another one gets their card
 numbers | surplus_units                   units of backends that are no more
 numbers | surplus_files(places)           files and signs of theirs, for host_files
-cards | cards_twice                       UUIDs that stand there more than once
 cards | cards_below(names, lowest)        which of a card's numbers are too low, in words
 names | copied_from(source, directory)    files that are installed as they are, for host_files
 
-`cards` is llama_server_gpus: a mapping for each card, in the order of the backends. `places` are
+`cards` is rig_backends: a mapping for each card, in the order of the backends. `places` are
 the directories `env`, `wanted`, `units` and `run`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +42,7 @@ def units(cards: Cards, places: Places, changed: Container[str] = ()) -> list[di
     limits alone are no reason.
 
     Args:
-        cards: llama_server_gpus.
+        cards: rig_backends.
         places: The directories.
         changed: Wanted files that would be changed, in a dry run, which leaves them as they are.
     """
@@ -131,11 +129,6 @@ def surplus_files(numbers: Iterable[str], places: Places) -> Files:
     ]
 
 
-def twice(cards: Cards) -> list[str]:
-    """Return the UUIDs that more than one card has."""
-    return [uuid for uuid, times in Counter(card["uuid"] for card in cards).items() if times > 1]
-
-
 def below(cards: Cards, names: Sequence[str], lowest: int) -> list[str]:
     """Return "NAME of UUID" for each of a card's own numbers that is too low."""
     return [
@@ -165,7 +158,6 @@ class FilterModule:
             "backends_moved": moved,
             "surplus_units": surplus_units,
             "surplus_files": surplus_files,
-            "cards_twice": twice,
             "cards_below": below,
             "copied_from": copied_from,
         }

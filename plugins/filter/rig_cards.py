@@ -22,10 +22,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
+
+from heartcode_models.planner.cards import UNTOLD
 
 #: What an entry may name its card by.
 _WAYS = ("uuid", "pci", "pci_order")
@@ -35,8 +42,6 @@ _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", 
 _LABEL = re.compile(r"(?!GPU-)[A-Za-z0-9._-]+")
 #: The only backend of a host without cards.
 CPU = "cpu"
-#: Begins the name of a card whose UUID the driver has not told yet.
-UNTOLD = "PCI-"
 
 
 def address(text: Any) -> str | None:

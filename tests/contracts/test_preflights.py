@@ -70,13 +70,6 @@ SCRIPTS = (
     "find -L /var/lib/dkms/ -maxdepth 3 -name source -type l",
     "linux-version list | linux-version sort",
     """
-    for device in /sys/bus/pci/devices/*; do
-      case "$(cat "$device/vendor" 2>/dev/null) $(cat "$device/class" 2>/dev/null)" in
-      "0x10de 0x03"*) echo "${device##*/}" ;;
-      esac
-    done
-    """,
-    """
     for device in "$1"/*; do
       case "$(cat "$device/vendor" 2>/dev/null) $(cat "$device/class" 2>/dev/null)" in
       "0x10de 0x03"*)

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heartcode_models.cache import cache_directory
-from heartcode_models.catalogue.entries import MODELS, Catalogue, Entry
+from heartcode_models.catalogue.entries import MODELS, Catalogue, Entry, HubFile
 from heartcode_models.catalogue.lock import LockFile
 from heartcode_models.errors import ModelError
 from heartcode_models.files.control import pinned
@@ -80,17 +81,12 @@ class Library:
     def _catalogued(self, question: Question, wanted: str) -> Candidate:
         entry, quantisation, file = self._catalogue.find(question["name"], wanted)
         asked = {**question, "quantisation": quantisation}
-        try:
-            model = self._model(entry, quantisation)
-        except ModelError as error:
-            return Candidate(question=asked, file=file.name, model=None, unknown=str(error))
-        return Candidate(question=asked, file=file.name, model=model)
+        return _candidate(asked, file.name, lambda: self._model(entry, quantisation, file))
 
-    def _model(self, entry: Entry, quantisation: str) -> Model:
+    def _model(self, entry: Entry, quantisation: str, file: HubFile) -> Model:
         """What is known of a file of the catalogue: as it is built in, else by its header."""
         if entry.shape in SHAPES and quantisation in quantisations():
             return known_model(entry.shape, quantisation)
-        file = self._catalogue.find(entry.name, quantisation)[2]
         here = MODELS / file.name
         if here.is_file():
             return model_of(read_header(str(here)))
@@ -99,12 +95,7 @@ class Library:
         return _at_the_hub(hub.url(file, pin.commit), hub.token, pin.sha256)
 
     def _of_a_file(self, question: Question) -> Candidate:
-        file = question["file"]
-        try:
-            model = self._header(question)
-        except ModelError as error:
-            return Candidate(question=question, file=file, model=None, unknown=str(error))
-        return Candidate(question=question, file=file, model=model)
+        return _candidate(question, question["file"], lambda: self._header(question))
 
     def _header(self, question: Question) -> Model:
         told = self._shapes.get(question["file"])
@@ -117,17 +108,26 @@ class Library:
         return find_models(question["file"])[0]
 
 
+def _candidate(question: Question, file: str, read: Callable[[], Model]) -> Candidate:
+    try:
+        return Candidate(question=question, file=file, model=read())
+    except ModelError as error:
+        return Candidate(question=question, file=file, model=None, unknown=str(error))
+
+
 def _at_the_hub(url: str, token: str, sha256: str) -> Model:
     """What a file's header says: asked for once, as a second run has to know it without the hub."""
     reader = hashlib.sha256(Path(read_model.__file__).read_bytes()).hexdigest()[:8]
     note = cache_directory() / "shapes" / f"{sha256}-{reader}.json"
-    if note.is_file():
+    # A note that was cut off is no note.
+    with suppress(OSError, ValueError, TypeError):
         return Model.from_data(json.loads(note.read_text(encoding="utf-8")))
     model = model_of(read_header(url, token=token))
-    note.parent.mkdir(parents=True, exist_ok=True)
-    part = note.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(model.as_data()), encoding="utf-8")
-    part.replace(note)
+    with suppress(OSError):  # it costs another question
+        note.parent.mkdir(parents=True, exist_ok=True)
+        part = note.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(model.as_data()), encoding="utf-8")
+        part.replace(note)
     return model
 
 

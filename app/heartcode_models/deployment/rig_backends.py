@@ -8,15 +8,13 @@ from typing import Any
 from heartcode_models.deployment.candidates import Candidate, Library, by_file
 from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
-from heartcode_models.planner.cards import CPU, Card, Rig, make_card
+from heartcode_models.planner.cards import CPU, UNTOLD, Card, Rig, make_card
 from heartcode_models.planner.facts import capability_of, from_nvidia_smi, from_sysfs
 from heartcode_models.planner.host_ram import room_of_the_cpu
 from heartcode_models.planner.rig_plan import RigPlan, Server, plan_rig, threads_for
 from heartcode_models.planner.settings import ALL_LAYERS, HandSet
 from heartcode_models.units import MIB
 
-#: Begins the name of a card whose UUID no driver has told yet (plugins/filter/rig_cards.py).
-_UNTOLD = "PCI-"
 #: What counts where nobody knows the model and nobody has said it: the first release's values.
 _UNPLANNED = {
     "n_ctx": 4096,
@@ -44,17 +42,19 @@ class Deployment:
         cuda_arch: What llama.cpp is compiled for, as cmake wants it (``61-real;75-real``); "" where
             no card's compute capability is known.
         table: The plan for people, as scripts/plan.py prints it; "" where nothing was planned.
+        waits: Whether a backend's card is one that only a driver will tell of.
         faults: Why it cannot be, a sentence each.
         notes: What is worth knowing beside the table's own notes.
     """
 
     name: str
-    backends: Sequence[Mapping[str, Any]]
-    models: Sequence[Mapping[str, str]]
-    cuda_arch: str
-    table: str
-    faults: Sequence[str]
-    notes: Sequence[str]
+    backends: Sequence[Mapping[str, Any]] = ()
+    models: Sequence[Mapping[str, str]] = ()
+    cuda_arch: str = ""
+    table: str = ""
+    waits: bool = False
+    faults: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def deploy(host: Mapping[str, Any]) -> Deployment:
@@ -72,19 +72,7 @@ def deploy(host: Mapping[str, Any]) -> Deployment:
     try:
         return _deploy(host)
     except ModelError as error:
-        return _refused(host, [str(error)])
-
-
-def _refused(host: Mapping[str, Any], faults: Sequence[str], table: str = "") -> Deployment:
-    return Deployment(
-        name=host["name"],
-        backends=(),
-        models=(),
-        cuda_arch="",
-        table=table,
-        faults=tuple(faults),
-        notes=(),
-    )
+        return Deployment(name=host["name"], faults=(str(error),))
 
 
 def _deploy(host: Mapping[str, Any]) -> Deployment:
@@ -95,25 +83,38 @@ def _deploy(host: Mapping[str, Any]) -> Deployment:
     choices = [_choice(gpu, first, known, library) for gpu in gpus]
     cards = _cards(host, gpus)
     if too_old := _too_old(cards):
-        return _refused(host, too_old)
+        return Deployment(name=host["name"], faults=too_old)
     unknown = [one.unknown for choice in choices for one in choice if one.model is None]
     waiting = [gpu["uuid"] for gpu, card in zip(gpus, cards, strict=True) if card is None]
     if unknown or waiting:
-        return _unplanned(host, choices, unknown, waiting, _architectures(host, cards))
+        made = _unplanned(host, choices, unknown, waiting)
+    else:
+        made = _planned(host, _plan(host, cards, first, choices), choices)
+    if made.faults:
+        return made
+    waits = any(str(gpu["uuid"]).startswith(UNTOLD) for gpu in gpus)
+    return replace(made, cuda_arch=_architectures(host, cards), waits=waits)
+
+
+def _plan(
+    host: Mapping[str, Any],
+    cards: Sequence[Card | None],
+    first: Sequence[Candidate],
+    choices: Sequence[Sequence[Candidate]],
+) -> RigPlan:
     rig = Rig(
         name=host["name"],
         cards=tuple(card for card in cards if card),
         ram=int(host["ram_mib"]) * MIB,
         cores=int(host["cores"]),
     )
-    plan = plan_rig(
+    return plan_rig(
         rig,
         _models(first),
         _hand(host["values"], "inventory", host),
-        [_hand(gpu, f"card {gpu['uuid']}", host) for gpu in gpus],
+        [_hand(gpu, f"card {gpu['uuid']}", host) for gpu in host["gpus"]],
         [_models(choice) for choice in choices],
     )
-    return _planned(host, plan, choices, _architectures(host, cards))
 
 
 def _choice(
@@ -137,9 +138,14 @@ def _models(candidates: Sequence[Candidate]) -> list[Any]:
     return [one.model for one in candidates]
 
 
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values that are set."""
+    return {name: value for name, value in values.items() if value not in (None, "")}
+
+
 def _hand(values: Mapping[str, Any], where: str, host: Mapping[str, Any]) -> HandSet:
     """What is set by hand; on the cpu backend no layer can be on a card."""
-    given = {name: value for name, value in values.items() if value not in (None, "")}
+    given = _said(values)
     if host["backend"] == "cpu":
         given["n_gpu_layers"] = 0
     return HandSet.from_mapping(given, where)
@@ -154,14 +160,31 @@ def _cards(host: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> list[C
         room = room_of_the_cpu(int(host["ram_mib"]) * MIB, len(gpus))
         return [Card(name="CPU", vram=room, uuid=gpu["uuid"], generation=CPU) for gpu in gpus]
     seen = {card.uuid: card for line in host["nvidia_smi"] if (card := from_nvidia_smi(line))}
-    for line in host["bus"]:
-        place, _, told = line.partition(" ")
+    for uuid, told in _bus(host).items():
         if card := from_sysfs(told):
-            seen[_UNTOLD + place] = replace(card, uuid=_UNTOLD + place)
+            seen[uuid] = replace(card, uuid=uuid)
     for former in host["former"]:
-        if told_card := former.get("card"):
+        told_card = former.get("card")
+        # The host computed then, and nobody has looked at the card.
+        if told_card and told_card["name"] != CPU.name:
             seen.setdefault(former["uuid"], _remembered(former["uuid"], told_card))
-    return [seen.get(gpu["uuid"]) for gpu in gpus]
+    known = [seen.get(gpu["uuid"]) for gpu in gpus]
+    return [card or _like(known, gpu["uuid"]) for card, gpu in zip(known, gpus, strict=True)]
+
+
+def _like(known: Sequence[Card | None], uuid: str) -> Card | None:
+    """For a card that has dropped out before anything was remembered: one like another of the rig.
+
+    It serves nothing until it is back, and has its share of the host meanwhile.
+    """
+    other = next((card for card in known if card), None)
+    return replace(other, uuid=uuid) if other and not uuid.startswith(UNTOLD) else None
+
+
+def _bus(host: Mapping[str, Any]) -> dict[str, str]:
+    """What the bus tells of each card, by the name that a card has there."""
+    lines = (line.partition(" ") for line in host["bus"])
+    return {UNTOLD + place: told for place, _, told in lines}
 
 
 def _remembered(uuid: str, told: Mapping[str, Any]) -> Card:
@@ -180,25 +203,22 @@ def _remembered(uuid: str, told: Mapping[str, Any]) -> Card:
     return card
 
 
-def _too_old(cards: Sequence[Card | None]) -> list[str]:
+def _too_old(cards: Sequence[Card | None]) -> tuple[str, ...]:
     """A sentence for each card that llama.cpp's kernels are not for."""
-    return [
+    return tuple(
         f"{card.uuid} ({card.name}) has compute capability"
         f" {card.capability[:-1]}.{card.capability[-1]}, and llama.cpp's kernels need 6.1. Leave it"
-        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(_UNTOLD)}]"
+        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(UNTOLD)}]"
         for card in cards
         if card and card.capability and int(card.capability) < _OLDEST_CAPABILITY
-    ]
+    )
 
 
 def _architectures(host: Mapping[str, Any], cards: Sequence[Card | None]) -> str:
     """What llama.cpp is compiled for: machine code for each generation in the rig, and no other."""
-    on_the_bus = {
-        _UNTOLD + place: capability_of(told.split(" ")[0])
-        for place, _, told in (line.partition(" ") for line in host["bus"])
-    }
+    bus = _bus(host)
     known = {
-        card.capability if card else on_the_bus.get(gpu["uuid"], "")
+        card.capability if card else capability_of(bus.get(gpu["uuid"], "").partition(" ")[0])
         for gpu, card in zip(host["gpus"], cards, strict=True)
     }
     return ";".join(f"{capability}-real" for capability in sorted(known - {""}, key=int))
@@ -208,10 +228,7 @@ def _architectures(host: Mapping[str, Any], cards: Sequence[Card | None]) -> str
 
 
 def _planned(
-    host: Mapping[str, Any],
-    plan: RigPlan,
-    choices: Sequence[Sequence[Candidate]],
-    cuda_arch: str,
+    host: Mapping[str, Any], plan: RigPlan, choices: Sequence[Sequence[Candidate]]
 ) -> Deployment:
     faults = [
         f"{refusal.card.uuid}: {refusal.reason}. Would fit:"
@@ -222,7 +239,7 @@ def _planned(
     faults += plan.problems
     table = report.table([plan])
     if faults:
-        return _refused(host, faults, table)
+        return Deployment(name=host["name"], table=table, faults=tuple(faults))
     chosen = [
         next(one for one in choice if one.model == server.plan.model)
         for choice, server in zip(choices, plan.servers, strict=True)
@@ -235,10 +252,7 @@ def _planned(
         name=host["name"],
         backends=backends,
         models=_questions(chosen, host["models"]),
-        cuda_arch=cuda_arch,
         table=table,
-        faults=(),
-        notes=(),
     )
 
 
@@ -277,8 +291,8 @@ def _name(chosen: Candidate, number: int, host: Mapping[str, Any]) -> str:
     cards with different files of one model serve that model.
     """
     names = [name.strip() for name in str(host["model_name"]).split(",")]
-    own = names[0] if len(names) == 1 else (*names, *("" for _ in host["gpus"]))[number]
-    if own:
+    of_all = names[0] if len(names) == 1 else ""
+    if own := of_all or (names[number] if number < len(names) else ""):
         return own
     asked = [one for one in host["models"] if one["name"] == chosen.question["name"]]
     if chosen.question["name"] and not any(one["quantisation"] for one in asked):
@@ -305,7 +319,6 @@ def _unplanned(
     choices: Sequence[Sequence[Candidate]],
     unknown: Sequence[str],
     waiting: Sequence[str],
-    cuda_arch: str,
 ) -> Deployment:
     """What counts where the planner cannot choose: what is set, else values that are modest."""
     gpus = host["gpus"]
@@ -326,14 +339,14 @@ def _unplanned(
     if unknown:
         notes.append(
             f"the planner does not know the model ({unknown[0]}): what the inventory does not set"
-            f" is {_words(_UNPLANNED)}; watch `nvidia-smi`"
+            f" is {_words(_UNPLANNED)}, or what serves already; watch `nvidia-smi`"
         )
     if waiting:
         notes.append(
             f"the memory of {', '.join(waiting)} is known when the driver is installed; the plan is"
             " made then"
         )
-    values = {name: value for name, value in host["values"].items() if value not in (None, "")}
+    values = _said(host["values"])
     on_cards = host["backend"] != "cpu"
     threads = threads_for(int(host["cores"]), len(gpus), on_cards=on_cards)
     fallback = {**_UNPLANNED, "n_threads": threads, **values}
@@ -359,9 +372,6 @@ def _unplanned(
         name=host["name"],
         backends=backends,
         models=_questions(chosen, host["models"]),
-        cuda_arch=cuda_arch,
-        table="",
-        faults=(),
         notes=notes,
     )
 

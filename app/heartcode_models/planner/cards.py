@@ -74,6 +74,8 @@ PASCAL = Generation(
     host=replace(HOPPER.host, private=275 * MIB, each_slot=45 * MIB),
     fast_f16=False,
 )
+#: Begins the name of a card that is known by its PCI address alone, until a driver tells its UUID.
+UNTOLD = "PCI-"
 #: llama.cpp's cpu backend: no card, and no CUDA.
 CPU = Generation(
     name="CPU",

@@ -1,7 +1,7 @@
 """Filters for `gateway_upstreams`: what the inventory says of the rigs, and what is wrong with it.
 
-rigs | gateway_rigs(remembered, tuned_directory)    each rig's address, speed and models
 rigs | gateway_memory(remembered)                   what they serve, to be remembered by the gateway
+rigs | gateway_rigs(served, tuned_directory)        each rig's address, speed and models
 gateway_upstreams | gateway_upstream_faults         a list of sentences, empty if all is well
 """
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 
 def rigs(
     hosts: Iterable[Mapping[str, Any]],
-    remembered: Mapping[str, Sequence[Mapping[str, Any]]],
+    served: Mapping[str, Sequence[Mapping[str, Any]]],
     tuned_directory: str,
 ) -> list[dict[str, Any]]:
     """Return `name`, `address` with port, `speed` and `models` of each rig.
@@ -30,9 +30,9 @@ def rigs(
     measured. Further names of a model stand after "|", as the proxy reads HEARTCODE_MODEL.
 
     Args:
-        hosts: Mappings with name, url_host, app_port, gateway_rig_speed, llama_server_tuned_file,
-            which may be None, and rig_backends, empty where the rig was not asked or is silent.
-        remembered: What the rigs served when this gateway was deployed last, by rig.
+        hosts: Mappings with name, url_host, app_port, gateway_rig_speed and
+            llama_server_tuned_file, which may be None.
+        served: What each of them serves, as `memory` returns it.
         tuned_directory: Where playbooks/tune.yml leaves its files, each named after its rig.
 
     Raises:
@@ -42,7 +42,6 @@ def rigs(
     for host in hosts:
         tuned = host["llama_server_tuned_file"]
         speeds = _speeds(Path(f"{tuned_directory}/{host['name']}.yml" if tuned is None else tuned))
-        backends = host["rig_backends"] or remembered.get(host["name"], ())
         found.append(
             {
                 "name": host["name"],
@@ -54,7 +53,7 @@ def rigs(
                         "slots": backend["slots"],
                         "tokens_per_second": speeds.get(backend["uuid"], 0),
                     }
-                    for backend in backends
+                    for backend in served[host["name"]]
                 ],
             }
         )
@@ -64,7 +63,12 @@ def rigs(
 def memory(
     hosts: Iterable[Mapping[str, Any]], remembered: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return of each rig's backends what `rigs` reads, by rig; of a silent one what was known."""
+    """Return of each rig's backends what `rigs` reads, by rig; of a silent one what was known.
+
+    Args:
+        hosts: Mappings with name and rig_backends, empty where the rig was not asked or is silent.
+        remembered: What the rigs served when this gateway was deployed last, by rig.
+    """
     return {
         host["name"]: [
             {name: backend[name] for name in ("uuid", "model_name", "slots")}

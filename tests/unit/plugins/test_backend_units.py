@@ -104,8 +104,6 @@ def test_nothing_is_left_of_a_backend_that_is_no_more() -> None:
 
 
 def test_cards_that_cannot_be_so() -> None:
-    assert backend_units.twice(CARDS) == []
-    assert backend_units.twice([*CARDS, CARDS[1], CARDS[1]]) == ["GPU-b"]
     cards = [{"uuid": "GPU-a", "slots": 0, "n_ctx": "512"}, {"uuid": "GPU-b", "n_ctx": -1}]
     assert backend_units.below(cards, ["slots", "n_ctx", "n_batch"], 1) == [
         "slots of GPU-a",

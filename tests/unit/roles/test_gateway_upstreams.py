@@ -13,7 +13,6 @@ NOTHING: dict[str, Any] = {
     "app_port": 8080,
     "gateway_rig_speed": 1,
     "llama_server_tuned_file": None,
-    "rig_backends": [],
 }
 TWO = [
     {"uuid": "GPU-1", "model_name": "stheno", "slots": 1, "n_ctx": 8192},
@@ -26,7 +25,8 @@ def of(
 ) -> dict[str, Any]:
     """What is found of one rig."""
     host = {"name": "rig1", "url_host": "192.0.2.1", **NOTHING, **variables}
-    (rig,) = rigs([host | {"rig_backends": backends}], {"rig1": remembered}, str(directory))
+    served = memory([host | {"rig_backends": backends}], {"rig1": remembered})
+    (rig,) = rigs([host], served, str(directory))
     return rig
 
 

@@ -30,7 +30,7 @@ FRESH: dict[str, Lines] = {
     "kernel": (OLD,),
     "kernels": (OLD,),
     "packages": ("installed linux-image-amd64 6.1.170-1", f"installed linux-image-{OLD} 6.1.170-1"),
-    "bus": ("0000:01:00.0",),
+    "bus": ("0000:01:00.0 0x1c07 1 2.5 GT/s PCIe",),
     "room": ("Avail", "50000"),
     "lockdown": ("[none] integrity confidentiality",),
     "signed_only": ("N",),
@@ -217,7 +217,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
         f"rig{number}": {
             "gpu_driver_mode": mode,
             "rig_backends": [{"uuid": CARD}],
-            "__gpu_driver_host": {"answers": answers(said)},
+            # The role rig has looked at the bus.
+            "rig_facts": {"bus": list(said["bus"])},
+            "__gpu_driver_host": {
+                "answers": answers({name: lines for name, lines in said.items() if name != "bus"})
+            },
             "facts": {
                 "kernel": said["kernel"][0],
                 "distribution_major_version": "12",

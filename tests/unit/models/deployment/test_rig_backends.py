@@ -177,6 +177,20 @@ def test_a_second_run_chooses_the_same_without_a_card_that_is_gone() -> None:
     assert backends(former=former, nvidia_smi=[]) == first, "the driver does not answer"
 
 
+def test_a_card_that_was_gone_before_anything_was_remembered_spoils_no_plan() -> None:
+    made = of(A, B, C)
+    assert (made.faults, made.notes) == ((), ())
+    first, _, gone = made.backends
+    assert gone == {**first, "uuid": C}
+
+
+def test_what_the_cpu_had_is_no_card_s_memory() -> None:
+    served = backends(A, B, backend="cpu", ram_mib=15_600)
+    assert {one["card"]["name"] for one in served} == {"CPU"}
+    made = of(A, B, former=served, nvidia_smi=MIXED[:1])
+    assert [one["card"]["name"] for one in made.backends] == ["P106-100", "P106-100"]
+
+
 # --- other cards, and none ---------------------------------------------------------------------
 
 
