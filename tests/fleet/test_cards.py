@@ -128,6 +128,37 @@ def test_a_card_is_gone_and_comes_back(fleet: Fleet, timer: str) -> None:
     assert fleet.started_again(before) == {(rig, unit)}
 
 
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.usefixtures("disturbs")
+def test_a_card_that_is_back_gets_its_power_limit_whoever_starts_its_backend(fleet: Fleet) -> None:
+    """A person is quicker than the timer, which is the one that usually does."""
+    rig, unit = "rig2", "heartcode-llama@1.service"
+    limited = limits(fleet, rig)
+    now, own = limited[1]
+    assert now != own
+    # It looks once a minute; stopped, so that this second is not that one.
+    fleet.ssh(rig, "systemctl stop heartcode-card@1.timer && simulated-cards lose 1")
+    try:
+        fleet.ssh(rig, f"systemctl restart {unit}", check=False)
+        assert fleet.ssh(rig, "ls /run/heartcode/llama/1.quarantined")
+        fleet.ssh(rig, "simulated-cards restore 1")
+        assert limits(fleet, rig)[1] == (own, own)
+        fleet.ssh(rig, f"systemctl start {unit}")
+        assert limits(fleet, rig) == limited
+        # Which is not done at each start.
+        asked = "systemctl show --value --property=InvocationID heartcode-gpu-tune"
+        tuned = fleet.ssh(rig, asked)
+        fleet.ssh(rig, f"systemctl restart {unit}")
+        assert fleet.ssh(rig, asked) == tuned
+    finally:
+        fleet.ssh(
+            rig,
+            "simulated-cards restore 1; systemctl reset-failed heartcode-llama@1;"
+            " systemctl start heartcode-llama@1.service heartcode-card@1.timer",
+        )
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_start_outlives_a_driver_that_hangs(fleet: Fleet) -> None:
