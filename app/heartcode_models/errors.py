@@ -7,3 +7,7 @@ class ModelError(Exception):
 
 class SourceError(ModelError):
     """One source cannot give the file; another may."""
+
+
+class BusyError(ModelError):
+    """Another process is bringing the same file."""

@@ -1,13 +1,17 @@
 """How a host gets a model: from a mirror of the fleet, else from the hub."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from heartcode_models.errors import BusyError
 from heartcode_models.files.place import Place, Verified, Wanted
 from heartcode_models.files.progress import Lines
 from heartcode_models.files.transfer import Source, Transfer
+
+_PAUSE_SECONDS = 1.0
 
 
 def holds(question: Mapping[str, Any]) -> bool:
@@ -23,11 +27,17 @@ def holds(question: Mapping[str, Any]) -> bool:
     return _place(question, Lines(StringIO())).holds(_wanted(question))
 
 
-def fetch(question: Mapping[str, Any]) -> dict[str, Any]:
+def fetch(
+    question: Mapping[str, Any], pause: Callable[[float], None] = time.sleep
+) -> dict[str, Any]:
     """Have a file on this host, from a mirror, else from the hub.
+
+    A playbook that was interrupted leaves its download at work: this waits for that one, and goes
+    on where it may end.
 
     Args:
         question: As for `holds`, and ``mirrors`` (base URLs), ``url`` and ``token`` of the hub.
+        pause: Waits for so many seconds.
 
     Gives:
         ``changed``, ``from`` (a URL, or empty where the file was there), ``said``.
@@ -40,7 +50,13 @@ def fetch(question: Mapping[str, Any]) -> dict[str, Any]:
     sources = [Source(url=f"{base}/{wanted.name}", mirror=True) for base in question["mirrors"]]
     if question["url"]:
         sources.append(Source(url=question["url"], token=question["token"]))
-    source = _place(question, Lines(said)).fetch(wanted, sources)
+    place = _place(question, Lines(said))
+    while True:
+        try:
+            source = place.fetch(wanted, sources)
+            break
+        except BusyError:
+            pause(_PAUSE_SECONDS)
     return {
         "changed": source is not None,
         "from": source.url if source else "",

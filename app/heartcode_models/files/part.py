@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from heartcode_models.errors import ModelError
+from heartcode_models.errors import BusyError, ModelError
 
 _PIECE = 1 << 20
 _NAMED_DIGITS = 12
@@ -26,7 +26,8 @@ class PartFile:
         sha256: What it will have.
 
     Raises:
-        ModelError: another process is at it, or it cannot be written.
+        BusyError: another process is at it.
+        ModelError: it cannot be written.
     """
 
     def __init__(self, place: Path, sha256: str) -> None:
@@ -40,12 +41,12 @@ class PartFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise ModelError(f"{self.path} is being downloaded by another process") from None
+            raise BusyError(f"{self.path} is being downloaded by another process") from None
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be written: {error.strerror}") from None
         if not self._is_at_its_path():
             self._file.close()
-            raise ModelError(f"another process has just ended with {self.path}; run this again")
+            raise BusyError(f"another process has just ended with {self.path}; run this again")
 
     def __enter__(self) -> "PartFile":
         return self

@@ -1,9 +1,9 @@
 """What the roles ``model``, ``model_mirror`` and ``llama_server`` run.
 
 ``describe``, ``pin`` and ``pack`` run on the control node (``scripts/model.py``), ``holds``,
-``fetch``, ``check``, ``shape``, ``token-bytes`` and ``measure`` on a host. Questions and answers
-are JSON on standard input and output: what stands on a command line can be read by every account of
-the host, and a token may be in it.
+``fetch``, ``follow``, ``check``, ``shape``, ``token-bytes`` and ``measure`` on a host.
+Questions and answers are JSON on standard input and output: what stands on a command line can be
+read by every account of the host, and a token may be in it.
 """
 
 # ruff: noqa: PLC0415 (each command imports its own: `check` must run where nothing is installed yet)
@@ -12,13 +12,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.check import check_gguf
 
 _USAGE = (
-    "usage: describe | pin | pack | holds | fetch | check FILE | shape FILE | token-bytes FILE"
-    " | measure MANIFEST METRICS"
+    "usage: describe | pin | pack | holds | fetch | follow | check FILE | shape FILE"
+    " | token-bytes FILE | measure MANIFEST METRICS"
 )
 #: What was asked for cannot be had; an error of ours would have Python's status 1.
 _REFUSED, _USED_WRONGLY = 3, 2
@@ -28,18 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code."""
     try:
         match list(sys.argv[1:] if argv is None else argv):
-            case ["describe"]:
-                from heartcode_models.files.describe import describe
-
-                print(json.dumps(describe(json.load(sys.stdin))))
-            case ["pin"]:
-                from heartcode_models.files.describe import pin
-
-                print(json.dumps(pin(json.load(sys.stdin))))
-            case ["fetch"]:
-                from heartcode_models.files.host import fetch
-
-                print(json.dumps(fetch(json.load(sys.stdin))))
+            case ["describe" | "pin" | "holds" | "fetch" | "follow" as command]:
+                print(json.dumps(_answer(command, json.load(sys.stdin))))
             case ["check", path]:
                 check_gguf(Path(path))
             case ["shape" | "token-bytes" as what, path]:
@@ -48,10 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from heartcode_models.files.measure import measure
 
                 measure(Path(manifest), Path(metrics))
-            case ["holds"]:
-                from heartcode_models.files.host import holds
-
-                print(json.dumps(holds(json.load(sys.stdin))))
             case ["pack"]:
                 from heartcode_models.cache import cache_directory
                 from heartcode_models.files.pack import pack
@@ -64,6 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return _REFUSED
     return 0
+
+
+def _answer(command: str, question: Any) -> Any:
+    match command:
+        case "describe" | "pin":
+            from heartcode_models.files import describe
+
+            return describe.pin(question) if command == "pin" else describe.describe(question)
+        case "follow":
+            from heartcode_models.files.follow import follow
+
+            return follow(question)
+        case _:
+            from heartcode_models.files import host
+
+            return host.fetch(question) if command == "fetch" else host.holds(question)
 
 
 def _told_of(what: str, path: str) -> str:

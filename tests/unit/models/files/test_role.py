@@ -8,12 +8,15 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from heartcode_models.files.control import verified_files
+from heartcode_models.files.host import fetch
 from heartcode_models.files.pack import pack
+from heartcode_models.files.part import PartFile
 from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
@@ -223,6 +226,33 @@ def test_a_host_looks_what_it_has(roles: Roles, packed: Path) -> None:
     assert roles.on_host("holds", packed, described).stdout == "false\n"
     roles.fetch(packed, described)
     assert roles.on_host("holds", packed, described).stdout == "true\n"
+
+
+def test_a_download_that_an_interrupted_playbook_has_left_at_work_is_waited_for(
+    roles: Roles, model: bytes, tmp_path: Path
+) -> None:
+    described = roles.describe(name="counting", quantisation="Q4_K_M")
+    question = {
+        **described,
+        "directory": str(tmp_path / "rig"),
+        "notes": str(tmp_path / "notes"),
+        "mirrors": [],
+        "token": "",
+    }
+    (tmp_path / "rig").mkdir()
+    pauses: list[float] = []
+    with ExitStack() as other:
+        other.enter_context(PartFile(tmp_path / "rig" / NAME, described["sha256"]))
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                other.close()
+
+        fetched = fetch(question, pause)
+    assert fetched["changed"]
+    assert len(pauses) == 3
+    assert (tmp_path / "rig" / NAME).read_bytes() == model
 
 
 @pytest.mark.parametrize(
