@@ -172,9 +172,19 @@ class Fleet:
         self, *roles: str, limit: str = "all", arguments: Sequence[str] = (), **variables: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run playbooks/site.yml with these roles alone."""
+        return self.play(site_with(*roles), limit=limit, arguments=arguments, **variables)
+
+    def play(
+        self,
+        plays: Sequence[dict[str, Any]],
+        limit: str = "all",
+        arguments: Sequence[str] = (),
+        **variables: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run plays as if they stood in a playbook."""
         with tempfile.TemporaryDirectory() as directory:
-            playbook, given = Path(directory, "roles.yml"), Path(directory, "variables.yml")
-            playbook.write_text(yaml.safe_dump(site_with(*roles), sort_keys=False))
+            playbook, given = Path(directory, "plays.yml"), Path(directory, "variables.yml")
+            playbook.write_text(yaml.safe_dump(list(plays), sort_keys=False))
             given.write_text(json.dumps(variables))
             told = ("--limit", limit, "--extra-vars", f"@{given}", *arguments)
             return self.playbook(*told, playbook=str(playbook))

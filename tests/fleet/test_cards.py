@@ -12,7 +12,7 @@ import yaml
 from heartcode_models.demo.counting import write_model
 
 from tests.counting import chat, count_to
-from tests.fleet.harness import RIG, ROOT, Fleet, wait_for
+from tests.fleet.harness import RIG, ROOT, Fleet, site_with, wait_for
 
 # How a service of ours is locked in, as far as it matters to the driver's library.
 SANDBOX = (
@@ -281,3 +281,34 @@ def test_a_card_that_is_found_takes_the_place_of_the_one_that_is_gone(fleet: Fle
         # As it left the factory, it has no power limit; these roles set none.
         fleet.ssh(rig, "systemctl restart heartcode-gpu-tune")
     assert fleet.ssh(rig, settings) == whole
+
+
+@pytest.mark.ci
+@pytest.mark.long
+@pytest.mark.usefixtures("disturbs")
+def test_a_bare_rig_gets_its_driver_and_its_backends_in_one_run(fleet: Fleet) -> None:
+    """Before there is a driver the bus alone tells of the cards; when it has come they have names.
+
+    No virtual rig can install one: it comes where the role gpu_driver would bring it.
+    """
+    rig, units = "rig2", "heartcode-llama@0.service heartcode-llama@1.service"
+    told = "cat /etc/heartcode/llama/*.env /etc/heartcode/backends.json"
+    whole = fleet.ssh(rig, told)
+    plays = site_with(*RIG)
+    (set_up,) = (play for play in plays if play["name"] == "Set up the rigs")
+    arrives = {"ansible.builtin.command": "mv /root/nvidia-smi /usr/bin/"}
+    set_up["tasks"].insert(0, {"name": "The driver comes", **arrives})
+    fleet.ssh(
+        rig,
+        f"systemctl disable --quiet --now {units}"
+        " && rm -r /etc/heartcode/llama /etc/heartcode/backends.json"
+        " && mv /usr/bin/nvidia-smi /root/",
+    )
+    try:
+        done = fleet.play(plays, limit=rig)
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        fleet.ssh(rig, "test -e /usr/bin/nvidia-smi || mv /root/nvidia-smi /usr/bin/")
+        if fleet.ssh(rig, f"systemctl is-active {units}", check=False).split() != ["active"] * 2:
+            fleet.deploy(*RIG, limit=rig)
+    assert fleet.ssh(rig, told) == whole
