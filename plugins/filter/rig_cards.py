@@ -1,7 +1,8 @@
 """Filters for which cards a rig's backends get: those that are named, else all that are found.
 
-host | rig_cards      its backends in the order of their numbers, and what is wrong or worth saying
-results | rig_shapes  by file what a rig has said of the models that lie there
+host | rig_cards        its backends in the order of their numbers, and what is wrong or worth saying
+results | rig_shapes    by file what a rig has said of the models that lie there
+mib | rig_ram(record)   the RAM to plan for
 
 `host` is a mapping with
 
@@ -42,6 +43,8 @@ _ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", 
 _LABEL = re.compile(r"(?!GPU-)[A-Za-z0-9._-]+")
 #: The only backend of a host without cards.
 CPU = "cpu"
+#: Of a rig's RAM: less than any module, more than a kernel takes for itself.
+_SAME_RAM = 0.02
 
 
 def address(text: Any) -> str | None:
@@ -311,9 +314,20 @@ def rig_shapes(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def rig_ram(counted: int, record: Mapping[str, Any]) -> int:
+    """Return the MiB of RAM to plan for: those that were planned for as long as they are there.
+
+    Another kernel counts a few MiB more or less of the same modules (MemTotal is what it has not
+    taken for itself), and no backend shall be started anew for that. `record` is what the last
+    deployment has written down, empty where there was none.
+    """
+    planned = int(record.get("rig", {}).get("ram_mib", 0))
+    return planned if abs(planned - counted) <= counted * _SAME_RAM else counted
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"rig_cards": rig_cards, "rig_shapes": rig_shapes}
+        return {"rig_cards": rig_cards, "rig_shapes": rig_shapes, "rig_ram": rig_ram}

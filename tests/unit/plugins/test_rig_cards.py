@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter.rig_cards import CPU, address, rig_cards, rig_shapes
+from plugins.filter.rig_cards import CPU, address, rig_cards, rig_ram, rig_shapes
 
 A, B, C, D = (f"GPU-10600000-0000-4000-8000-00000000000{n}" for n in range(1, 5))
 #: Where they are, as nvidia-smi says it.
@@ -242,3 +242,24 @@ def test_a_rig_says_what_its_models_are_or_why_it_cannot() -> None:
         "b.gguf": "b.gguf has no attention",
         "c.gguf": "it cannot be read",
     }
+
+
+@pytest.mark.parametrize(
+    ("counted", "planned", "ram"),
+    [
+        (7_838, 0, 7_838),
+        # The same modules under another kernel.
+        (7_838, 7_853, 7_853),
+        (7_853, 7_838, 7_838),
+        # One more of 512 MiB, and half of them taken out.
+        (8_360, 7_838, 8_360),
+        (3_830, 7_838, 3_830),
+    ],
+)
+def test_another_kernel_is_no_other_rig(counted: int, planned: int, ram: int) -> None:
+    record = {"backends": [], "rig": {"ram_mib": planned, "cores": 2}} if planned else {}
+    assert rig_ram(counted, record) == ram
+
+
+def test_a_record_of_before_says_nothing_of_the_rig() -> None:
+    assert rig_ram(7_838, {"backends": []}) == 7_838

@@ -77,7 +77,7 @@ def write_role(role: Path) -> None:
         added = "{%s: %s}" % (name, rendered)  # noqa: UP031
         return {"files": f"{{{{ files | default({{}}) | combine({added}) }}}}"}
 
-    facts = {"memtotal_mb": "{{ ram_mib | int }}", "processor_vcpus": 2, "cacheable": True}
+    facts = {"rig_facts": {"ram_mib": "{{ ram_mib | int }}"}}
     per_card = {"loop": "{{ rig_backends }}", "loop_control": {"index_var": "index"}}
     tasks: list[dict[str, Any]] = [
         {"ansible.builtin.set_fact": facts},
