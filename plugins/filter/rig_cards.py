@@ -1,8 +1,8 @@
 """Filters for which cards a rig's backends get: those that are named, else all that are found.
 
-host | rig_cards        its backends in the order of their numbers, and what is wrong or worth saying
-results | rig_shapes    by file what a rig has said of the models that lie there
-mib | rig_ram(record)   the RAM to plan for
+host | rig_cards       its backends in the order of their numbers; what is wrong or worth saying
+results | rig_shapes   by file what a rig has said of the models that lie there
+mib | rig_ram(record)  the RAM to plan for
 
 `host` is a mapping with
 
