@@ -15,7 +15,7 @@ fleet_json = python3 -c 'import json; print(json.load(open("$(HEARTCODE_FLEET_DI
 GATEWAY_PORT := 4000
 # As many tests at a time. Those of one file stay together, as they share what its fixtures make.
 JOBS ?= $(shell nproc)
-pytest_parallel = pytest -n $(JOBS) --dist loadfile
+pytest_parallel = pytest -n $(JOBS) --dist loadfile --durations=20 --durations-min=1
 RUNS ?= 50
 # Those that a deployment must pass each time; `.ci/run` asks for some of the long ones as well.
 FLEET_TESTS ?= not long
