@@ -117,7 +117,14 @@ test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds
 
 .PHONY: gateway-test
 gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answers, with real rigs behind it
-	@tools/with_llama_server.sh $(pytest_parallel) tests/gateway
+	@tools/with_llama_server.sh $(pytest_parallel) tests/gateway tests/fuzz
+
+SEED ?= $(shell shuf -i 1-1000000 -n 1)
+REQUESTS ?= 10000
+
+.PHONY: test-fuzz
+test-fuzz: bootstrap ## Send generated requests to a gateway and a proxy: make test-fuzz SEED=n REQUESTS=10000, or ONLY=n
+	@FUZZ_SEED=$(SEED) FUZZ_REQUESTS=$(REQUESTS) FUZZ_ONLY=$(ONLY) tools/with_llama_server.sh pytest tests/fuzz
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
