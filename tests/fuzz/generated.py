@@ -123,7 +123,7 @@ def _in_pieces(rng: random.Random, data: bytes) -> tuple[bytes, ...]:
 
 
 def _said(rng: random.Random) -> str:
-    words = "".join(rng.choices(string.ascii_letters + " .,\n😀é\"\\", k=rng.randint(0, 60)))
+    words = "".join(rng.choices(string.ascii_letters + ' .,\n😀é"\\', k=rng.randint(0, 60)))
     return f"{PROMPT_MARK} {words}"
 
 
@@ -133,7 +133,9 @@ def _body(rng: random.Random, path: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"max_tokens": rng.randint(1, 4)}
     if "input_tokens" in path or path.endswith(("messages", "chat/completions", "count_tokens")):
         roles = ["system", "user", "assistant", "user"]
-        fields["messages"] = [{"role": role, "content": said} for role in roles[rng.randint(0, 3) :]]
+        fields["messages"] = [
+            {"role": role, "content": said} for role in roles[rng.randint(0, 3) :]
+        ]
         if "responses" in path:
             fields["input"] = said
     elif "template" in path:
@@ -253,7 +255,9 @@ def _malformed(rng: random.Random, key: str) -> _Made:
         if change == 0:
             del body[at : at + rng.randint(1, 9)]
         elif change == 1:
-            body[at:at] = rng.choice([b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"//", b"\0"])
+            body[at:at] = rng.choice(
+                [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"//", b"\0"]
+            )
         elif change == 2:
             body[at:at] = body[at : at + 30]
         elif change == 3:
@@ -334,9 +338,19 @@ def _headers(rng: random.Random, key: str) -> _Made:
             [(b"Host", b"another")],
             [(b"Cookie", b"key=" + wrong)],
             [(b"Expect", rng.choice([b"100-continue", b"200-ok"]))],
-            [(b"Content-Type", rng.choice([b"", b"text/plain", b"multipart/form-data; boundary=x"]))],
+            [
+                (
+                    b"Content-Type",
+                    rng.choice([b"", b"text/plain", b"multipart/form-data; boundary=x"]),
+                )
+            ],
             [(b"Content-Encoding", rng.choice([b"gzip", b"br"]))],
-            [(b"Connection", rng.choice([b"close", b"keep-alive", b"Upgrade, Host", b"Content-Length"]))],
+            [
+                (
+                    b"Connection",
+                    rng.choice([b"close", b"keep-alive", b"Upgrade, Host", b"Content-Length"]),
+                )
+            ],
             [(b"Upgrade", b"h2c"), (b"Connection", b"Upgrade")],
             [(b"Accept", b"*/*" * rng.randint(1, 500))],
             [(b"X Bad", b"1")],
@@ -423,13 +437,37 @@ def _large(rng: random.Random, key: str) -> _Made:
 
 def _paths(rng: random.Random, key: str) -> _Made:
     method = rng.choice(
-        ["GET"] * 6 + ["POST"] * 3 + ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "get", "X" * 40]
+        ["GET"] * 6
+        + ["POST"] * 3
+        + ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "get", "X" * 40]
     )
     base = rng.choice(
         [
-            *("/v1/models", "/v1/models/counting", "/health", "/livez", "/props", "/slots", "/fleet"),
-            *("/", "/status", "/status/data/x", "/.heartcode/401", "/v1/chat/completions", "/page/"),
-            *("/metrics", "/tools", "/cors-proxy", "/lora-adapters", "/.heartcode/rig/0", "/slots/0"),
+            *(
+                "/v1/models",
+                "/v1/models/counting",
+                "/health",
+                "/livez",
+                "/props",
+                "/slots",
+                "/fleet",
+            ),
+            *(
+                "/",
+                "/status",
+                "/status/data/x",
+                "/.heartcode/401",
+                "/v1/chat/completions",
+                "/page/",
+            ),
+            *(
+                "/metrics",
+                "/tools",
+                "/cors-proxy",
+                "/lora-adapters",
+                "/.heartcode/rig/0",
+                "/slots/0",
+            ),
         ]
     )
     path = rng.choice(

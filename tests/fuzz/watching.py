@@ -113,5 +113,3 @@ def wake_up(gateway: Gateway, rig: Rig) -> None:
     for _ in range(40):
         requests.get(f"{gateway.url}/health", timeout=60)
         requests.get(f"{rig.proxy.url}/slots", timeout=60)
-
-
