@@ -2,7 +2,8 @@
 
     python census.py FILE
 
-It hides nothing of heartcode.master. What was there when the worker began is frozen, and not counted.
+It hides nothing of heartcode.master. What was there when the worker began is frozen, and not
+counted.
 """
 
 from __future__ import annotations

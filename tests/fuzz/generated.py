@@ -3,8 +3,8 @@
     case = generated(seed, number)
 
 They are bytes for a raw socket. What is a prompt or a key in them has a mark, by which the logs are
-searched afterwards. None of them is meant to break llama-server, which is not ours to break: what is
-found to do so is refused by the proxy and described in words, and not kept here.
+searched afterwards. None of them is meant to break llama-server, which is not ours to break: what
+is found to do so is refused by the proxy and described in words, and not kept here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -23,6 +23,8 @@ from tools.bench.bodies import KINDS
 
 #: Stands in every prompt, and in every key that is not the right one.
 PROMPT_MARK, KEY_MARK = "PROMPTMARK", "KEYMARK"
+#: Stands in the query of a URL, where neither belongs. nginx's error log tells it.
+QUERY_MARK = "QUERYMARK"
 #: What the proxy takes at most; a body beyond it is announced and not sent.
 LIMIT = 10 * 1024 * 1024
 
@@ -129,37 +131,36 @@ def _said(rng: random.Random) -> str:
 
 def _body(rng: random.Random, path: str) -> dict[str, Any]:
     """Return what an endpoint takes; answers are of a few tokens."""
-    said = _said(rng)
-    fields: dict[str, Any] = {"max_tokens": rng.randint(1, 4)}
-    if "input_tokens" in path or path.endswith(("messages", "chat/completions", "count_tokens")):
-        roles = ["system", "user", "assistant", "user"]
-        fields["messages"] = [
-            {"role": role, "content": said} for role in roles[rng.randint(0, 3) :]
-        ]
-        if "responses" in path:
-            fields["input"] = said
-    elif "template" in path:
-        fields["messages"] = [{"role": "user", "content": said}]
-    elif "responses" in path:
-        fields = {"input": said, "max_output_tokens": 2}
-    elif "embedding" in path:
-        fields = {"input": said}
-    elif "rank" in path:
-        fields = {"query": said, "documents": [said, said]}
-    elif path == "/tokenize":
-        fields = {"content": said}
-    elif path == "/detokenize":
-        fields = {"tokens": [1, 2, 3]}
-    elif path == "/infill":
-        fields |= {"input_prefix": said, "input_suffix": said, "prompt": said}
-    else:
-        fields["prompt"] = said
+    fields = _asked(rng, path, _said(rng))
+    if path in _GENERATING:
+        limit = "max_output_tokens" if "responses" in path else "max_tokens"
+        fields[limit] = rng.randint(1, 4)
+        for name, value in rng.sample(sorted(_OPTIONS.items()), k=rng.randint(0, 3)):
+            fields[name] = value(rng)
     if rng.random() < 0.7:
         fields["model"] = _MODEL
-    for name, value in rng.sample(sorted(_OPTIONS.items()), k=rng.randint(0, 3)):
-        if path in _GENERATING:
-            fields[name] = value(rng)
     return fields
+
+
+def _asked(rng: random.Random, path: str, said: str) -> dict[str, Any]:
+    """Return what `path` has to be asked with."""
+    short = path.rpartition("/")[2]
+    if "responses" in path:
+        return {"input": said}
+    if "chat" in path or "messages" in path:
+        roles = ["system", "user", "assistant", "user"][rng.randint(0, 3) :]
+        return {"messages": [{"role": role, "content": said} for role in roles]}
+    others: dict[str, dict[str, Any]] = {
+        "apply-template": {"messages": [{"role": "user", "content": said}]},
+        "tokenize": {"content": said},
+        "detokenize": {"tokens": [1, 2, 3]},
+        "infill": {"input_prefix": said, "input_suffix": said, "prompt": said, "max_tokens": 2},
+        "embeddings": {"input": said},
+        "embedding": {"input": said},
+        "rerank": {"query": said, "documents": [said, said]},
+        "reranking": {"query": said, "documents": [said, said]},
+    }
+    return others.get(short, {"prompt": said})
 
 
 _OPTIONS: dict[str, Callable[[random.Random], Any]] = {
@@ -202,7 +203,7 @@ def _anything(rng: random.Random, depth: int = 0) -> Any:
         lambda: "",
         lambda: _said(rng),
         lambda: "x" * rng.randint(1, 3000),
-        lambda: [],
+        list,
         dict,
     ]
     if depth < 3:
@@ -215,7 +216,7 @@ def _anything(rng: random.Random, depth: int = 0) -> Any:
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the ways to everything in a value."""
-    inside = value.items() if isinstance(value, dict) else ()
+    inside: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
     inside = enumerate(value) if isinstance(value, list) else inside
     found = [path] if path else []
     for name, child in inside:
@@ -429,7 +430,9 @@ def _large(rng: random.Random, key: str) -> _Made:
         announced = LIMIT + rng.choice([1, 10**9])
         headers = [(b"Host", b"gateway"), (b"Authorization", b"Bearer " + key.encode())]
         headers.append((b"Content-Length", b"%d" % announced))
-        return _Made(_raw(b"POST /v1/completions HTTP/1.1", headers, b'{"prompt":"x'), False)
+        return _Made(
+            _raw(b"POST /v1/completions HTTP/1.1", headers, b'{"prompt":"x'), is_whole=False
+        )
     size = int(10 ** rng.uniform(3.5, 5.7))
     body = KINDS[rng.choice(sorted(KINDS))](size).encode()
     return _Made(_request(body, key, path=rng.choice(_PATHS)))
@@ -485,8 +488,8 @@ def _paths(rng: random.Random, key: str) -> _Made:
             base + "%0d%0aX-Injected:1",
             base + "%",
             base + "%zz",
-            base + "?" + PROMPT_MARK,
-            base + f"?model={PROMPT_MARK}&key={KEY_MARK}",
+            base + "?" + QUERY_MARK,
+            base + f"?model={QUERY_MARK}&key={QUERY_MARK}",
             base + "?model=" + "%F0%9F%98%80" * rng.randint(1, 300),
             base + "?format=text&fail_on_no_slot=1",
             base + "?" + "a&" * rng.randint(1, 2000),

@@ -1,4 +1,4 @@
-"""What must not change while requests come and go: processes, descriptors, greenlets, slots, logs."""
+"""What must not change while requests come and go: processes, descriptors, slots, and logs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.integration.processes import Exporter, Llama, Proxy, wait_until
 
 _CENSUS = Path(__file__).with_name("census.py")
 _MODEL = "counting"
+_MOST_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,17 @@ class Rig:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._told = directory / "census"
-        self.llama = Llama(directory, slots=SLOTS, name=_MODEL)
+        # What asks for an answer without end gets a short one; what asks for a long one, nothing.
+        self.llama = Llama(
+            directory, slots=SLOTS, name=_MODEL, n_ctx=4096, flags=f"-n {_MOST_TOKENS}"
+        )
         self.proxy = Proxy(
             directory,
             [self.llama.url],
             program=(str(_CENSUS), str(self._told)),
             HEARTCODE_MODEL=_MODEL,
             HEARTCODE_SLOTS=str(SLOTS),
+            HEARTCODE_MAX_TOKENS=str(_MOST_TOKENS),
             HEARTCODE_SUSPECT_S="600",
             HEARTCODE_TOKEN_SILENCE_TIMEOUT_S="600",  # noqa: S106
             HEARTCODE_PROBE_TIMEOUT_S="600",
@@ -109,7 +114,7 @@ def cpu_ms(pids: list[int]) -> float:
 
 
 def wake_up(gateway: Gateway, rig: Rig) -> None:
-    """Ask each of nginx's workers and the rig for something, so that what they load once is there."""
+    """Ask nginx's workers and the rig for something, so that what they load once is there."""
     for _ in range(40):
         requests.get(f"{gateway.url}/health", timeout=60)
         requests.get(f"{rig.proxy.url}/slots", timeout=60)

@@ -14,12 +14,13 @@ import statistics
 from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
+from functools import partial
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
+from heartcode.routing.admission import Limits
 from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import Breaker
-from heartcode.routing.admission import Limits
 from heartcode.routing.lease import Lease
 from heartcode.routing.pool import Pool
 from heartcode.routing.prefix_cache import PrefixCache
@@ -30,6 +31,7 @@ from heartcode.upstream.usage import Usage
 from tools.simulation.ring import Ring
 from tools.simulation.traffic import (
     CHARS_PER_TOKEN,
+    EVENING_H,
     Conversation,
     answer_tokens,
     pause_s,
@@ -43,8 +45,10 @@ PROMPT_SPEED, DECODE_SPEED = 300.0, 25.0
 _HOST_CHARS = 3 * 4096 * CHARS_PER_TOKEN
 # How long a card is gone that has failed: until somebody has started its rig again.
 _REPAIR_S = 3 * 3600.0
-_DAY_S = 86400.0
 _LATE_S = (1.0, 10.0)
+# What a turn takes that finds its conversation in a cache: 0.6 s of prompt and 7.2 s of answer, and
+# then a pause of 70 s; a conversation has 32 of them.
+_BUSY_S, _TURN_S, _TURNS = 7.8, 77.8, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +59,8 @@ class Plan:
         rigs, cards: how many rigs, and how many cards each of them has.
         slots: of each card.
         load: which share of all slots is at work in the evening, if nobody waits and all is cached.
-        hours: in how many hours the day passes. Conversations take as long as they do.
-        failing: which share of the cards fails once in the day.
+        hours: how many of the day pass, around the evening's peak.
+        failing: which share of the cards fails in that time.
         max_tries: how many rigs are asked in the first stage; 0 for all, as the gateway does.
         seed: of everything that is drawn by lot.
     """
@@ -141,7 +145,7 @@ class Fleet:
         self.clock = Clock()
         self.figures = Figures()
         self._plan = plan
-        self._rng = random.Random(plan.seed)
+        self._rng = random.Random(plan.seed)  # noqa: S311 - no secret
         self._ring = Ring(
             [f"10.0.{n // 250}.{n % 250 + 1}:8080" for n in range(plan.rigs)], weight=4
         )
@@ -157,6 +161,7 @@ class Fleet:
         failing = max(1, round(plan.failing * len(cards))) if plan.failing else 0
         for card in self._rng.sample(cards, k=failing):
             self._fail(card, at=self._rng.uniform(0.1, 0.9) * seconds)
+        self._begin_amid()
         self.clock.at(0.0, self._begin_next)
         self.clock.run(until=seconds)
         return self.figures
@@ -186,19 +191,31 @@ class Fleet:
             card.backend.has_answered()  # as the first probe of the health monitor
 
         self.clock.at(at, card.die)
-        self.clock.at(at + _REPAIR_S * self._plan.hours / 24, be_back)
+        self.clock.at(at + _REPAIR_S, be_back)
+
+    def _talking(self) -> float:
+        """Return how many conversations there are at this time."""
+        plan = self._plan
+        hour = EVENING_H + self.clock.now / 3600 - plan.hours / 2
+        slots = plan.rigs * plan.cards * plan.slots
+        return slots * plan.load * share_of_peak(hour) * _TURN_S / _BUSY_S
+
+    def _begin_amid(self) -> None:
+        """Let those conversations go on that have begun before."""
+        for _ in range(round(self._talking())):
+            self._number += 1
+            conversation = Conversation.begun(self._rng, self._number)
+            for _ in range(self._rng.randrange(conversation.turns_left)):
+                conversation.ask(self._rng)
+                conversation.answer(answer_tokens(self._rng))
+            start = partial(self.clock.spawn, self._talk, conversation)
+            self.clock.at(self._rng.uniform(0, _TURN_S), start)
 
     def _begin_next(self) -> None:
         """Let a conversation begin, and the next one when it is time."""
-        plan = self._plan
-        hour = self.clock.now / (plan.hours * 3600) * 24
         self._number += 1
-        conversation = Conversation.begun(self._rng, self._number)
-        self.clock.spawn(self._talk, conversation)
-        # A turn takes 0.6 s of prompt and 7.2 s of answer, then a pause of 70 s.
-        busy_s, turns = 7.8, 32
-        slots = plan.rigs * plan.cards * plan.slots
-        per_s = slots * plan.load * share_of_peak(hour) / (busy_s * turns)
+        self.clock.spawn(self._talk, Conversation.begun(self._rng, self._number))
+        per_s = self._talking() / (_TURN_S * _TURNS)
         self.clock.at(self.clock.now + self._rng.expovariate(per_s), self._begin_next)
 
     def _talk(self, conversation: Conversation) -> None:
@@ -216,7 +233,8 @@ class Fleet:
         figures = self.figures
         info = RequestInfo(client=conversation.name, prompt=prompt, max_tokens=300)
         given = self._given(conversation, info, except_for=())
-        begun, dead = self.clock.now - info.queued_s, list[int]()
+        begun: float | None = self.clock.now - info.queued_s
+        dead: list[int] = []
         tried: list[Backend] = []
         while given is not None:
             number, lease = given

@@ -2,8 +2,8 @@
 
 Source: ngx_http_upstream_hash_module.c of nginx 1.26. A server has 160 points for each of its
 weight; the first of them is the CRC-32 of its host, a zero byte and its port, and each further one
-is hashed from that and the one before. From the point of a key the ring is followed; after 20 points
-of servers that have been asked already, nginx goes on with its round robin.
+is hashed from that and the one before. From the point of a key the ring is followed; after 20
+points of servers that have been asked already, nginx goes on with its round robin.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A synthetic day of role play: who talks when, how long, and what they say.
 
-An assumption, not a measurement: a conversation has a character card of 400 to 1,200 tokens and 4 to
-60 turns; between two of them somebody reads and writes for 20 to 120 s; an answer has 60 to 300 tokens.
-In the evening there are five times as many as in the early morning.
+An assumption, not a measurement: a conversation has a character card of 400 to 1,200 tokens and 4
+to 60 turns; between two of them somebody reads and writes for 20 to 120 s; an answer has 60 to 300
+tokens. In the evening there are five times as many as in the morning.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from itertools import takewhile
 CHARS_PER_TOKEN = 4
 #: Tokens that a conversation may have; then its oldest turns are left out, as chat apps do it.
 CONTEXT = 4096
-_NIGHT, _EVENING_H = 0.2, 21.0
+EVENING_H = 21.0
+_NIGHT = 0.2
 
 
 def share_of_peak(hour: float) -> float:
     """Return how many there are at an hour of the day, as a share of the evening's."""
-    wave = (1 + math.cos((hour - _EVENING_H) / 24 * 2 * math.pi)) / 2
+    wave = (1 + math.cos((hour - EVENING_H) / 24 * 2 * math.pi)) / 2
     return _NIGHT + (1 - _NIGHT) * wave
 
 

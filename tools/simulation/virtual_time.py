@@ -4,7 +4,8 @@
     clock.spawn(function, argument)   # a greenlet, which may wait
     clock.run(until=86400.0)
 
-`clock.sleep(seconds)` and `Event.wait(seconds)` give way to the others, and what is due first goes on.
+`clock.sleep(seconds)` and `Event.wait(seconds)` give way to the others, and what is due first goes
+on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Clock:
         self._hub = getcurrent()
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now
 
     def at(self, seconds: float, action: Callable[[], Any]) -> None:

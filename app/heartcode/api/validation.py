@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from heartcode.api.routes import Endpoint, Kind
@@ -34,7 +33,13 @@ def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
         # llama-server skips a byte order mark. json.loads(bytes) would take UTF-16, and json.loads
         # takes NaN, 1e400 and 400 digits; llama-server answers these with a 500.
         text = body.decode("utf-8-sig")
-        fields = json.loads(text, parse_constant=_refuse_constant, **_numbers(body))
+        is_suspect = _may_have_a_huge_number(body)
+        fields = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite if is_suspect else None,
+            parse_int=_whole if is_suspect else None,
+        )
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
     if not isinstance(fields, dict):
@@ -115,11 +120,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _numbers(body: bytes) -> dict[str, Callable[[str], float]]:
-    """Return how the numbers of `body` are read: one by one only where one may be too large."""
+def _may_have_a_huge_number(body: bytes) -> bool:
+    """Return whether each number has to be looked at, which takes ten times as long."""
     alike = body.translate(_ALIKE, b"+")
-    is_huge = any(sign in alike for sign in _HUGE)
-    return {"parse_float": _finite, "parse_int": _whole} if is_huge else {}
+    return any(sign in alike for sign in _HUGE)
 
 
 def _finite(text: str) -> float:

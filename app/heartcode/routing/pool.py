@@ -19,7 +19,7 @@ from gevent.event import Event
 from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.routing import policy
-from heartcode.routing.admission import AdmissionQueue, Limits, Waiter
+from heartcode.routing.admission import AdmissionQueue, Happening, Limits, Waiter
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Candidate, Policy
@@ -42,7 +42,7 @@ class Pool:
         choose: Policy = policy.time_to_first_token,
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
-        event: Callable[[], Event] = Event,
+        event: Callable[[], Happening] = Event,
     ) -> None:
         self.backends = tuple(backends)
         self._event = event

@@ -27,8 +27,8 @@ def test_time_passes_in_the_order_in_which_things_are_due() -> None:
     assert clock() == 30.0
 
 
-@pytest.mark.parametrize(("set_at", "woken_at", "happened"), [(5.0, 5.0, True), (50.0, 9.0, False)])
-def test_an_event_ends_a_wait_once(set_at: float, woken_at: float, happened: bool) -> None:
+@pytest.mark.parametrize(("set_at", "woken_at"), [(5.0, 5.0), (50.0, 9.0)])
+def test_an_event_ends_a_wait_once(set_at: float, woken_at: float) -> None:
     clock = Clock()
     event, seen = Event(clock), []
 
@@ -38,7 +38,7 @@ def test_an_event_ends_a_wait_once(set_at: float, woken_at: float, happened: boo
     clock.spawn(waiter)
     clock.at(set_at, event.set)
     clock.run(until=100.0)
-    assert seen == [(happened, woken_at)]
+    assert seen == [(set_at < 9.0, woken_at)]
     assert event.is_set()
 
 
