@@ -17,6 +17,8 @@ from tests.integration.processes import Exporter, Llama, Proxy, wait_until
 _CENSUS = Path(__file__).with_name("census.py")
 _MODEL = "counting"
 _MOST_TOKENS = 64
+# The longest token of the model that counts.
+_TOKEN_BYTES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Rig:
             program=(str(_CENSUS), str(self._told)),
             HEARTCODE_MODEL=_MODEL,
             HEARTCODE_SLOTS=str(SLOTS),
+            HEARTCODE_TOKEN_BYTES=str(_TOKEN_BYTES),  # as the role finds it in the model's file
             HEARTCODE_MAX_TOKENS=str(_MOST_TOKENS),
             HEARTCODE_SUSPECT_S="600",
             HEARTCODE_TOKEN_SILENCE_TIMEOUT_S="600",  # noqa: S106

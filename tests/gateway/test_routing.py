@@ -291,3 +291,20 @@ def test_the_log_tells_a_request_s_way_and_nothing_of_its_words(
     assert identity in gateway.logs
     assert secret not in gateway.logs
     assert gateway.key not in gateway.logs
+
+
+def test_nginx_has_room_for_a_thousand_rigs(start_gateway: StartGateway) -> None:
+    gateway = start_gateway("many_rigs")
+    assert get(gateway, "/v1/models", **gateway.authorization).status_code == 200
+
+
+@pytest.mark.parametrize("behind", [b"\xe9", b"?x", b"?\xff"])
+def test_a_line_of_the_log_is_json_whatever_a_path_has(gateway: Gateway, behind: bytes) -> None:
+    identity = request_id()
+    head = (
+        b"GET /v1/models/no%b HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n"
+    )
+    with connect(gateway) as connection:
+        connection.sendall(head % (behind, identity.encode()))
+        assert connection.makefile("rb").readline().split()[1] == b"401"
+    assert gateway.log_line(identity)["path"] == "/v1/models/no"

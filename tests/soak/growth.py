@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tools.bench.measuring import table
 
-# The first part fills caches and loads what is loaded once.
-_WARM_UP = 0.25
+# The first requests of each kind fill caches and arenas, and load what is loaded once.
+_WARM_UP_REQUESTS, _WARM_UP_SHARE = 1500, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class Growth:
     @property
     def warm(self) -> int:
         """The sample with which the warm-up is over."""
-        return max(1, int(len(self.values) * _WARM_UP))
+        enough = max(_WARM_UP_REQUESTS, _WARM_UP_SHARE * self.requests[-1])
+        return bisect_left(self.requests, enough, hi=len(self.requests) - 1)
 
     def slope(self) -> tuple[float, float]:
         """Return by how much it grows with 1,000 requests, and the standard error of that."""

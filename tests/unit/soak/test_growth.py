@@ -19,7 +19,7 @@ def test_what_grows_by_one_with_each_hundred_requests_is_seen() -> None:
 
 
 def test_the_warm_up_does_not_count() -> None:
-    assert not growth([0.0, *map(float, range(10)), *[10.0] * 40, 0.0]).fault()
+    assert not growth([0.0, *map(float, range(10)), *[10.0] * 60, 0.0]).fault()
 
 
 def test_what_scatters_does_not_grow() -> None:
@@ -30,8 +30,8 @@ def test_what_scatters_does_not_grow() -> None:
 
 
 def test_what_is_left_at_rest_is_a_fault() -> None:
-    assert "1 more at the end" in growth([5.0, *[7.0] * 20, 6.0]).fault()
-    assert not growth([5.0, *[7.0] * 20, 6.0], at_rest=None).fault()
+    assert "1 more at the end" in growth([5.0, *[7.0] * 40, 6.0]).fault()
+    assert not growth([5.0, *[7.0] * 40, 6.0], at_rest=None).fault()
 
 
 def test_too_few_samples_say_nothing_and_are_a_fault() -> None:
@@ -39,5 +39,5 @@ def test_too_few_samples_say_nothing_and_are_a_fault() -> None:
 
 
 def test_the_table_has_a_line_for_each() -> None:
-    lines = report([growth([1000.0] * 20)]).splitlines()
+    lines = report([growth([1000.0] * 40)]).splitlines()
     assert lines[2] == "| things | 1,000 | 1,000 | 1,000 | 1,000 | +0.00 ± 0.00 | 1 |"
