@@ -16,7 +16,7 @@ from tests.integration.processes import Exporter, Llama, Proxy, wait_until
 
 _CENSUS = Path(__file__).with_name("census.py")
 _MODEL = "counting"
-_MOST_TOKENS = 64
+_MOST_TOKENS = 16
 # The longest token of the model that counts.
 _TOKEN_BYTES = 6
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
+from jinja2 import Template
 
 from tests.counting import chat, count_to
 from tests.gateway.clients import CHAT, MODELS, connect, error_of, get
 from tests.gateway.conftest import StartGateway
-from tests.gateway.nginx import Gateway, Variants
+from tests.gateway.nginx import ROOT, Gateway, Variants
 from tests.gateway.rigs import SLOTS, Rig, ports, proxy_of, standing_still
 from tests.integration.misbehaving import Upstream
 from tests.integration.processes import wait_until
@@ -294,8 +296,15 @@ def test_the_log_tells_a_request_s_way_and_nothing_of_its_words(
 
 
 def test_nginx_has_room_for_a_thousand_rigs(start_gateway: StartGateway) -> None:
-    gateway = start_gateway("many_rigs")
-    assert get(gateway, "/v1/models", **gateway.authorization).status_code == 200
+    rigs = "".join(
+        f"    server 10.0.{n // 250}.{n % 250 + 1}:8080 max_fails=1 fail_timeout=10s;\n"
+        for n in range(1000)
+    )
+    variables = yaml.safe_load((ROOT / "roles/gateway/vars/main.yml").read_text())
+    size = Template(variables["_gateway_zone_size"]).render(gateway_upstreams=range(1000))
+    zone = "    zone heartcode_rigs "
+    gateway = start_gateway(instead={f"{zone}256k;\n": f"{zone}{size};\n{rigs}"})
+    assert get(gateway, MODELS, **gateway.authorization).status_code == 200
 
 
 @pytest.mark.parametrize("behind", [b"\xe9", b"?x", b"?\xff"])

@@ -39,13 +39,6 @@ def variants(certificate: Path, key: Path) -> dict[str, dict[str, Any]]:
         "default": default,
         "third_rig": default | _rigs(3),
         "four_rigs": default | _rigs(4),
-        "many_rigs": _ONE_KEY
-        | {
-            "gateway_upstreams": [
-                {"address": f"10.0.{n // 250}.{n % 250 + 1}:8080", "models": [_COUNTING]}
-                for n in range(1000)
-            ]
-        },
         "clients": _rigs(2, _SECOND)
         | {
             "gateway_api_keys": [

@@ -45,6 +45,8 @@ PROMPT_SPEED, DECODE_SPEED = 300.0, 25.0
 _HOST_CHARS = 3 * 4096 * CHARS_PER_TOKEN
 # How long a card is gone that has failed: until somebody has started its rig again.
 _REPAIR_S = 3 * 3600.0
+# The role's gateway_fail_timeout_s: for how long nginx asks a rig for nothing that has failed.
+_FAIL_TIMEOUT_S = 5.0
 _LATE_S = (1.0, 10.0)
 # What a turn takes that finds its conversation in a cache: 0.6 s of prompt and 7.2 s of answer, and
 # then a pause of 70 s; a conversation has 32 of them.
@@ -152,6 +154,7 @@ class Fleet:
         self._cards: dict[Backend, _Card] = {}
         self._pools = [self._pool(rig) for rig in range(plan.rigs)]
         self._at_work = [0] * plan.rigs
+        self._left_out_until = [0.0] * plan.rigs
         self._number = 0
 
     def run(self) -> Figures:
@@ -251,6 +254,7 @@ class Fleet:
                 given = number, again
             else:  # the rig has no other card: the gateway goes on to the next one
                 dead.append(number)
+                self._left_out_until[number] = self.clock.now + _FAIL_TIMEOUT_S
                 given = self._given(conversation, info, except_for=dead)
         else:
             figures.refused += 1
@@ -281,7 +285,7 @@ class Fleet:
         for rig in self._ring.way(conversation.name):
             if self._plan.max_tries and tries >= self._plan.max_tries:
                 break
-            if rig in except_for:
+            if rig in except_for or self._left_out_until[rig] > self.clock.now:
                 continue
             tries += 1
             if (lease := self._taken(rig, info)) is not None:
@@ -289,7 +293,7 @@ class Fleet:
                 return rig, lease
         info.overflow = Overflow.WHEN_FULL
         for rig in sorted(range(self._plan.rigs), key=self._at_work.__getitem__):
-            if rig in except_for:
+            if rig in except_for or self._left_out_until[rig] > self.clock.now:
                 continue
             tries += 1
             if (lease := self._taken(rig, info)) is not None:
