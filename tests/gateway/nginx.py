@@ -142,7 +142,7 @@ class Gateway(Program):
     def end(self) -> None:
         """Stop it; nothing of what went on in it may have surprised it."""
         self.stop()
-        told = self._errors.read_text()
+        told = self._errors.read_text(errors="replace")
         assert not re.search(r"\[(emerg|alert|crit)\]|js exception", told), told
 
     def _listens(self) -> bool:

@@ -32,6 +32,7 @@ def told(status: int, message: Any) -> tuple[int, dict[str, Any]]:
         "vector::_M_range_check: __n (which is 9) >= this->size() (which is 3)",
         "basic_string::substr: __pos (which is 9) > this->size() (which is 3)",
         "stoi",
+        'Failed to parse tools: Expected \'tools\' to be an array, got ""; tools = ""',
     ],
 )
 def test_what_llama_server_s_libraries_throw_at_a_request_is_its_fault(message: str) -> None:
@@ -40,7 +41,9 @@ def test_what_llama_server_s_libraries_throw_at_a_request_is_its_fault(message: 
     assert error == {"code": 400, "message": message, "type": "invalid_request_error"}
 
 
-@pytest.mark.parametrize("message", ["Compute error.", "out of memory", "stop", None, 7])
+@pytest.mark.parametrize(
+    "message", ["Compute error.", "Failed to parse input at pos 5", "stop", None, 7]
+)
 def test_other_failures_stay_what_they_are(message: Any) -> None:
     assert told(500, message)[0] == 500
 
