@@ -117,7 +117,20 @@ test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds
 
 .PHONY: gateway-test
 gateway-test: bootstrap ## Ask one nginx on this machine what the gateway answers, with real rigs behind it
-	@tools/with_llama_server.sh $(pytest_parallel) tests/gateway
+	@tools/with_llama_server.sh $(pytest_parallel) tests/gateway tests/fuzz
+
+SEED ?= $(shell shuf -i 1-1000000 -n 1)
+REQUESTS ?= 10000
+
+.PHONY: test-fuzz
+test-fuzz: bootstrap ## Send generated requests to a gateway and a proxy: make test-fuzz SEED=n REQUESTS=10000, or ONLY=n
+	@FUZZ_SEED=$(SEED) FUZZ_REQUESTS=$(REQUESTS) FUZZ_ONLY=$(ONLY) tools/with_llama_server.sh pytest tests/fuzz
+
+MINUTES ?= 10
+
+.PHONY: soak
+soak: bootstrap ## Put steady mixed load on a gateway and a proxy, and see whether anything grows: make soak MINUTES=n
+	@SOAK_MINUTES=$(MINUTES) tools/with_llama_server.sh pytest -q tests/soak
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
@@ -170,6 +183,10 @@ bench-gateway: bootstrap ## Measure what the gateway adds to the first token, an
 .PHONY: bench-body
 bench-body: bootstrap ## Measure for how long a body keeps the gateway's nginx busy, whatever is in it
 	@tools/bench_body.py $(ARGS)
+
+.PHONY: bench-reading
+bench-reading: bootstrap ## Measure for how long a body keeps a rig's proxy busy, whatever is in it
+	@tools/bench_reading.py $(ARGS)
 
 .PHONY: docs
 docs: bootstrap ## Write the reference (settings, metrics, roles' options) and the dashboards from the code

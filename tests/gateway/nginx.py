@@ -108,7 +108,8 @@ class Gateway(Program):
     @property
     def logs(self) -> str:
         """Everything that it has logged."""
-        return "".join(log.read_text() for log in sorted(self._directory.glob("*.log")))
+        logs = sorted(self._directory.glob("*.log"))
+        return "".join(log.read_text(errors="replace") for log in logs)
 
     def write(self, site: str) -> None:
         """Put a site into place; it is read at the start and by `reload`."""
@@ -117,14 +118,15 @@ class Gateway(Program):
 
     def reload(self, site: str) -> None:
         """As `systemctl reload nginx`; return when those alone serve that know the new site."""
-        old = self._workers()
+        old = set(self.workers())
         self.write(site)
         self.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: not old & self._workers(), "the old workers are gone")
+        wait_until(lambda: not old & set(self.workers()), "the old workers are gone")
 
-    def _workers(self) -> set[str]:
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
         pid = self.process.pid
-        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def log_lines(self, begin: str) -> list[dict[str, Any]]:
         """What it has logged of the requests whose ids begin so."""
@@ -140,7 +142,7 @@ class Gateway(Program):
     def end(self) -> None:
         """Stop it; nothing of what went on in it may have surprised it."""
         self.stop()
-        told = self._errors.read_text()
+        told = self._errors.read_text(errors="replace")
         assert not re.search(r"\[(emerg|alert|crit)\]|js exception", told), told
 
     def _listens(self) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
+from jinja2 import Template
 
 from tests.counting import chat, count_to
 from tests.gateway.clients import CHAT, MODELS, connect, error_of, get
 from tests.gateway.conftest import StartGateway
-from tests.gateway.nginx import Gateway, Variants
+from tests.gateway.nginx import ROOT, Gateway, Variants
 from tests.gateway.rigs import SLOTS, Rig, ports, proxy_of, standing_still
 from tests.integration.misbehaving import Upstream
 from tests.integration.processes import wait_until
@@ -291,3 +293,27 @@ def test_the_log_tells_a_request_s_way_and_nothing_of_its_words(
     assert identity in gateway.logs
     assert secret not in gateway.logs
     assert gateway.key not in gateway.logs
+
+
+def test_nginx_has_room_for_a_thousand_rigs(start_gateway: StartGateway) -> None:
+    rigs = "".join(
+        f"    server 10.0.{n // 250}.{n % 250 + 1}:8080 max_fails=1 fail_timeout=10s;\n"
+        for n in range(1000)
+    )
+    variables = yaml.safe_load((ROOT / "roles/gateway/vars/main.yml").read_text())
+    size = Template(variables["_gateway_zone_size"]).render(gateway_upstreams=range(1000))
+    zone = "    zone heartcode_rigs "
+    gateway = start_gateway(instead={f"{zone}256k;\n": f"{zone}{size};\n{rigs}"})
+    assert get(gateway, MODELS, **gateway.authorization).status_code == 200
+
+
+@pytest.mark.parametrize("behind", [b"\xe9", b"?x", b"?\xff"])
+def test_a_line_of_the_log_is_json_whatever_a_path_has(gateway: Gateway, behind: bytes) -> None:
+    identity = request_id()
+    head = (
+        b"GET /v1/models/no%b HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nConnection: close\r\n\r\n"
+    )
+    with connect(gateway) as connection:
+        connection.sendall(head % (behind, identity.encode()))
+        assert connection.makefile("rb").readline().split()[1] == b"401"
+    assert gateway.log_line(identity)["path"] == "/v1/models/no"

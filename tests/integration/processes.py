@@ -124,7 +124,8 @@ class Program:
 class Proxy(Program):
     """The proxy, started as heartcode.service starts it.
 
-    With a `listener` it is handed over, as heartcode.socket does. `app` is the program's directory.
+    With a `listener` it is handed over, as heartcode.socket does. `app` is the program's directory,
+    and `program` what Python runs there.
     """
 
     def __init__(
@@ -134,10 +135,12 @@ class Proxy(Program):
         *,
         listener: socket.socket | None = None,
         app: Path = APP,
+        program: tuple[str, ...] = ("-m", "heartcode.master"),
         awaited: bool = True,
         **variables: str,
     ) -> None:
         self.app = app
+        self._program = program
         self.awaited = awaited
         self._listener = listener
         self.port: int = listener.getsockname()[1] if listener else free_port()
@@ -160,7 +163,7 @@ class Proxy(Program):
     def start(self) -> None:
         log = self.run_dir / "proxy.stdout"
         self._told_before = len(whole_lines(log)) if log.exists() else 0
-        command = [sys.executable, "-m", "heartcode.master"]
+        command = [sys.executable, *self._program]
         pass_fds: tuple[int, ...] = ()
         if self._listener:
             number = self._listener.fileno()

@@ -111,3 +111,18 @@ def test_limits_of_the_headers_can_be_set(
     many = {f"X-{n}": "x" for n in range(150)}
     for path, headers in (("/livez?" + "x" * 8000, {}), ("/livez", {**many, "X-L": "x" * 16000})):
         assert requests.get(proxy.url + path, headers=headers, timeout=30).ok
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+def test_a_body_that_stops_in_the_middle_is_not_waited_for(
+    start_proxy: StartProxy, framing: str
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    proxy = start_proxy(nobody, HEARTCODE_CLIENT_STALL_TIMEOUT_S="0.3", awaited=False)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n5\r\n{{"
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as client:
+        client.sendall(head.encode())
+        answer = client.makefile("rb").read()  # to its end: the connection is closed
+    status, _, rest = answer.partition(b"\r\n")
+    assert status.split()[1] == b"408"
+    assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"

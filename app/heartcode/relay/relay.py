@@ -24,6 +24,7 @@ from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream, ErrorEvent, Opened, openai_error_event
 from heartcode.relay.continuation import Continuation, ContinuationError
+from heartcode.relay.faulty_request import blamed
 from heartcode.relay.future import Future
 from heartcode.relay.retry import RetryBudget
 from heartcode.relay.splice import Splice
@@ -387,7 +388,7 @@ class _RelayedRequest:
                     self._begun = _Begun(identity=identity, stream=opened)
             else:
                 # Whole before the first byte goes out: until then another backend can take over.
-                opened = WholeAnswer(exchange)
+                opened = blamed(WholeAnswer(exchange))
                 lease.learn(opened.usage)
             lease.has_answered(opened.status)
             return opened

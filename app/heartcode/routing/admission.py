@@ -36,6 +36,16 @@ class Grant(Protocol):
     def release(self) -> None: ...  # noqa: D102
 
 
+class Happening(Protocol):
+    """What a waiter waits for: gevent's event, or one of another time than the real one."""
+
+    def is_set(self) -> bool: ...  # noqa: D102
+
+    def set(self) -> None: ...  # noqa: D102
+
+    def wait(self, timeout: float) -> bool: ...  # noqa: D102
+
+
 GrantT = TypeVar("GrantT", bound=Grant)
 
 
@@ -56,7 +66,7 @@ class Waiter(Generic[GrantT]):
     backends: Sequence[Any] = ()
     hold_until: float | None = None
     granted: GrantT | None = None
-    called: Event = field(default_factory=Event)
+    called: Happening = field(default_factory=Event)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import count
 
+from gevent.event import Event
+
 from heartcode.client import Client
 from heartcode.errors import ApiError
 from heartcode.routing import policy
-from heartcode.routing.admission import AdmissionQueue, Limits, Waiter
+from heartcode.routing.admission import AdmissionQueue, Happening, Limits, Waiter
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Candidate, Policy
@@ -40,8 +42,10 @@ class Pool:
         choose: Policy = policy.time_to_first_token,
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        event: Callable[[], Happening] = Event,
     ) -> None:
         self.backends = tuple(backends)
+        self._event = event
         self._choose = choose
         self._clock = clock
         self._lengths = Lengths()
@@ -83,7 +87,7 @@ class Pool:
             best = min(backends, key=lambda b: (b.avoided, b.in_flight))
             return Lease(best, clock=self._clock)
         backends = list(roomy(of_its_file(backends, info), self._tokens_of(info)))
-        waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends)
+        waiter: Waiter[SlotLease] = Waiter(info=info, backends=backends, called=self._event())
         lease = self._queue.enter(waiter, client or Client())
         info.admitted = True
         return lease

@@ -16,8 +16,9 @@ from typing import Any
 
 # About 16 tokens: a prefix is known to within a twentieth of a second of a P106's work.
 BLOCK_CHARS = 64
-# A quarter of a million characters, about 65,000 tokens; the slots of these cards hold fewer. What
-# follows is counted and not told apart.
+# A quarter of a million characters, about 65,000 tokens; the slots of these cards hold fewer. Of
+# what follows texts are counted and nothing is told apart: a body of very many small parts would
+# keep the event loop, see docs/reliability.md.
 MAX_BLOCKS = 4096
 # A chat template writes about four tokens around each message.
 _MARKUP_CHARS = 16
@@ -48,7 +49,11 @@ class Prompt:
         """Return the prompt of a request's JSON body; whatever is in it, this does not fail."""
         blocks, ends = array("q"), array("q")
         chain = chars = 0
-        for text, markup in _parts(fields):
+        for value, markup in _parts(fields):
+            if len(blocks) == MAX_BLOCKS:
+                chars += _said_length(value) + markup
+                continue
+            text = _as_text(value)
             for start in range(0, len(text), BLOCK_CHARS):
                 if len(blocks) == MAX_BLOCKS:
                     break
@@ -67,21 +72,27 @@ def _ends_in_a_block(prompt: Any) -> bool:
     return isinstance(prompt, str) and len(prompt) % BLOCK_CHARS > 0
 
 
-def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the texts of a prompt in order, each with the length of the markup that follows."""
+def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
+    """Yield what a prompt consists of in order, each with the length of the markup that follows."""
     for name in _TEXT_FIELDS:
         value = fields.get(name)
         if not value:
             continue
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             for item in value:
-                yield _message(item), _MARKUP_CHARS
+                yield item, _MARKUP_CHARS
         else:
             yield _text(value), 0
 
 
-def _message(item: Any) -> str:
-    """Return a message as one text: its role, its content and whatever else it carries."""
+def _said_length(item: Any) -> int:
+    """Return the length of what is surely said in an item, at no cost."""
+    said = item.get("content") if isinstance(item, Mapping) else item
+    return len(said) if isinstance(said, str) else 0
+
+
+def _as_text(item: Any) -> str:
+    """Return an item as one text: a message's role, its content and whatever else it carries."""
     if not isinstance(item, Mapping):
         return _text(item)
     rest = {name: value for name, value in item.items() if name not in ("role", "content")}
@@ -95,7 +106,7 @@ def _content(value: Any) -> str:
             part["text"]
             if isinstance(part, Mapping) and isinstance(part.get("text"), str)
             else _text(part)
-            for part in value
+            for part in value[:MAX_BLOCKS]
         )
     return _text(value)
 

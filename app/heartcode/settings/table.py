@@ -244,7 +244,10 @@ TABLE: tuple[Setting, ...] = (
         variable="HEARTCODE_CLIENT_STALL_TIMEOUT_S",
         default="60",
         unit="seconds",
-        sentence="How long the client of a stream may take nothing of it before it counts as gone.",
+        sentence=(
+            "How long the client of a stream may take nothing of it before it counts as gone, and "
+            "how long a request's body may take to arrive; then it is answered with 408."
+        ),
         parse=parsers.seconds(86400),
     ),
     Setting(

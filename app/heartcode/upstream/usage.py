@@ -106,7 +106,9 @@ class Usage:
     @classmethod
     def in_body(cls, body: bytes) -> Usage | None:
         """Return what a whole answer tells."""
-        return cls.of(_json(body)) if len(body) <= _MAX_BODY_BYTES else None
+        if len(body) > _MAX_BODY_BYTES or not (b'"timings"' in body or b'"usage"' in body):
+            return None
+        return cls.of(_json(body))
 
     @classmethod
     def in_stream(cls, end: bytes) -> Usage | None:

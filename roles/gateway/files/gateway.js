@@ -263,7 +263,7 @@ function state(r) {
             return reply(r, 200, json({rigs: rigs}));
         }
         r.headersOut['Content-Type'] = 'text/plain; charset=utf-8';
-        r.return(200, rows(rigs));
+        end(r, 200, rows(rigs));
     });
 }
 
@@ -353,7 +353,16 @@ function errorText(r, status, code, message, param) {
 
 function reply(r, status, body) {
     r.headersOut['Content-Type'] = 'application/json';
-    r.return(status, body);
+    end(r, status, body);
+}
+
+/* Answer. njs throws where the client has left meanwhile, and the log would call that an exception. */
+function end(r, status, body) {
+    try {
+        r.return(status, body);
+    } catch (error) {
+        r.log('nobody is left for an answer');
+    }
 }
 
 function json(value) {

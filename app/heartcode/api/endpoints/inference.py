@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
+from gevent import Timeout
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from heartcode.api import media, read_for_gateway, request_id, validation
 from heartcode.api.access_log import current_record
@@ -50,7 +51,7 @@ def relay(endpoint: Endpoint) -> Response:
     runtime = current_runtime()
     runtime.draining.refuse_new()
     # llama-server takes the NUL that ends a string of C for the end of the body.
-    body = _whole_body().partition(b"\0")[0]
+    body = _whole_body(runtime.settings.client_stall_timeout_s).partition(b"\0")[0]
     fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
     stage = request.headers.get(OVERFLOW_HEADER)
     if stage == read_for_gateway.WANTED:
@@ -125,11 +126,13 @@ for _endpoint in ENDPOINTS:
         bp.post(_path, endpoint=_path.strip("/").replace("/", "_"))(partial(relay, _endpoint))
 
 
-def _whole_body() -> bytes:
-    body = request.get_data(cache=False)
-    # Of a chunked body Werkzeug reads as much as is allowed and leaves the rest without a word.
-    if request.content_length is None and request.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge
+def _whole_body(within_s: float) -> bytes:
+    # Whoever stops in the middle would hold the connection for good; nginx sends what it has whole.
+    with Timeout(within_s, RequestTimeout("the body did not come to its end in time")):
+        body = request.get_data(cache=False)
+        # Of a chunked body Werkzeug reads as much as is allowed and leaves the rest without a word.
+        if request.content_length is None and request.environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
     return body
 
 

@@ -143,3 +143,15 @@ def test_what_other_endpoints_read_is_ignored(endpoint: Endpoint, fields: dict[s
     own = endpoint.own({**fields, "temperature": 1})
     assert own == {**{name: fields[name] for name in own if name in fields}, "temperature": 1}
     assert own.keys() <= {"prompt", "messages", "temperature"} & {endpoint.prompt, "temperature"}
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "-" + "1" * 400, "1e309", "1E+0400", "0.1e999"])
+def test_a_number_beyond_all_doubles_is_refused(number: str) -> None:
+    with pytest.raises(ApiError, match="not valid JSON"):
+        validation.parse(f'{{"n": {number}}}'.encode(), max_depth=10)
+
+
+@pytest.mark.parametrize("number", ["1" * 60, "1e308", "1e-400", "0." + "0" * 400 + "1"])
+def test_one_that_a_double_holds_passes_also_beside_a_text_that_looks_like_one(number: str) -> None:
+    text = f'{{"n": {number}, "prompt": "1e400 {"1" * 400}"}}'
+    assert float(validation.parse(text.encode(), max_depth=10)["n"]) == float(number)
