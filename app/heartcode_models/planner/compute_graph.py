@@ -13,6 +13,7 @@ from math import prod
 
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.graph_allocator import Tensor, buffer_size
+from heartcode_models.planner.kv_of_layers import cells, window_cells
 from heartcode_models.planner.settings import Settings
 
 _F32, _F16, _I32, _I64 = 4, 2, 4, 8
@@ -49,6 +50,15 @@ class Part:
 WHOLE = Part()
 
 
+def part_copies(settings: Settings, *, several: bool) -> int:
+    """Copies of each input: batches overlap on several devices.
+
+    Not where tensors are kept from them by name (``pipeline_parallel`` in ``llama_context``,
+    src/llama-context.cpp).
+    """
+    return PIPELINE_COPIES if several and not settings.n_cpu_moe else 1
+
+
 @lru_cache(maxsize=4096)
 def graph_buffer(
     model: Model, settings: Settings, *, flash_attention: bool = True, part: Part = WHOLE
@@ -80,6 +90,7 @@ class _Graph:
         self._slots = settings.slots
         self._tokens = -(-settings.computed_together // self._slots) * self._slots
         self._cells = settings.ctx_per_slot
+        self._settings = settings
         self._kv_type = settings.kv_type
         self._layers()
 
@@ -153,9 +164,8 @@ class _Graph:
         self._k_cells, self._v_cells, self._mask = self._places(self._cells)
         if model.sliding_window:
             # Its layers have a cache of their own (src/llama-kv-cache-iswa.cpp).
-            window = -(-(model.sliding_window + tokens) // 256) * 256
             self._rotations()
-            self._places(min(self._cells, window))
+            self._places(window_cells(model, self._settings))
         if self._part.last:
             self._wanted = self._input(self._slots, width=_I32)
         return stream
@@ -228,7 +238,7 @@ class _Graph:
         layout = (model.head_v, model.n_heads, self._tokens)
         size = prod(layout) * _F32
         if self._part.on_gpu:
-            size += f16_copy(model, self._kv_type, self._cells * self._slots)
+            size += f16_copy(model, self._settings)
         done = self._node(Tensor(layout=layout, size=size, sources=(q, self._mask)))
         return self._view(done, model.head_v * model.n_heads, self._tokens)
 
@@ -310,12 +320,16 @@ class _Graph:
         return self._add(n_embd, rows, of=(total, shared), in_place=True)
 
 
-def f16_copy(model: Model, kv_type: str, cells: int) -> int:
+def f16_copy(model: Model, settings: Settings) -> int:
     """Bytes that a GPU's flash attention asks for to have one layer's K and V in f16.
 
     Its kernel for several tokens knows f16 only, so what it writes to is followed by room for a
     copy of another type (``ggml_cuda_flash_attn_ext_get_alloc_size``, ggml-cuda/fattn.cu).
     """
-    if kv_type == "f16":
+    if settings.kv_type == "f16":
         return 0
-    return max(model.kv_heads) * (model.head_k + model.head_v) * _F16 * cells
+    values = max(
+        sum(model.kv_width(layer)) * cells(model, settings, layer)
+        for layer in range(model.n_layers)
+    )
+    return values * _F16 * settings.slots

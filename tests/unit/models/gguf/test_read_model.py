@@ -89,7 +89,7 @@ def test_the_layers_of_a_mixture_of_experts() -> None:
     sparse = model(*ENDS, *ATTENTION, *EXPERTS, **experts)
     assert (sparse.experts, sparse.experts_used, sparse.n_ff_expert, sparse.n_ff) == (64, 8, 256, 0)
     of_experts = sum(tensor.nbytes for tensor in EXPERTS if "_exps" in tensor.name)
-    assert sparse.expert_bytes == of_experts
+    assert sum(sparse.expert_bytes) == of_experts
     assert sparse.largest_matrix_bytes == EXPERTS[1].nbytes
     # The first layers of some have none.
     mixed = model(*ENDS, *ATTENTION, *DENSE[:2], *EXPERTS[4:], **experts)
