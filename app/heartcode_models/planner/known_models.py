@@ -74,6 +74,7 @@ SHAPES = {
         head=128,
         n_vocab=131072,
         tied=False,
+        vocabulary_bytes=7_900_000,
     ),
     "24B": Shape(
         name="Mistral-Small-24B",
@@ -85,6 +86,7 @@ SHAPES = {
         head=128,
         n_vocab=131072,
         tied=False,
+        n_ctx_train=32768,
     ),
     "30B-A3B": Shape(
         name="Qwen3-30B-A3B",
