@@ -115,8 +115,8 @@ def model_of(header: Header) -> Model:
         windowed=windowed,
         window_head_k=facts.optional("attention.key_length_swa"),
         window_head_v=facts.optional("attention.value_length_swa"),
-        n_embd_per_layer=facts.optional("embedding_length_per_layer_input"),
-        streams=facts.optional("altup.num_inputs") or 1,
+        n_embd_per_layer=known.per_layer or facts.optional("embedding_length_per_layer_input"),
+        streams=known.streams,
         architecture=architecture,
     )
 

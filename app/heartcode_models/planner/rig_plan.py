@@ -9,7 +9,6 @@ from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import CPU, HOPPER, UNKNOWN, X1_LINK, Rig, nominal_ram
 from heartcode_models.planner.choose import MOST_SLOTS, BackendPlan, Refusal, plan_backend
-from heartcode_models.planner.compute_graph import COMPARED
 from heartcode_models.planner.host_ram import LlamaServer, RamNeed, cache_for_each, ram_need
 from heartcode_models.planner.known_models import SHAPES
 from heartcode_models.planner.layer_split import Cards
@@ -312,12 +311,6 @@ def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
         f"what CUDA takes for itself on {name} is not known: {mib(UNKNOWN.own)} MiB are planned, as"
         " on a Pascal card; watch `nvidia-smi`"
         for name in sorted(unmeasured)
-    ]
-    built_otherwise = {s.plan.model.architecture for s in servers} - COMPARED
-    notes += [
-        f"how large the buffers of a {name} get was not compared with a llama-server's; watch"
-        " `nvidia-smi`"
-        for name in sorted(built_otherwise)
     ]
     files = {server.plan.model.quantisation for server in servers}
     if len(files) > 1:

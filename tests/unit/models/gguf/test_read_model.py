@@ -89,7 +89,7 @@ def test_whatever_the_first_layer_is_looked_up_in_stays_in_host_ram(name: str) -
 
 
 def test_the_layers_of_a_mixture_of_experts() -> None:
-    experts = {"expert_count": 64, "expert_used_count": 8}
+    experts: dict[str, Any] = {"expert_count": 64, "expert_used_count": 8}
     sparse = model(*ENDS, *ATTENTION, *EXPERTS, **experts)
     assert (sparse.experts, sparse.experts_used, sparse.n_ff_expert, sparse.n_ff) == (64, 8, 256, 0)
     of_experts = sum(tensor.nbytes for tensor in EXPERTS if "_exps" in tensor.name)
@@ -105,7 +105,7 @@ def test_the_layers_of_a_mixture_of_experts() -> None:
 def test_a_gate_and_an_up_in_one_matrix_are_two() -> None:
     fused = [replace(t, name=t.name.replace("up_exps", "gate_up_exps")) for t in EXPERTS]
     fused = [replace(t, sizes=(EMBD, 512, 64)) if "gate_up" in t.name else t for t in fused]
-    experts = {"expert_count": 64, "expert_used_count": 8}
+    experts: dict[str, Any] = {"expert_count": 64, "expert_used_count": 8}
     assert model(*ENDS, *ATTENTION, *fused, **experts).n_ff_expert == 256
 
 
