@@ -83,6 +83,11 @@ class Model:
         for name in {field.name for field in fields(cls)} & data.keys():
             value = data[name]
             values[name] = tuple(value) if isinstance(value, list) else value
+        experts = values.get("expert_bytes")
+        if isinstance(experts, int):
+            # A rig's program of before tells those of all layers together.
+            layers = values["n_layers"] if experts else 0
+            values["expert_bytes"] = (experts // max(layers, 1),) * layers
         return cls(**values)
 
     def as_data(self) -> dict[str, Any]:
@@ -102,7 +107,7 @@ class Model:
         """Values of K and of V that one token has in a layer."""
         heads = self.kv_heads[layer]
         if self.has_window(layer) and self.window_head_k:
-            return heads * self.window_head_k, heads * self.window_head_v
+            return heads * self.window_head_k, heads * (self.window_head_v or self.head_v)
         return heads * self.head_k, heads * self.head_v
 
     def experts_of(self, layers: range, *, used: bool = False) -> int:

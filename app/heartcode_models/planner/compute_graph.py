@@ -328,7 +328,7 @@ class _Graph:
         if model.window_head_k:
             has_own = model.kv_heads[number] > 0
             if model.has_window(number):
-                head_k, head_v = model.window_head_k, model.window_head_v
+                head_k, head_v = model.window_head_k, model.window_head_v or head_v
         q = self._rotated(self._positioned(normed, heads, head_k), self._rotation_k)
         if has_own:
             v = self._add(kv_heads * head_v, tokens, of=(normed,))

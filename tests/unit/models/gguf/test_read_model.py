@@ -1,5 +1,6 @@
 """What a file's tensors say of where its bytes will lie and how wide its layers are."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -100,6 +101,19 @@ def test_the_layers_of_a_mixture_of_experts() -> None:
     assert (mixed.n_ff, mixed.n_ff_expert) == (3072, 256)
     shared = matrix("blk.1.ffn_up_shexp", EMBD, 512)
     assert model(*ENDS, *ATTENTION, *EXPERTS, shared, **experts).n_ff_shared == 512
+
+
+def test_a_model_is_the_same_after_its_way_from_another_host() -> None:
+    experts: dict[str, Any] = {"expert_count": 64, "expert_used_count": 8}
+    for made in (model(*ENDS, *ATTENTION, *EXPERTS, **experts), deep("gemma3", 8, **WINDOW)):
+        assert Model.from_data(json.loads(json.dumps(made.as_data()))) == made
+    # A program of before knew less.
+    sparse = model(*ENDS, *ATTENTION, *EXPERTS, **experts)
+    told = sparse.as_data() | {"expert_bytes": sum(sparse.expert_bytes)}
+    del told["windowed"], told["streams"]
+    assert Model.from_data(told) == sparse
+    dense = model(*ENDS, *ATTENTION, *DENSE)
+    assert Model.from_data(dense.as_data() | {"expert_bytes": 0}) == dense
 
 
 def test_a_gate_and_an_up_in_one_matrix_are_two() -> None:
