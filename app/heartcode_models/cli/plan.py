@@ -9,8 +9,9 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.gguf.model import Model
 from heartcode_models.planner import report
-from heartcode_models.planner.cards import known_cards
+from heartcode_models.planner.cards import Rig, known_cards
 from heartcode_models.planner.description import EXAMPLE, parse_rig
 from heartcode_models.planner.facts import plan_fleet
 from heartcode_models.planner.find_models import find_models
@@ -60,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not (arguments.rigs or arguments.facts or arguments.requirements):
         parser.error(f'describe a rig, for example: "{EXAMPLE}"')
+    if arguments.groupings and (arguments.groups or arguments.inventory):
+        parser.error("--groupings tries all groups: leave --groups and --inventory out")
+    if arguments.facts and (arguments.groups or arguments.groupings):
+        parser.error("groups are planned for rigs in words: leave --facts out")
     try:
         if arguments.requirements:
             print(requirements(), end="")
@@ -137,8 +142,20 @@ def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[s
     names = [f"rig{number}" for number in range(1, len(arguments.rigs) + 1)]
     rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
     if arguments.groupings:
-        return [plan for rig in rigs for plan in proposals(rig, models, hand)], ()
+        return _proposals(rigs, models, hand)
     return [plan_grouped(rig, models, hand, arguments.groups) for rig in rigs], ()
+
+
+def _proposals(
+    rigs: Sequence[Rig], models: Sequence[Model], hand: HandSet
+) -> tuple[Sequence[RigPlan], Sequence[str]]:
+    plans, failures = [], []
+    for rig in rigs:
+        made = list(proposals(rig, models, hand))
+        plans += made
+        if not made:
+            failures.append(f"{rig.name}: none of the models that are known here fits on it")
+    return plans, failures
 
 
 def _facts(path: str) -> Any:
