@@ -88,7 +88,8 @@ def host_buffers(model: Model, settings: Settings, cards: int = 1) -> int:
     """
     tokens = settings.computed_together
     copies = part_copies(settings, several=cards > 1)
-    looked_up = 4 * model.n_embd
+    # Embeddings that each layer has of its own are scaled, and lie there twice for that.
+    looked_up = 4 * (model.n_embd + 2 * model.n_layers * model.n_embd_per_layer)
     inputs = 4 * model.n_embd + 3 * 8 + 2 * settings.ctx_per_slot
     return tokens * (looked_up + copies * inputs) + settings.slots * 4 * model.n_vocab
 
