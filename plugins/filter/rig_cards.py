@@ -139,6 +139,12 @@ def _strange(listed: Sequence[Any], host: Mapping[str, Any]) -> list[str]:
         if not isinstance(entry, Mapping):
             faults.append(f"{which} is {entry!r}; write each card as `- uuid: GPU-...`")
             continue
+        if "gpus" in entry:
+            faults.append(
+                f"{which} is a group of cards (gpus), which scripts/plan.py plans and site.yml does"
+                " not deploy; name one card for each entry"
+            )
+            continue
         ways = [way for way in _WAYS if way in entry]
         if len(ways) != 1:
             faults.append(

@@ -4,8 +4,10 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from gguf.constants import GGML_QUANT_SIZES, LlamaFileType
+from heartcode_models.cli import plan
 from heartcode_models.gguf.ggml_types import KV_TYPES, TYPES
 from heartcode_models.gguf.read_model import FILE_TYPES
 from heartcode_models.planner.min_vram import requirements
@@ -57,7 +59,34 @@ def test_formulas_name_their_source() -> None:
     trees = [ast.parse((ROOT / "app/heartcode_models" / file).read_text()) for file in files]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     documented = {node.name: ast.get_docstring(node) or "" for node in functions}
-    formulas = ("weights", "kv_bytes_per_token", "compute_buffer", "pool", "first_gpu_layer")
+    formulas = (
+        "weights",
+        "kv_bytes_per_token",
+        "compute_buffer",
+        "pool",
+        "first_gpu_layer",
+        "weights_of",
+    )
     for name in formulas:
         assert re.search(r"\w+\.(cpp|cu|cuh)\b", documented[name]), name
     assert set(VramNeed.__dataclass_fields__) == {"weights", "kv", "compute", "pool", "runtime"}
+
+
+def shown(page: str, command: str) -> list[str]:
+    """The lines that a page shows below a command, without those that it leaves out."""
+    text = (ROOT / page).read_text()
+    block = text[text.index(f"$ {command}\n") :].split("```")[0].splitlines()[1:]
+    return [line for line in block if line.strip() and line.strip() != "..."]
+
+
+def test_pages_show_what_plan_py_says_of_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    rig = "P106-100 x 6, 8 GB RAM, 2 cores"
+    for page, *arguments in (
+        ("README.md", "--groupings"),
+        ("docs/planning.md", "--model", "24B"),
+    ):
+        assert plan.main([rig, *arguments]) == 0
+        said = capsys.readouterr().out.splitlines()
+        lines = shown(page, f'scripts/plan.py "{rig}" {" ".join(arguments)}')
+        assert len(lines) > 5
+        assert [line for line in lines if line not in said] == []

@@ -31,7 +31,7 @@ def write_zeros(
     quantisation: str,
     *,
     infos: Sequence[Tensor],
-    metadata: Mapping[str, int] | None = None,
+    metadata: Mapping[str, int | list[bool]] | None = None,
 ) -> None:
     """Write a model of an architecture to `path`.
 
@@ -48,7 +48,10 @@ def write_zeros(
     writer = GGUFWriter(path, architecture)
     _add_metadata(writer, shape, quantisation)
     for key, value in (metadata or {}).items():
-        writer.add_uint32(f"{architecture}.{key}", value)
+        if isinstance(value, list):
+            writer.add_array(f"{architecture}.{key}", value)
+        else:
+            writer.add_uint32(f"{architecture}.{key}", value)
     for tensor in infos:
         writer.add_tensor_info(
             tensor.name,

@@ -9,13 +9,16 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
+from heartcode_models.gguf.model import Model
 from heartcode_models.planner import report
-from heartcode_models.planner.cards import known_cards
+from heartcode_models.planner.cards import Rig, known_cards
 from heartcode_models.planner.description import EXAMPLE, parse_rig
 from heartcode_models.planner.facts import plan_fleet
 from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.grouping import plan_grouped, proposals
+from heartcode_models.planner.known_models import SHAPES
 from heartcode_models.planner.min_vram import requirements
-from heartcode_models.planner.rig_plan import RigPlan, plan_rig
+from heartcode_models.planner.rig_plan import RigPlan
 from heartcode_models.planner.settings import LOAD_MODES, HandSet
 
 _HELP = {
@@ -25,6 +28,7 @@ _HELP = {
     "n_batch": "tokens of a prompt handed over together",
     "n_ubatch": "tokens computed together",
     "n_gpu_layers": "layers on the card, the output counted as one, or all",
+    "n_cpu_moe": "layers, from the first, whose experts stay in host RAM, or all",
     "n_threads": "CPU threads of one llama-server",
     "cache_ram_mib": "MiB of host RAM for each card's prompts that lost their slot",
     "load_mode": "how the file is read",
@@ -36,6 +40,10 @@ people write them ("6x P106-100, RAM: 8GB, dual core, SSD 120 GB").
   scripts/plan.py "P106-100 x 6, 4 GB RAM"
   scripts/plan.py "{EXAMPLE}, 60 GB disk" "rig2: P104-100 4 GB x 3, 4 GB RAM"
   scripts/plan.py "6 x GTX 1070, 8 GB RAM" --model https://host/model-Q6_K.gguf
+A model that no card holds is planned for groups, as few cards each as hold it:
+  scripts/plan.py "P106-100 x 6, 8 GB RAM" --model 24B
+  scripts/plan.py "P106-100 x 6, 8 GB RAM" --model 30B-A3B --groups 0+1+2+3,4+5
+  scripts/plan.py "P106-100 x 6, 8 GB RAM" --groupings
 The memory of these cards is known; of others write it behind the name ("RTX 3060 12 GB"):
   {", ".join(known_cards()[:5])},
   {", ".join(known_cards()[5:])}
@@ -53,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not (arguments.rigs or arguments.facts or arguments.requirements):
         parser.error(f'describe a rig, for example: "{EXAMPLE}"')
+    if arguments.groupings and (arguments.groups or arguments.inventory):
+        parser.error("--groupings tries all groups: leave --groups and --inventory out")
+    if arguments.facts and (arguments.groups or arguments.groupings):
+        parser.error("groups are planned for rigs in words: leave --facts out")
     try:
         if arguments.requirements:
             print(requirements(), end="")
@@ -65,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plan.py: {failure}", file=sys.stderr)
     if not plans:
         return _FAILED
-    _print(plans, arguments)
+    try:
+        _print(plans, arguments)
+    except ModelError as error:
+        print(f"plan.py: {error}", file=sys.stderr)
+        return _FAILED
     return _OK if all(plan.works for plan in plans) and not failures else _DOES_NOT_FIT
 
 
@@ -81,8 +97,19 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default="8B",
         metavar="WHAT",
-        help="a GGUF's path or URL (only its header is read), a model of the catalogue, 8B, 3B"
-        " or, with a quantisation, '8B Q4_K_M' (default: the best 8B)",
+        help="a GGUF's path or URL (only its header is read), a model of the catalogue,"
+        f" {', '.join(SHAPES)} or, with a quantisation, '8B Q4_K_M' (default: the best 8B)",
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="GROUPS",
+        help="cards of each backend: how many (3), or their numbers from 0 (0+1+2,3+4+5);"
+        " default: as few as hold the model",
+    )
+    parser.add_argument(
+        "--groupings",
+        action="store_true",
+        help="what each rig could serve with other models and groups of other sizes",
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.add_argument(
@@ -114,7 +141,21 @@ def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[s
     models = find_models(arguments.model)
     names = [f"rig{number}" for number in range(1, len(arguments.rigs) + 1)]
     rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
-    return [plan_rig(rig, models, hand) for rig in rigs], ()
+    if arguments.groupings:
+        return _proposals(rigs, models, hand)
+    return [plan_grouped(rig, models, hand, arguments.groups) for rig in rigs], ()
+
+
+def _proposals(
+    rigs: Sequence[Rig], models: Sequence[Model], hand: HandSet
+) -> tuple[Sequence[RigPlan], Sequence[str]]:
+    plans, failures = [], []
+    for rig in rigs:
+        made = list(proposals(rig, models, hand))
+        plans += made
+        if not made:
+            failures.append(f"{rig.name}: none of the models that are known here fits on it")
+    return plans, failures
 
 
 def _facts(path: str) -> Any:
@@ -128,6 +169,8 @@ def _facts(path: str) -> Any:
 def _print(plans: Sequence[RigPlan], arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([report.as_data(plan) for plan in plans], indent=2))
+    elif arguments.groupings:
+        print(report.groupings(plans))
     elif arguments.inventory:
         print("\n".join(report.inventory(plan) for plan in plans))
     else:

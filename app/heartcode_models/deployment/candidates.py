@@ -15,7 +15,7 @@ from heartcode_models.catalogue.lock import LockFile
 from heartcode_models.errors import ModelError
 from heartcode_models.files.control import pinned
 from heartcode_models.files.hub import Hub
-from heartcode_models.gguf import read_model
+from heartcode_models.gguf import architectures, read_model
 from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.model import Model
 from heartcode_models.gguf.read_model import model_of
@@ -117,7 +117,8 @@ def _candidate(question: Question, file: str, read: Callable[[], Model]) -> Cand
 
 def _at_the_hub(url: str, token: str, sha256: str) -> Model:
     """What a file's header says: asked for once, as a second run has to know it without the hub."""
-    reader = hashlib.sha256(Path(read_model.__file__).read_bytes()).hexdigest()[:8]
+    sources = [Path(str(one.__file__)).read_bytes() for one in (read_model, architectures)]
+    reader = hashlib.sha256(b"".join(sources)).hexdigest()[:8]
     note = cache_directory() / "shapes" / f"{sha256}-{reader}.json"
     # A note that was cut off is no note.
     with suppress(OSError, ValueError, TypeError):

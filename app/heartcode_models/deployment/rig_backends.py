@@ -264,6 +264,7 @@ def _backend(
     host: Mapping[str, Any],
 ) -> dict[str, Any]:
     settings = asdict(server.plan.settings)
+    del settings["n_cpu_moe"]  # the planner's alone: nothing starts a llama-server with it yet
     if server.plan.settings.n_gpu_layers >= server.plan.model.all_layers:
         settings["n_gpu_layers"] = ALL_LAYERS
     card = server.plan.card

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from heartcode_models.errors import ModelError
+from heartcode_models.gguf.architectures import ARCHITECTURES, Architecture
 from heartcode_models.gguf.check import refuse_part
 from heartcode_models.gguf.header import Header, SkippedArray, Tensor
 from heartcode_models.gguf.model import Model
@@ -26,6 +27,11 @@ _INPUTS = (
     "masked_embd_centroids",
     "masked_embd_ordering",
 )
+#: They belong to no layer by name, and lie with the first (``LLM_TENSOR_LAYER_REPEATING``,
+#: src/llama-arch.cpp).
+_WITH_THE_FIRST_LAYER = ("per_layer_model_proj", "per_layer_proj_norm")
+#: What ``--n-cpu-moe`` keeps with the CPU (``LLM_FFN_EXPS_REGEX``, common/common.h).
+_EXPERTS = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps")
 #: Types that are no quantisation: without fast f16 a card multiplies them in f32.
 _PLAIN = ("F16", "BF16")
 
@@ -46,7 +52,7 @@ def model_of(header: Header) -> Model:
     """The model that a GGUF's header describes.
 
     Raises:
-        ModelError: it is no transformer with plain attention, or lacks what each of them has.
+        ModelError: the planner does not know its architecture, or it lacks what each of them has.
     """
     facts = _Metadata(header)
     architecture = facts.text("general.architecture")
@@ -56,6 +62,12 @@ def model_of(header: Header) -> Model:
                 f"{header.source} {means}; the planner knows transformers with plain attention"
                 " only. Set n_ctx and slots by hand and watch `nvidia-smi`."
             )
+    known = ARCHITECTURES.get(architecture)
+    if known is None:
+        raise ModelError(
+            f"{header.source} is a {architecture}, whose memory the planner does not know; it knows"
+            f" {', '.join(ARCHITECTURES)}. Set n_ctx and slots by hand and watch `nvidia-smi`."
+        )
     n_layers = facts.number("block_count")
     if n_layers > _MOST_LAYERS:
         raise ModelError(
@@ -64,6 +76,9 @@ def model_of(header: Header) -> Model:
     n_embd = facts.number("embedding_length")
     heads = facts.per_layer("attention.head_count", n_layers)
     kv_heads = facts.per_layer("attention.head_count_kv", n_layers, heads)
+    own_kv = facts.own_kv(known, n_layers)
+    kv_heads = kv_heads[:own_kv] + (0,) * (n_layers - own_kv)
+    window, windowed = facts.windows(known, n_layers)
     if not max(heads) or not max(kv_heads):
         raise ModelError(
             f"{header.source} has no attention; the planner cannot tell its context's size"
@@ -95,8 +110,13 @@ def model_of(header: Header) -> Model:
         experts_used=used,
         n_ff_expert=parts.width("ffn_up_exps") or parts.width("ffn_gate_up_exps") // 2,
         n_ff_shared=parts.width("ffn_up_shexp"),
-        expert_bytes=parts.experts,
-        sliding_window=facts.optional("attention.sliding_window"),
+        expert_bytes=tuple(parts.experts) if experts else (),
+        sliding_window=window,
+        windowed=windowed,
+        window_head_k=facts.optional("attention.key_length_swa"),
+        window_head_v=facts.optional("attention.value_length_swa"),
+        n_embd_per_layer=known.per_layer or facts.optional("embedding_length_per_layer_input"),
+        streams=known.streams,
         architecture=architecture,
     )
 
@@ -138,6 +158,32 @@ class _Metadata:
             return tuple(values)
         raise self._lacks(f"{self._architecture}.{key}")
 
+    def own_kv(self, known: Architecture, layers: int) -> int:
+        """How many layers, from the first on, have K and V of their own."""
+        shared = self.optional("attention.shared_kv_layers")
+        own = layers - shared if known.own_kv is None else min(known.own_kv, layers)
+        if own < 1:
+            raise self._lacks(f"{self._architecture}.attention.shared_kv_layers")
+        return own
+
+    def windows(self, known: Architecture, layers: int) -> tuple[int, tuple[bool, ...]]:
+        """The window, and which layers have it (``load_swa_pattern``, src/llama-model.cpp)."""
+        window = self.optional("attention.sliding_window") or known.window
+        if not window or not known.window_every:
+            return 0, ()
+        key = f"{self._architecture}.attention.sliding_window_pattern"
+        pattern: Any = self._header.metadata.get(key, known.window_every)
+        if isinstance(pattern, list):
+            if len(pattern) != layers:
+                raise self._lacks(key)
+            return window, tuple(map(bool, pattern))
+        if not isinstance(pattern, int) or pattern < 0:
+            raise self._lacks(key)
+        # Of 0 layers none sees the whole context (``set_swa_pattern``, src/llama-hparams.cpp).
+        return window, tuple(
+            not pattern or layer % pattern < pattern - 1 for layer in range(layers)
+        )
+
     def _lacks(self, key: str) -> ModelError:
         return ModelError(
             f"{self._header.source} has no usable metadata {key}; it is no whole model"
@@ -159,7 +205,7 @@ class _Weights:
         layers: Bytes of each layer.
         inputs: Bytes of what stays in host RAM.
         output: Bytes of the output; with tied embeddings of their copy, `output_copy`.
-        experts: Bytes of all experts, part of `layers`.
+        experts: Bytes of each layer's experts, part of `layers`.
         largest: Bytes of the largest matrix of a layer.
         converted: Elements of the largest matrix that is not quantised.
         all_experts: Whether every layer is one of experts.
@@ -167,7 +213,8 @@ class _Weights:
 
     def __init__(self, header: Header, n_layers: int) -> None:
         self.layers = [0] * n_layers
-        self.inputs = self.experts = self.largest = self.converted = 0
+        self.experts = [0] * n_layers
+        self.inputs = self.largest = self.converted = 0
         self._widths: dict[str, int] = {}
         of_experts: set[int] = set()
         output = other = 0
@@ -177,11 +224,13 @@ class _Weights:
             block = _BLOCK.match(name)
             if block and int(block[1]) < n_layers:
                 self._in_layer(tensor, int(block[1]), name.removeprefix(block[0]))
-                if name.endswith("_exps"):
+                if self.experts[int(block[1])]:
                     of_experts.add(int(block[1]))
             elif name in _INPUTS:
                 self.inputs += tensor.nbytes
                 tokens = tensor if name == _INPUTS[0] else tokens
+            elif name in _WITH_THE_FIRST_LAYER:
+                self._in_layer(tensor, 0, name)
             elif name == "output":
                 output = tensor.nbytes
                 self._multiplied(tensor)
@@ -202,8 +251,8 @@ class _Weights:
         if len(tensor.sizes) > 1:
             self._widths[name] = max(self._widths.get(name, 0), tensor.sizes[1])
             self._multiplied(tensor)
-        if name.endswith("_exps"):
-            self.experts += tensor.nbytes
+        if _EXPERTS.match(name):
+            self.experts[layer] += tensor.nbytes
 
     def _multiplied(self, tensor: Tensor) -> None:
         if tensor.kind in _PLAIN:

@@ -1,15 +1,18 @@
-"""Decides what a card serves, with a reason for each choice."""
+"""Decides what a backend serves, on one card or on a group, with a reason for each choice."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import CPU, MINING_CARDS, Card, make_card
-from heartcode_models.planner.host_ram import cpu_need
 from heartcode_models.planner.known_models import LAST_RESORTS, SHAPES, known_model
+from heartcode_models.planner.kv_of_layers import kv_of
+from heartcode_models.planner.layer_split import Cards, Share, shares
 from heartcode_models.planner.settings import HandSet, Settings
-from heartcode_models.planner.vram import VramNeed, usable, vram_need
+from heartcode_models.planner.vram import VramNeed, usable, weights_of
 from heartcode_models.units import MIB, mib
 
 #: A conversation of role-play with its character card; beyond it prompts take half a minute and
@@ -29,44 +32,74 @@ MOST_SLOTS = 4
 UBATCHES = (512, 256, 128)
 
 
+#: More cards than this are not tried for a group.
+_MOST_CARDS = 16
+
+
 @dataclass(frozen=True, kw_only=True)
-class CardPlan:
-    """What one card shall serve.
+class BackendPlan:
+    """What one llama-server shall serve, on one card or on a group of them.
 
     Attributes:
-        card: The card.
+        shares: What each of its cards holds, in the order in which it sees them.
         model: The file to load.
         settings: What decides the VRAM.
-        need: The VRAM it takes.
         why: A sentence for each choice, by its name.
     """
 
-    card: Card
+    shares: tuple[Share, ...]
     model: Model
     settings: Settings
-    need: VramNeed
     why: dict[str, str]
+
+    @property
+    def cards(self) -> Cards:
+        """Its cards, in the order in which llama-server sees them."""
+        return tuple(share.card for share in self.shares)
+
+    @property
+    def card(self) -> Card:
+        """The first card, by which a backend is known."""
+        return self.shares[0].card
+
+    @property
+    def need(self) -> VramNeed:
+        """The VRAM that it takes of all its cards together."""
+        return reduce(VramNeed.__add__, (share.need for share in self.shares))
+
+    @property
+    def tensor_split(self) -> tuple[int, ...]:
+        """Numbers for ``--tensor-split``: how many layers each card has."""
+        return tuple(len(share.layers) for share in self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a card can serve nothing, and what would fit."""
+    """Why a card, or a group of them, can serve nothing, and what would fit."""
 
-    card: Card
+    cards: Cards
     reason: str
     would_fit: tuple[str, ...]
 
-
-def need_on(card: Card, model: Model, settings: Settings) -> VramNeed:
-    """VRAM of a llama-server with these settings on a card; of the CPU it is RAM."""
-    if card.generation is CPU:
-        return cpu_need(model, settings)
-    return vram_need(model, settings, generation=card.generation)
+    @property
+    def card(self) -> Card:
+        """The first card."""
+        return self.cards[0]
 
 
-def fits(card: Card, model: Model, settings: Settings) -> bool:
-    """Whether a llama-server with these settings has room on a card."""
-    return need_on(card, model, settings).total <= usable(card.vram)
+def room(cards: Cards, model: Model, settings: Settings) -> int:
+    """Bytes that stay free on the fullest card; negative where they are lacking."""
+    return min(share.room for share in shares(cards, model, settings))
+
+
+def needed(cards: Cards, model: Model, settings: Settings) -> int:
+    """Bytes of VRAM of a llama-server with these settings; on the CPU they are RAM."""
+    return sum(share.need.total for share in shares(cards, model, settings))
+
+
+def fits(cards: Cards, model: Model, settings: Settings) -> bool:
+    """Whether a llama-server with these settings has room."""
+    return room(cards, model, settings) >= 0
 
 
 def good_settings(model: Model, hand: HandSet) -> Settings:
@@ -78,18 +111,24 @@ def good_settings(model: Model, hand: HandSet) -> Settings:
         n_batch=hand.n_batch or UBATCHES[0],
         n_ubatch=hand.n_ubatch or min(UBATCHES[0], hand.n_batch or UBATCHES[0]),
         n_gpu_layers=model.all_layers if hand.n_gpu_layers is None else hand.n_gpu_layers,
+        n_cpu_moe=min(hand.n_cpu_moe or 0, model.n_layers),
     )
 
 
-def plan_card(card: Card, models: Sequence[Model], hand: HandSet) -> CardPlan | Refusal:
-    """The best plan for a card.
+def plan_card(card: Card, models: Sequence[Model], hand: HandSet) -> BackendPlan | Refusal:
+    """The best plan for one card (`plan_backend`)."""
+    return plan_backend((card,), models, hand)
+
+
+def plan_backend(cards: Cards, models: Sequence[Model], hand: HandSet) -> BackendPlan | Refusal:
+    """The best plan for a card, or for a group of them.
 
     The best quantisation that leaves room for GOOD_SLOTS conversations of GOOD_CTX; where none
     does, the smallest one with what it leaves. Then context up to GOOD_CTX, slots, and what is
     left for context.
 
     Args:
-        card: The card.
+        cards: The card, or those of the group.
         models: The files to choose from, best first.
         hand: What is fixed.
 
@@ -99,14 +138,14 @@ def plan_card(card: Card, models: Sequence[Model], hand: HandSet) -> CardPlan | 
     for model in models:
         _check(model, hand)
         good = good_settings(model, hand)
-        if fits(card, model, good):
-            return _planned(card, models, model, _grow(card, model, good, hand), hand)
+        if fits(cards, model, good):
+            return _planned(cards, models, model, _grow(cards, model, good, hand), hand)
     smallest = models[-1]
     for n_ubatch in [hand.n_ubatch] if hand.n_ubatch else UBATCHES:
         least = _least(smallest, hand, n_ubatch)
-        if fits(card, smallest, least):
-            return _planned(card, models, smallest, _grow(card, smallest, least, hand), hand)
-    return _refusal(card, smallest, hand)
+        if fits(cards, smallest, least):
+            return _planned(cards, models, smallest, _grow(cards, smallest, least, hand), hand)
+    return _refusal(cards, smallest, hand)
 
 
 def _check(model: Model, hand: HandSet) -> None:
@@ -118,6 +157,11 @@ def _check(model: Model, hand: HandSet) -> None:
     if hand.n_ctx and hand.n_ctx > model.n_ctx_train:
         raise ModelError(
             f"n_ctx {hand.n_ctx} is more than {model.name} was made for ({model.n_ctx_train})"
+        )
+    if hand.n_cpu_moe and not model.experts:
+        raise ModelError(
+            f"n_cpu_moe {hand.n_cpu_moe} is for mixtures of experts, and {model.name} is none."
+            " Leave it out"
         )
 
 
@@ -131,19 +175,21 @@ def _least(model: Model, hand: HandSet, n_ubatch: int) -> Settings:
     )
 
 
-def _grow(card: Card, model: Model, start: Settings, hand: HandSet) -> Settings:
+def _grow(cards: Cards, model: Model, start: Settings, hand: HandSet) -> Settings:
     """The largest settings that fit: context to GOOD_CTX, then slots, then context again."""
     settings = start
     if not hand.n_ctx:
         limit = min(GOOD_CTX, model.n_ctx_train)
-        settings = _largest(card, model, _with_ctx(settings, limit))
+        settings = _largest(cards, model, _with_ctx(settings, limit))
     if not hand.slots:
         settings = _largest(
-            card, model, (replace(settings, slots=n) for n in range(settings.slots, MOST_SLOTS + 1))
+            cards,
+            model,
+            (replace(settings, slots=n) for n in range(settings.slots, MOST_SLOTS + 1)),
         )
     if not hand.n_ctx:
         limit = min(LARGEST_CTX, model.n_ctx_train)
-        settings = _largest(card, model, _with_ctx(settings, limit))
+        settings = _largest(cards, model, _with_ctx(settings, limit))
     return settings
 
 
@@ -153,11 +199,11 @@ def _with_ctx(settings: Settings, limit: int) -> Iterable[Settings]:
         yield replace(settings, n_ctx=n_ctx)
 
 
-def _largest(card: Card, model: Model, rising: Iterable[Settings]) -> Settings:
+def _largest(cards: Cards, model: Model, rising: Iterable[Settings]) -> Settings:
     """The last of `rising` settings that fits; the first one does."""
     best: Settings | None = None
     for settings in rising:
-        if best is not None and not fits(card, model, settings):
+        if best is not None and not fits(cards, model, settings):
             break
         best = settings
     assert best is not None  # noqa: S101 (the first one is always there)
@@ -168,54 +214,61 @@ def _largest(card: Card, model: Model, rising: Iterable[Settings]) -> Settings:
 
 
 def _planned(
-    card: Card, models: Sequence[Model], model: Model, settings: Settings, hand: HandSet
-) -> CardPlan:
-    need = need_on(card, model, settings)
+    cards: Cards, models: Sequence[Model], model: Model, settings: Settings, hand: HandSet
+) -> BackendPlan:
     why = {
-        "quantisation": _why_quantisation(card, models, model, hand),
-        "n_ctx": _why_ctx(card, model, settings),
-        "slots": _why_slots(card, settings, model),
+        "quantisation": _why_quantisation(cards, models, model, hand),
+        "n_ctx": _why_ctx(cards, model, settings),
+        "slots": _why_slots(cards, settings, model),
         "kv_type": _why_kv(settings),
         "n_batch": "no more than n_ubatch: the other slots get their tokens after each batch",
         "n_ubatch": _why_ubatch(settings, model),
         "n_gpu_layers": _why_layers(settings, model),
     }
+    if settings.n_cpu_moe:
+        size = mib(model.experts_of(range(settings.n_cpu_moe)))
+        why["n_cpu_moe"] = f"{size} MiB of experts stay in the host's RAM, which reads them slowly"
     by_hand = {name for name in why if getattr(hand, name, None) is not None}
-    if card.generation is CPU:
+    if cards[0].generation is CPU:
         by_hand.discard("n_gpu_layers")
         why["n_gpu_layers"] = "the CPU computes"
-    why |= dict.fromkeys(by_hand, "set by hand, and it fits")
+    why |= dict.fromkeys(by_hand - {"n_cpu_moe"}, "set by hand, and it fits")
     if settings.n_ctx > LARGEST_CTX:
         why["n_ctx"] += f"; above {LARGEST_CTX} llama.cpp#22032 reports broken answers on Pascal"
-    return CardPlan(card=card, model=model, settings=settings, need=need, why=why)
+    return BackendPlan(
+        shares=shares(cards, model, settings), model=model, settings=settings, why=why
+    )
 
 
-def _why_quantisation(card: Card, models: Sequence[Model], model: Model, hand: HandSet) -> str:
+def _why_quantisation(cards: Cards, models: Sequence[Model], model: Model, hand: HandSet) -> str:
     if len(models) == 1:
         return "the file that was given"
     better = models[: list(models).index(model)]
     if not better:
         return "the best one there is to choose"
     good = good_settings(better[-1], hand)
-    lacking = mib(need_on(card, better[-1], good).total - usable(card.vram))
-    return f"{better[-1].quantisation} with {good.slots} x {good.n_ctx} tokens lacks {lacking} MiB"
+    lacking = mib(-room(cards, better[-1], good))
+    where = "" if len(cards) == 1 else " on a card"
+    return (
+        f"{better[-1].quantisation} with {good.slots} x {good.n_ctx} tokens lacks {lacking}"
+        f" MiB{where}"
+    )
 
 
-def _why_ctx(card: Card, model: Model, settings: Settings) -> str:
+def _why_ctx(cards: Cards, model: Model, settings: Settings) -> str:
     if settings.n_ctx >= min(LARGEST_CTX, model.n_ctx_train):
         return "the most that is safe or that the model knows"
     if settings.n_ctx == GOOD_CTX:
         return "enough for a long conversation; room beyond it is better spent on slots"
-    free = mib(usable(card.vram) - need_on(card, model, settings).total)
-    return f"what fits: {free} MiB stay free"
+    where = "" if len(cards) == 1 else " on the fullest card"
+    return f"what fits: {mib(room(cards, model, settings))} MiB stay free{where}"
 
 
-def _why_slots(card: Card, settings: Settings, model: Model) -> str:
+def _why_slots(cards: Cards, settings: Settings, model: Model) -> str:
     if settings.slots == MOST_SLOTS:
         return "more would make each other wait for their prompts"
-    need = need_on(card, model, settings)
-    one_more = need_on(card, model, replace(settings, slots=settings.slots + 1))
-    return f"one more would take {mib(one_more.total - need.total)} MiB"
+    one_more = needed(cards, model, replace(settings, slots=settings.slots + 1))
+    return f"one more would take {mib(one_more - needed(cards, model, settings))} MiB"
 
 
 def _why_kv(settings: Settings) -> str:
@@ -240,11 +293,9 @@ def _why_layers(settings: Settings, model: Model) -> str:
 # --- refusals ----------------------------------------------------------------------------------
 
 
-def _refusal(card: Card, model: Model, hand: HandSet) -> Refusal:
+def _refusal(cards: Cards, model: Model, hand: HandSet) -> Refusal:
     ubatch = hand.n_ubatch or UBATCHES[-1]
     least = _least(model, hand, ubatch)
-    need = need_on(card, model, least)
-    over = mib(need.total - usable(card.vram))
     what = f"{model.name} {model.quantisation} with {least.slots} x {least.n_ctx} tokens"
     fixed = [
         f"{name} {value}"
@@ -252,28 +303,60 @@ def _refusal(card: Card, model: Model, hand: HandSet) -> Refusal:
         if (value := getattr(hand, name)) is not None
     ]
     by_hand = f" (set by hand: {', '.join(fixed)})" if fixed else ""
+    total = needed(cards, model, least)
+    if len(cards) == 1:
+        over, planned_for = mib(-room(cards, model, least)), f"on {cards[0].name}"
+    else:
+        all_room = sum(usable(card.vram) for card in cards)
+        over, planned_for = mib(max(total - all_room, 0)), f"on {named(cards)}"
+    more = f"{over} MiB more than" if over else "and its layers cannot be shared out within"
     return Refusal(
-        card=card,
+        cards=cards,
         reason=(
-            f"{what} needs {mib(need.total)} MiB, {over} MiB more than the"
-            f" {usable(card.vram) // MIB} MiB that can be planned for on {card.name}{by_hand}"
+            f"{what} needs {mib(total)} MiB, {more} the"
+            f" {sum(usable(card.vram) for card in cards) // MIB} MiB that can be planned for"
+            f" {planned_for}{by_hand}"
         ),
-        would_fit=tuple(_alternatives(card, model, least, hand)),
+        would_fit=tuple(_alternatives(cards, model, least, hand)),
     )
 
 
-def _alternatives(card: Card, model: Model, least: Settings, hand: HandSet) -> Iterable[str]:
+def named(cards: Cards) -> str:
+    """Cards in words: ``3 P106-100``, ``2 P106-100 + 1 P104-100``; one card by its name."""
+    if len(cards) == 1:
+        return cards[0].name
+    counts = Counter(card.name for card in cards)
+    return " + ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _alternatives(cards: Cards, model: Model, least: Settings, hand: HandSet) -> Iterable[str]:
     """What would fit, nearest first."""
-    yield from _smaller_settings(card, model, least, hand)
-    yield from _smaller_models(card, model, least)
-    for name in MINING_CARDS:
+    yield from _smaller_settings(cards, model, least, hand)
+    yield from _smaller_models(cards, model, least)
+    if number := cards_that_hold(cards[-1], model, least, len(cards) + 1):
+        yield (
+            f"a group of {number} {cards[-1].name}, which plan.py plans and site.yml does not"
+            " deploy"
+        )
+    for name in MINING_CARDS if len(cards) == 1 else ():
         other = make_card(name)
-        if other and fits(other, model, least):
+        if other and fits((other,), model, least):
             yield f"a card with {other.vram / MIB / 1024:.0f} GB, for example {name}"
             return
 
 
-def _smaller_settings(card: Card, model: Model, least: Settings, hand: HandSet) -> Iterable[str]:
+def cards_that_hold(card: Card, model: Model, settings: Settings, least: int = 1) -> int | None:
+    """How many cards of a kind hold a model, from `least` on; None where no number does."""
+    if card.generation is CPU or settings.n_gpu_layers < model.all_layers:
+        return None
+    most = min(_MOST_CARDS, model.all_layers)
+    layers = range(model.all_layers)
+    held = weights_of(model, layers, settings.n_cpu_moe) + kv_of(model, settings, layers)
+    first = max(least, -(-held // max(usable(card.vram), 1)))
+    return next((n for n in range(first, most + 1) if fits((card,) * n, model, settings)), None)
+
+
+def _smaller_settings(cards: Cards, model: Model, least: Settings, hand: HandSet) -> Iterable[str]:
     changes: list[tuple[str, Callable[[int], Settings], range]] = [
         ("n_ctx", lambda n: replace(least, n_ctx=n), range(least.n_ctx - 256, 1023, -256)),
         ("slots", lambda n: replace(least, slots=n), range(least.slots - 1, 0, -1)),
@@ -282,26 +365,26 @@ def _smaller_settings(card: Card, model: Model, least: Settings, hand: HandSet) 
     for name, changed, values in changes:
         if getattr(hand, name) is None and name != "n_ctx":
             continue
-        value = next((n for n in values if fits(card, model, changed(n))), None)
+        value = next((n for n in values if fits(cards, model, changed(n))), None)
         if value is not None:
             yield f"{name} {value}" + ("" if hand.n_ctx or name != "n_ctx" else ", set by hand")
-    if least.kv_type != "q4_0" and fits(card, model, replace(least, kv_type="q4_0")):
+    if least.kv_type != "q4_0" and fits(cards, model, replace(least, kv_type="q4_0")):
         yield "kv_type q4_0 (worse answers in long conversations)"
 
 
-def _smaller_models(card: Card, model: Model, least: Settings) -> Iterable[str]:
+def _smaller_models(cards: Cards, model: Model, least: Settings) -> Iterable[str]:
     size = next((key for key, shape in SHAPES.items() if shape.name == model.name), None)
     if size:
         for quantisation in LAST_RESORTS:
             smaller = known_model(size, quantisation)
-            if fits(card, smaller, least):
+            if fits(cards, smaller, least):
                 yield f"{model.name} {quantisation} (visibly worse answers)"
                 break
     for key, shape in SHAPES.items():
         for quantisation in ("Q6_K", "Q5_K_M", "Q4_K_M"):
             other = known_model(key, quantisation)
             if other.file_bytes < model.file_bytes and shape.name != model.name:
-                whole = replace(least, n_gpu_layers=other.all_layers)
-                if fits(card, other, whole):
+                whole = replace(least, n_gpu_layers=other.all_layers, n_cpu_moe=0)
+                if fits(cards, other, whole):
                     yield f"a smaller model, for example {shape.name} {quantisation}"
                     return

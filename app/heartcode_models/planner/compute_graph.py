@@ -1,7 +1,8 @@
 """The graph of a prompt, as llama.cpp builds it, for the size of the buffer that it is computed in.
 
-Only sizes and the order of the computing count here. All layers are alike, so a few stand for all.
-Source: src/llama-graph.cpp, src/models/llama.cpp and, for what a device is handed,
+Only sizes and the order of the computing count here. Where all layers are alike, a few stand for
+all. Source: src/llama-graph.cpp, src/models/llama.cpp, gemma3n.cpp and gemma4.cpp beside it, and,
+for what a device is handed,
 ``ggml_backend_sched_split_graph`` in ggml/src/ggml-backend.cpp of the pinned llama.cpp
 (ggml-org/llama.cpp 0c1e57098).
 """
@@ -13,22 +14,20 @@ from math import prod
 
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.graph_allocator import Tensor, buffer_size
+from heartcode_models.planner.kv_of_layers import cells, window_cells
 from heartcode_models.planner.settings import Settings
 
 _F32, _F16, _I32, _I64 = 4, 2, 4, 8
 #: So many layers and the last one, which has fewer rows, are as wide as all.
 _LAYERS = 3
+#: Width of Gemma 3n's shortcut beside attention (``laurel_rank``, src/llama-hparams.h).
+_LAUREL = 64
 #: Width of the rotation of V, and the smallest one of K (``build_input_v_rot`` and
 #: ``build_input_k_rot``, src/llama-kv-cache.cpp).
 _ROTATION = 64
 #: Copies of what crosses from device to device where there are several: a batch is computed on the
 #: first while the one before it is on the second (``GGML_SCHED_MAX_COPIES``, ggml/CMakeLists.txt).
 PIPELINE_COPIES = 4
-#: Architectures whose buffers were compared with what llama-server reports: at most 8 % over, but
-#: for gemma2 (16 %), and never under.
-COMPARED = frozenset(
-    ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3")
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,15 @@ class Part:
 
 
 WHOLE = Part()
+
+
+def part_copies(settings: Settings, *, several: bool) -> int:
+    """Copies of each input: batches overlap on several devices.
+
+    Not where tensors are kept from them by name (``pipeline_parallel`` in ``llama_context``,
+    src/llama-context.cpp).
+    """
+    return PIPELINE_COPIES if several and not settings.n_cpu_moe else 1
 
 
 @lru_cache(maxsize=4096)
@@ -75,11 +83,14 @@ class _Graph:
         self.first: list[Tensor] = []
         self._model = model
         self._part = part
+        self._own: Tensor | None = None
+        self._per_layer: Tensor | None = None
         self._flash = flash_attention
         # A batch is shared out evenly among the slots (``graph_reserve``, src/llama-context.cpp).
         self._slots = settings.slots
         self._tokens = -(-settings.computed_together // self._slots) * self._slots
         self._cells = settings.ctx_per_slot
+        self._settings = settings
         self._kv_type = settings.kv_type
         self._layers()
 
@@ -122,10 +133,15 @@ class _Graph:
         model = self._model
         stream = self._inputs()
         rows = self._tokens
-        for number in range(_LAYERS + 1):
+        # Layers that are not alike are all gone through.
+        before_last = model.n_layers - 1 if model.window_head_k else _LAYERS
+        for number in range(before_last + 1):
+            if model.streams > 1:
+                stream = self._layer_of_streams(stream)
+                continue
             normed = self._norm(stream, rows)
-            attended = self._attention(normed)
-            if number == _LAYERS and self._part.last:
+            attended = self._attention(normed, number)
+            if number == before_last and self._part.last:
                 # Of the last layer only what makes logits is computed further.
                 rows = min(self._slots, self._tokens)
                 attended = self._add(model.n_embd, rows, of=(attended, self._wanted))
@@ -134,6 +150,11 @@ class _Graph:
             normed = self._norm(between, rows)
             made = self._feed_forward(normed, rows)
             stream = self._add(model.n_embd, rows, of=(made, between), in_place=True)
+            if self._own:
+                stream = self._with_own_embeddings(stream, rows)
+        if self._part.last and model.streams > 1:
+            rows = min(self._slots, self._tokens)
+            stream = self._add(model.n_embd, rows, of=(stream, self._wanted))
         if self._part.last:
             embedding = self._norm(stream, rows)
             logits = self._add(model.n_vocab, rows, of=(embedding,))
@@ -141,7 +162,10 @@ class _Graph:
 
     def _inputs(self) -> Tensor:
         model, tokens = self._model, self._tokens
-        if self._part.on_gpu:
+        if self._part.copies > 1:
+            # What comes from another device; the first gets one stream of it, and makes the others.
+            stream = self._input(model.n_embd, tokens, model.streams)
+        elif self._part.on_gpu:
             stream = self._input(model.n_embd, tokens)
         else:
             # The CPU looks the embeddings up itself; those that an image would bring have a place.
@@ -153,12 +177,121 @@ class _Graph:
         self._k_cells, self._v_cells, self._mask = self._places(self._cells)
         if model.sliding_window:
             # Its layers have a cache of their own (src/llama-kv-cache-iswa.cpp).
-            window = -(-(model.sliding_window + tokens) // 256) * 256
             self._rotations()
-            self._places(min(self._cells, window))
+            self._places(window_cells(model, self._settings))
         if self._part.last:
             self._wanted = self._input(self._slots, width=_I32)
-        return stream
+        self._embedded = stream
+        self._own = self._looked_up()
+        return self._streams(stream) if model.streams > 1 == self._part.copies else stream
+
+    def _looked_up(self) -> Tensor | None:
+        """The embeddings that each layer has of its own, for all (``build_inp_per_layer``)."""
+        model, tokens = self._model, self._tokens
+        layout = (model.n_embd_per_layer, model.n_layers, tokens)
+        if not model.n_embd_per_layer:
+            return None
+        if self._part.on_gpu:
+            return self._input(*layout)
+        rows = self._add(prod(layout[:2]), tokens, of=(self._input(tokens, width=_I32),))
+        return self._add(*layout, of=(self._view(rows, *layout),))
+
+    def _own_embeddings(self) -> Tensor:
+        """What each layer adds of them, made where the first layer does (``project_...``)."""
+        if self._per_layer is None:
+            model, tokens = self._model, self._tokens
+            layout = (model.n_embd_per_layer, model.n_layers, tokens)
+            assert self._own is not None  # noqa: S101 (asked for by models that have them)
+            projected = self._add(prod(layout[:2]), tokens, of=(self._embedded,))
+            normed = self._add(*layout, of=(self._view(projected, *layout),))
+            total = self._add(*layout, of=(normed, self._own), in_place=True)
+            turned = (model.n_embd_per_layer, tokens, model.n_layers)
+            self._per_layer = self._add(*turned, of=(self._view(total, *turned),))
+        return self._per_layer
+
+    def _with_own_embeddings(self, stream: Tensor, rows: int) -> Tensor:
+        model = self._model
+        gate = self._add(model.n_embd_per_layer, rows, of=(stream,))
+        own = self._view(self._own_embeddings(), model.n_embd_per_layer, rows)
+        gated = self._add(model.n_embd_per_layer, rows, of=(gate, own), in_place=True)
+        made = self._norm(self._add(model.n_embd, rows, of=(gated,)), rows)
+        return self._add(model.n_embd, rows, of=(stream, made), in_place=True)
+
+    # --- several residual streams (src/models/gemma3n.cpp) --------------------------------------
+
+    def _streams(self, stream: Tensor) -> Tensor:
+        """What the first layer gets: the stream, and what it is projected to."""
+        n_embd, tokens, others = self._model.n_embd, self._tokens, self._model.streams - 1
+        repeated = self._add(n_embd, tokens, others, of=(stream,))
+        added = self._add(n_embd, tokens, others, of=(repeated,))
+        size = self._add(1, tokens, of=(self._add(n_embd, tokens, of=(stream,)),))
+        scaled = self._add(n_embd, tokens, others, of=(added, size))
+        squares = self._add(n_embd, tokens, others, of=(added,), in_place=True)
+        size = self._add(1, tokens, others, of=(squares,))
+        scaled = self._add(n_embd, tokens, others, of=(scaled, size), in_place=True)
+        return self._add(n_embd, tokens, others + 1, of=(stream, scaled))
+
+    def _layer_of_streams(self, streams: Tensor) -> Tensor:
+        """In the order in which the graph is walked: what an operand needs comes before it."""
+        model, tokens = self._model, self._tokens
+        n_embd, number = model.n_embd, model.streams
+        turned = self._add(number, n_embd, tokens, of=(self._view(streams, number, n_embd),))
+        routed = self._routed(self._view(streams, n_embd, tokens))
+        coefficients = self._add(number * number, tokens, of=(routed,))
+        coefficients = self._view(coefficients, number, number, tokens)
+        product = self._add(number, n_embd, tokens, of=(turned, coefficients))
+        back = self._add(n_embd, tokens, number, of=(self._view(product, n_embd, tokens, number),))
+        predicted = self._add(n_embd, tokens, number, of=(back, streams), in_place=True)
+        active = self._view(predicted, n_embd, tokens)
+        normed = self._norm_of_view(active)
+        attended = self._norm(self._attention(normed), tokens)
+        attended = self._add(n_embd, tokens, of=(attended, active), in_place=True)
+        low = self._add(_LAUREL, tokens, of=(normed,))
+        laurel = self._norm(self._add(n_embd, tokens, of=(low,)), tokens)
+        laurel = self._add(n_embd, tokens, of=(laurel, normed), in_place=True)
+        between = self._add(n_embd, tokens, of=(attended, laurel), in_place=True)
+        made = self._norm(self._sparse(self._norm_of_view(between), tokens), tokens)
+        total = self._add(n_embd, tokens, of=(made, between), in_place=True)
+        return self._corrected(predicted, total)
+
+    def _corrected(self, predicted: Tensor, total: Tensor) -> Tensor:
+        model, tokens = self._model, self._tokens
+        n_embd, number = model.n_embd, model.streams
+        active = self._view(predicted, n_embd, tokens)
+        innovation = self._add(n_embd, tokens, of=(total, active), in_place=True)
+        wide = self._add(n_embd, tokens, number, of=(innovation,))
+        modalities = self._routed(total)
+        turned = self._add(1, tokens, number, of=(self._view(modalities, tokens, number),))
+        wide = self._add(n_embd, tokens, number, of=(wide, turned), in_place=True)
+        corrected = self._add(n_embd, tokens, number, of=(wide, predicted), in_place=True)
+        kept = self._view(corrected, n_embd, tokens)
+        rest = self._view(corrected, n_embd, tokens, number - 1)
+        first = self._add(n_embd, tokens, of=(self._view(corrected, n_embd, tokens),))
+        gate = self._add(model.n_embd_per_layer, tokens, of=(first,))
+        own = self._view(self._own_embeddings(), model.n_embd_per_layer, tokens)
+        gated = self._add(model.n_embd_per_layer, tokens, of=(gate, own), in_place=True)
+        made = self._norm(self._add(n_embd, tokens, of=(gated,)), tokens)
+        rest = self._add(n_embd, tokens, number - 1, of=(rest, made))
+        return self._add(n_embd, tokens, number, of=(kept, rest))
+
+    def _routed(self, stream: Tensor) -> Tensor:
+        normed = self._norm_of_view(stream)
+        return self._add(self._model.streams, self._tokens, of=(normed,))
+
+    def _norm_of_view(self, tensor: Tensor) -> Tensor:
+        normed = self._add(self._model.n_embd, self._tokens, of=(tensor,))
+        return self._add(self._model.n_embd, self._tokens, of=(normed,), in_place=True)
+
+    def _sparse(self, normed: Tensor, rows: int) -> Tensor:
+        """A feed-forward network whose gate is cut off (``gaussian_topk``)."""
+        width = self._model.n_ff
+        up = self._add(width, rows, of=(normed,))
+        gate = self._add(width, rows, of=(normed,))
+        mean = self._add(1, rows, of=(gate,))
+        spread = self._add(1, rows, of=(self._add(width, rows, of=(gate, mean)),))
+        cut = self._add(width, rows, of=(gate, spread), in_place=True)
+        gated = self._add(width, rows, of=(up, cut), in_place=True)
+        return self._add(self._model.n_embd, rows, of=(gated,))
 
     def _rotations(self) -> tuple[Tensor | None, Tensor | None]:
         """What rotates K and V for a quantised cache, which spreads outliers (``attn_rot_k``)."""
@@ -188,24 +321,32 @@ class _Graph:
         normed = self._add(self._model.n_embd, rows, of=(tensor,), in_place=True)
         return self._add(self._model.n_embd, rows, of=(normed,), in_place=True)
 
-    def _attention(self, normed: Tensor) -> Tensor:
+    def _attention(self, normed: Tensor, number: int = 0) -> Tensor:
         model, tokens = self._model, self._tokens
         heads, kv_heads = model.n_heads, max(model.kv_heads)
-        q = self._rotated(self._positioned(normed, heads), self._rotation_k)
-        v = self._add(kv_heads * model.head_v, tokens, of=(normed,))
-        v = self._view(v, model.head_v, kv_heads, tokens)
-        v = self._rotated(v, self._rotation_v)
-        k = self._rotated(self._positioned(normed, kv_heads), self._rotation_k)
-        self._stored(k, self._k_cells)
-        self._stored(v, self._v_cells)
-        q = self._view(q, model.head_k, tokens, heads, 1)
-        attended = self._flash_attention(q) if self._flash else self._scores(q)
+        head_k, head_v, has_own = model.head_k, model.head_v, True
+        if model.window_head_k:
+            has_own = model.kv_heads[number] > 0
+            if model.has_window(number):
+                head_k, head_v = model.window_head_k, model.window_head_v or head_v
+        q = self._rotated(self._positioned(normed, heads, head_k), self._rotation_k)
+        if has_own:
+            v = self._add(kv_heads * head_v, tokens, of=(normed,))
+            v = self._view(v, head_v, kv_heads, tokens)
+            if model.window_head_k:
+                v = self._add(head_v, kv_heads, tokens, of=(v,))  # normed
+            v = self._rotated(v, self._rotation_v)
+            k = self._rotated(self._positioned(normed, kv_heads, head_k), self._rotation_k)
+            self._stored(k, self._k_cells)
+            self._stored(v, self._v_cells)
+        q = self._view(q, head_k, tokens, heads, 1)
+        attended = self._flash_attention(q, head_v) if self._flash else self._scores(q)
         attended = self._rotated(attended, self._rotation_v)
         return self._add(model.n_embd, tokens, of=(attended,))
 
-    def _positioned(self, normed: Tensor, heads: int) -> Tensor:
+    def _positioned(self, normed: Tensor, heads: int, width: int) -> Tensor:
         """Q or K with its position; being made of a view it gets a place of its own."""
-        width, tokens = self._model.head_k, self._tokens
+        tokens = self._tokens
         plain = self._add(heads * width, tokens, of=(normed,))
         shaped = self._view(plain, width, heads, tokens)
         return self._add(width, heads, tokens, of=(shaped, self._positions), in_place=True)
@@ -223,14 +364,14 @@ class _Graph:
         shaped = self._view(tensor, prod(tensor.layout[:2]), self._tokens)
         self._node(Tensor(layout=shaped.layout, size=0, sources=(shaped, cells)))
 
-    def _flash_attention(self, q: Tensor) -> Tensor:
+    def _flash_attention(self, q: Tensor, head_v: int) -> Tensor:
         model = self._model
-        layout = (model.head_v, model.n_heads, self._tokens)
+        layout = (head_v, model.n_heads, self._tokens)
         size = prod(layout) * _F32
         if self._part.on_gpu:
-            size += f16_copy(model, self._kv_type, self._cells * self._slots)
+            size += f16_copy(model, self._settings)
         done = self._node(Tensor(layout=layout, size=size, sources=(q, self._mask)))
-        return self._view(done, model.head_v * model.n_heads, self._tokens)
+        return self._view(done, head_v * model.n_heads, self._tokens)
 
     def _scores(self, q: Tensor) -> Tensor:
         """Attention that writes every head's scores out (``build_attn_mha``)."""
@@ -310,12 +451,16 @@ class _Graph:
         return self._add(n_embd, rows, of=(total, shared), in_place=True)
 
 
-def f16_copy(model: Model, kv_type: str, cells: int) -> int:
+def f16_copy(model: Model, settings: Settings) -> int:
     """Bytes that a GPU's flash attention asks for to have one layer's K and V in f16.
 
     Its kernel for several tokens knows f16 only, so what it writes to is followed by room for a
     copy of another type (``ggml_cuda_flash_attn_ext_get_alloc_size``, ggml-cuda/fattn.cu).
     """
-    if kv_type == "f16":
+    if settings.kv_type == "f16":
         return 0
-    return max(model.kv_heads) * (model.head_k + model.head_v) * _F16 * cells
+    values = max(
+        sum(model.kv_width(layer)) * cells(model, settings, layer)
+        for layer in range(model.n_layers)
+    )
+    return values * _F16 * settings.slots

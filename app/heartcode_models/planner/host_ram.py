@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import CPU, PASCAL, Generation
+from heartcode_models.planner.compute_graph import part_copies
+from heartcode_models.planner.kv_of_layers import kv_of
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import VramNeed, compute_buffer, first_gpu_layer
 from heartcode_models.units import MIB
@@ -41,11 +42,12 @@ SMALLEST_CACHE = 128 * MIB
 
 
 class LlamaServer(NamedTuple):
-    """One llama-server: what it loads, how, and on what kind of card."""
+    """One llama-server: what it loads, how, on what kind of card and on how many."""
 
     model: Model
     settings: Settings
     generation: Generation = PASCAL
+    cards: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +64,34 @@ class RamNeed:
         return self.base + self.shared_weights + self.processes
 
 
-def host_weights(model: Model, n_gpu_layers: int) -> int:
-    """Bytes of the weights that stay with the CPU: embeddings and the layers not offloaded.
+def host_weights(model: Model, n_gpu_layers: int, n_cpu_moe: int = 0) -> int:
+    """Bytes of the weights that stay with the CPU: embeddings, layers not offloaded, experts.
 
     An output that is the embeddings is no second copy there, as on a card it is
     (``TENSOR_DUPLICATED``, ``llama_model_loader::create_tensor``, src/llama-model-loader.cpp).
     """
     first = first_gpu_layer(model, n_gpu_layers)
     output = model.output_bytes - model.output_copy_bytes if first > model.n_layers else 0
-    return model.embedding_bytes + output + sum(model.layer_bytes[:first])
+    experts = model.experts_of(range(first, max(n_cpu_moe, first)))
+    return model.embedding_bytes + output + sum(model.layer_bytes[:first]) + experts
 
 
-def host_buffers(model: Model, settings: Settings) -> int:
-    """Bytes of the pinned buffers through which a card gets tokens and gives logits.
+def host_buffers(model: Model, settings: Settings, cards: int = 1) -> int:
+    """Bytes of the pinned buffers through which cards get tokens and give logits.
 
     For the tokens that are computed together: their embeddings, as much again for those that an
     image would bring (``build_inp_embd``, src/llama-graph.cpp), position and places in the cache,
     and the mask of what each may see (``build_attn_inp_kq_mask``, the same). For each slot a row of
-    logits (``output_reserve``, src/llama-context.cpp).
+    logits (``output_reserve``, src/llama-context.cpp). On several cards batches overlap, and each
+    input is there four times, but for the embeddings that the CPU looks up
+    (``ggml_backend_sched_split_graph``, ggml/src/ggml-backend.cpp).
     """
     tokens = settings.computed_together
-    each_token = 2 * 4 * model.n_embd + 3 * 8 + 2 * settings.ctx_per_slot
-    return tokens * each_token + settings.slots * 4 * model.n_vocab
+    copies = part_copies(settings, several=cards > 1)
+    # Embeddings that each layer has of its own are scaled, and lie there twice for that.
+    looked_up = 4 * (model.n_embd + 2 * model.n_layers * model.n_embd_per_layer)
+    inputs = 4 * model.n_embd + 3 * 8 + 2 * settings.ctx_per_slot
+    return tokens * (looked_up + copies * inputs) + settings.slots * 4 * model.n_vocab
 
 
 def own_ram(model: Model, settings: Settings) -> int:
@@ -93,10 +101,9 @@ def own_ram(model: Model, settings: Settings) -> int:
 
 def host_kv(model: Model, settings: Settings) -> int:
     """Bytes of the KV cache of layers that are not offloaded."""
-    first = first_gpu_layer(model, settings.n_gpu_layers)
-    all_kv = kv_bytes_per_token(model, settings.kv_type)
-    kv = all_kv - kv_bytes_per_token(model, settings.kv_type, first)
-    return kv * settings.ctx_per_slot * settings.slots
+    return kv_of(
+        model, settings, range(min(first_gpu_layer(model, settings.n_gpu_layers), model.n_layers))
+    )
 
 
 def room_of_the_cpu(ram: int, servers: int) -> int:
@@ -120,15 +127,16 @@ def cpu_need(model: Model, settings: Settings) -> VramNeed:
 
 def process_ram(server: LlamaServer) -> int:
     """Bytes that one llama-server takes beside its weights and the libraries."""
-    model, settings, generation = server
+    model, settings, generation, cards = server
     if generation is CPU:
         need = cpu_need(model, settings)
         return need.total - need.weights
     return (
         own_ram(model, settings)
-        + host_buffers(model, settings)
+        + host_buffers(model, settings, cards)
         + host_kv(model, settings)
-        + generation.host.of(settings.slots)
+        # Nobody has measured a process with several cards: as much as of one with each.
+        + generation.host.of(settings.slots) * cards
     )
 
 
@@ -138,7 +146,7 @@ def ram_need(servers: Sequence[LlamaServer], load_mode: str) -> RamNeed:
     With load mode none each has its own copy of the weights that stay with the CPU; with mmap those
     of one file are one in the page cache.
     """
-    copies = [(one.model, host_weights(one.model, one.settings.n_gpu_layers)) for one in servers]
+    copies = [(one.model, _weights_of(one)) for one in servers]
     if load_mode == "mmap":
         largest: dict[tuple[str, str], int] = {}
         for model, size in copies:
@@ -154,11 +162,14 @@ def ram_need(servers: Sequence[LlamaServer], load_mode: str) -> RamNeed:
     )
 
 
+def _weights_of(server: LlamaServer) -> int:
+    return host_weights(server.model, server.settings.n_gpu_layers, server.settings.n_cpu_moe)
+
+
 def private_ram(server: LlamaServer, load_mode: str) -> int:
     """Bytes that only the end of one llama-server gives back, cached prompts not counted."""
     mapped = load_mode == "mmap"
-    weights = 0 if mapped else host_weights(server.model, server.settings.n_gpu_layers)
-    return weights + process_ram(server)
+    return (0 if mapped else _weights_of(server)) + process_ram(server)
 
 
 def server_ram(server: LlamaServer, load_mode: str) -> int:

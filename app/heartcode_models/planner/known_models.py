@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from functools import cache
 
 from heartcode_models.errors import ModelError
-from heartcode_models.gguf.header import Tensor
+from heartcode_models.gguf.header import Header, Tensor
 from heartcode_models.gguf.model import Model
+from heartcode_models.gguf.read_model import FILE_TYPES, model_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A Llama's sizes, as in its config.json.
+    """A model's sizes, as in its config.json.
 
     Attributes:
+        n_ff: Width of the feed-forward layers, or of one expert.
         vocabulary_bytes: What the file holds beside the tensors, nearly all of it the tokens and
             merges of the vocabulary.
+        experts: Experts of a layer; 0 for a dense model.
+        experts_used: Of them for each token.
+        qk_norm: Whether Q and K are normed.
+        architecture: As llama.cpp names it.
     """
 
     name: str
@@ -29,6 +35,10 @@ class Shape:
     tied: bool
     n_ctx_train: int = 131072
     vocabulary_bytes: int = 7_800_000
+    experts: int = 0
+    experts_used: int = 0
+    qk_norm: bool = False
+    architecture: str = "llama"
 
 
 SHAPES = {
@@ -54,6 +64,47 @@ SHAPES = {
         n_vocab=128256,
         tied=True,
     ),
+    "12B": Shape(
+        name="Mistral-Nemo-12B",
+        n_layers=40,
+        n_embd=5120,
+        n_ff=14336,
+        n_heads=32,
+        n_kv_heads=8,
+        head=128,
+        n_vocab=131072,
+        tied=False,
+        vocabulary_bytes=7_900_000,
+    ),
+    "24B": Shape(
+        name="Mistral-Small-24B",
+        n_layers=40,
+        n_embd=5120,
+        n_ff=32768,
+        n_heads=32,
+        n_kv_heads=8,
+        head=128,
+        n_vocab=131072,
+        tied=False,
+        n_ctx_train=32768,
+    ),
+    "30B-A3B": Shape(
+        name="Qwen3-30B-A3B",
+        n_layers=48,
+        n_embd=2048,
+        n_ff=768,
+        n_heads=32,
+        n_kv_heads=4,
+        head=128,
+        n_vocab=151936,
+        tied=False,
+        n_ctx_train=40960,
+        vocabulary_bytes=5_900_000,
+        experts=128,
+        experts_used=8,
+        qk_norm=True,
+        architecture="qwen3moe",
+    ),
 }
 
 #: Best first. Below Q4_K_M the answers get visibly worse: those are named in refusals, not chosen.
@@ -74,14 +125,14 @@ def _more_bits(layer: int, layers: int) -> bool:
 
 
 def tensor_type(quantisation: str, role: str, layer: int, shape: Shape) -> str:
-    """The type that the quantiser gives a matrix of a dense Llama.
+    """The type that the quantiser gives a matrix, of all experts of a layer or of a dense model.
 
     Source: ``llama_tensor_get_type_impl`` in src/llama-quant.cpp, for files made with no options
-    beside the type's name.
+    beside the type's name, and not for models of 8 experts.
 
     Args:
         quantisation: A key of `_BASE`.
-        role: The tensor's name without its layer and ``.weight``.
+        role: The tensor's name without its layer, ``_exps`` and ``.weight``.
         layer: Number of the layer, from 0.
         shape: The model.
     """
@@ -110,15 +161,16 @@ def tensors(shape: Shape, quantisation: str) -> Iterator[Tensor]:
     embd, kv = shape.n_embd, shape.n_kv_heads * shape.head
     heads = shape.n_heads * shape.head
 
-    def matrix(role: str, layer: int, columns: int, rows: int) -> Tensor:
+    def matrix(role: str, layer: int, *sizes: int) -> Tensor:
         place = role if role in ("output", "token_embd") else f"blk.{layer}.{role}"
-        kind = tensor_type(quantisation, role, layer, shape)
-        return Tensor(name=f"{place}.weight", sizes=(columns, rows), kind=kind)
+        kind = tensor_type(quantisation, role.removesuffix("_exps"), layer, shape)
+        return Tensor(name=f"{place}.weight", sizes=sizes, kind=kind)
 
-    def vector(name: str, size: int = embd) -> Tensor:
-        return Tensor(name=f"{name}.weight", sizes=(size,), kind="F32")
+    def vector(name: str, *sizes: int) -> Tensor:
+        return Tensor(name=f"{name}.weight", sizes=sizes or (embd,), kind="F32")
 
-    yield vector("rope_freqs", shape.head // 2)
+    if not shape.experts:
+        yield vector("rope_freqs", shape.head // 2)
     yield matrix("token_embd", 0, embd, shape.n_vocab)
     for layer in range(shape.n_layers):
         yield vector(f"blk.{layer}.attn_norm")
@@ -126,10 +178,17 @@ def tensors(shape: Shape, quantisation: str) -> Iterator[Tensor]:
         yield matrix("attn_k", layer, embd, kv)
         yield matrix("attn_v", layer, embd, kv)
         yield matrix("attn_output", layer, heads, embd)
+        if shape.qk_norm:
+            yield vector(f"blk.{layer}.attn_q_norm", shape.head)
+            yield vector(f"blk.{layer}.attn_k_norm", shape.head)
         yield vector(f"blk.{layer}.ffn_norm")
-        yield matrix("ffn_gate", layer, embd, shape.n_ff)
-        yield matrix("ffn_up", layer, embd, shape.n_ff)
-        yield matrix("ffn_down", layer, shape.n_ff, embd)
+        of_all = (shape.experts,) if shape.experts else ()
+        kind = "_exps" if shape.experts else ""
+        if shape.experts:
+            yield vector(f"blk.{layer}.ffn_gate_inp", embd, shape.experts)
+        yield matrix(f"ffn_gate{kind}", layer, embd, shape.n_ff, *of_all)
+        yield matrix(f"ffn_up{kind}", layer, embd, shape.n_ff, *of_all)
+        yield matrix(f"ffn_down{kind}", layer, shape.n_ff, embd, *of_all)
     yield vector("output_norm")
     if not shape.tied:
         yield matrix("output", 0, embd, shape.n_vocab)
@@ -149,29 +208,33 @@ def known_model(size: str, quantisation: str) -> Model:
     if name not in _BASE:
         known = ", ".join(reversed(_BASE))
         raise ModelError(f"no quantisation '{quantisation}'; there are {known}")
-    sizes = {tensor.name: tensor.nbytes for tensor in tensors(shape, name)}
-    embedding = sizes["token_embd.weight"]
-    output = sizes["output_norm.weight"] + sizes.get("output.weight", embedding)
-    layers = range(shape.n_layers)
-    return Model(
-        name=shape.name,
-        quantisation=name,
-        n_layers=shape.n_layers,
-        n_embd=shape.n_embd,
-        n_ff=shape.n_ff,
-        n_heads=shape.n_heads,
-        head_k=shape.head,
-        head_v=shape.head,
-        kv_heads=(shape.n_kv_heads,) * shape.n_layers,
-        n_vocab=shape.n_vocab,
-        n_ctx_train=shape.n_ctx_train,
-        layer_bytes=tuple(
-            sum(size for name, size in sizes.items() if name.startswith(f"blk.{layer}."))
-            for layer in layers
-        ),
-        embedding_bytes=embedding,
-        output_bytes=output,
-        file_bytes=sum(sizes.values()) + shape.vocabulary_bytes,
-        output_copy_bytes=embedding if shape.tied else 0,
-        largest_matrix_bytes=max(size for name, size in sizes.items() if name.startswith("blk.")),
+    return model_of(_header(shape, name))
+
+
+def _header(shape: Shape, quantisation: str) -> Header:
+    """The header of the file that the quantiser would write."""
+    own: dict[str, int] = {
+        "block_count": shape.n_layers,
+        "embedding_length": shape.n_embd,
+        "feed_forward_length": shape.n_ff,
+        "attention.head_count": shape.n_heads,
+        "attention.head_count_kv": shape.n_kv_heads,
+        "attention.key_length": shape.head,
+        "attention.value_length": shape.head,
+        "context_length": shape.n_ctx_train,
+    }
+    if shape.experts:
+        own |= {"expert_count": shape.experts, "expert_used_count": shape.experts_used}
+    kinds = {word: number for number, word in FILE_TYPES.items()}
+    listed = tuple(tensors(shape, quantisation))
+    return Header(
+        source=shape.name,
+        metadata={
+            "general.architecture": shape.architecture,
+            "general.name": shape.name,
+            "general.file_type": kinds[quantisation],
+            **{f"{shape.architecture}.{key}": value for key, value in own.items()},
+        },
+        tensors=listed,
+        file_bytes=sum(tensor.nbytes for tensor in listed) + shape.vocabulary_bytes,
     )

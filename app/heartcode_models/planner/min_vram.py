@@ -26,7 +26,7 @@ def min_vram_gb(model: Model) -> int:
     good = good_settings(model, HandSet())
     for gigabytes in range(1, _MOST_GB + 1):
         card = Card(name=f"{gigabytes} GB", vram=nominal_vram(gigabytes))
-        if fits(card, model, good):
+        if fits((card,), model, good):
             return gigabytes
     raise ModelError(f"{model.name} {model.quantisation} fits on no card of up to {_MOST_GB} GB")
 
@@ -36,7 +36,7 @@ def recommended_card(model: Model) -> str:
     good = good_settings(model, HandSet())
     for name in MINING_CARDS:
         card = make_card(name)
-        if card and fits(card, model, good):
+        if card and fits((card,), model, good):
             return name
     return "none"
 

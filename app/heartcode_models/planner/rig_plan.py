@@ -1,4 +1,4 @@
-"""Decides for a whole rig: its cards, and what they share of the host."""
+"""Decides for a whole rig: its backends, and what they share of the host."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,13 @@ from itertools import count
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import CPU, HOPPER, UNKNOWN, X1_LINK, Card, Rig, nominal_ram
-from heartcode_models.planner.choose import MOST_SLOTS, CardPlan, Refusal, plan_card
-from heartcode_models.planner.compute_graph import COMPARED
+from heartcode_models.planner.cards import CPU, HOPPER, UNKNOWN, X1_LINK, Rig, nominal_ram
+from heartcode_models.planner.choose import MOST_SLOTS, BackendPlan, Refusal, plan_backend
 from heartcode_models.planner.host_ram import LlamaServer, RamNeed, cache_for_each, ram_need
+from heartcode_models.planner.known_models import SHAPES
+from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.settings import HandSet, Settings
+from heartcode_models.planner.speed import HOST_BANDWIDTH
 from heartcode_models.units import MIB, mib
 
 #: docs/adr/0006-threads.md.
@@ -22,9 +24,9 @@ _SLOW_LINK = 2 * X1_LINK
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One card's llama-server: the card's plan and its share of the host."""
+    """One backend's llama-server: its plan and its share of the host."""
 
-    plan: CardPlan
+    plan: BackendPlan
     cache_ram_mib: int
     n_threads: int
     why: dict[str, str]
@@ -42,8 +44,8 @@ class RigPlan:
 
     Attributes:
         rig: The rig.
-        servers: One for each card that can serve, in the cards' order.
-        refusals: The cards that cannot.
+        servers: One for each card or group that can serve, in the cards' order.
+        refusals: The cards and groups that cannot.
         load_mode: For all of them.
         why_load_mode: A sentence.
         ram: Host RAM that is needed, cached prompts not counted.
@@ -62,7 +64,7 @@ class RigPlan:
 
     @property
     def works(self) -> bool:
-        """Whether every card can serve as planned."""
+        """Whether every card or group can serve as planned."""
         return bool(self.servers) and not self.refusals and not self.problems
 
 
@@ -72,34 +74,38 @@ def plan_rig(
     hand: HandSet,
     by_card: Sequence[HandSet] = (),
     own_models: Sequence[Sequence[Model]] = (),
+    *,
+    groups: Sequence[Cards] = (),
 ) -> RigPlan:
-    """Plan for every card of a rig.
+    """Plan for every card of a rig, or for groups of them.
 
     Args:
         rig: The rig.
         models: The files to choose from, best first.
         hand: What is fixed for all cards.
-        by_card: What is fixed for single cards, in their order; it comes before `hand`.
-        own_models: The files of single cards, in their order; none means `models`.
+        by_card: What is fixed for single backends, in their order; it comes before `hand`.
+        own_models: The files of single backends, in their order; none means `models`.
+        groups: The cards of each backend; none means one for each card.
 
     Raises:
         ModelError: the rig has no cards, or what is fixed contradicts itself.
     """
     if not rig.cards:
         raise ModelError(f"{rig.name} has no cards that could be planned for")
-    hands = [card_hand.over(hand) for card_hand in by_card] or [hand] * len(rig.cards)
-    files = [own or models for own in own_models] or [models] * len(rig.cards)
+    backends = list(groups) or [(card,) for card in rig.cards]
+    hands = [card_hand.over(hand) for card_hand in by_card] or [hand] * len(backends)
+    files = [own or models for own in own_models] or [models] * len(backends)
     plans = [
-        plan_card(card, choice, own)
-        for card, choice, own in zip(rig.cards, files, hands, strict=True)
+        plan_backend(cards, choice, own)
+        for cards, choice, own in zip(backends, files, hands, strict=True)
     ]
-    first = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, CardPlan)]
+    first = [(p, own) for p, own in zip(plans, hands, strict=True) if isinstance(p, BackendPlan)]
     good, load_mode, why_load_mode = _for_the_host(rig, first, hand)
     ram = _ram(good, load_mode)
     fixed = [own.cache_ram_mib for _, own in good]
     caches = cache_for_each(rig.ram, _loaded(good), load_mode, fixed)
     servers = tuple(
-        _server(rig, p, own, cache, len(rig.cards))
+        _server(rig, p, own, cache, len(backends))
         for (p, own), cache in zip(good, caches, strict=True)
     )
     return RigPlan(
@@ -114,11 +120,11 @@ def plan_rig(
     )
 
 
-Good = list[tuple[CardPlan, HandSet]]
+Good = list[tuple[BackendPlan, HandSet]]
 
 
 def _loaded(good: Good) -> list[LlamaServer]:
-    return [LlamaServer(p.model, p.settings, p.card.generation) for p, _ in good]
+    return [LlamaServer(p.model, p.settings, p.card.generation, len(p.cards)) for p, _ in good]
 
 
 def _ram(good: Good, load_mode: str) -> RamNeed:
@@ -147,11 +153,11 @@ def _for_the_host(rig: Rig, good: Good, hand: HandSet) -> tuple[Good, str, str]:
     return good, *_load_mode(rig, good, hand)
 
 
-def _with_slots(plan: CardPlan, hand: HandSet, most: int) -> tuple[CardPlan, HandSet]:
+def _with_slots(plan: BackendPlan, hand: HandSet, most: int) -> tuple[BackendPlan, HandSet]:
     """A card's plan with so many slots at most; what is set by hand stays."""
     if hand.slots or plan.settings.slots <= most:
         return plan, hand
-    fewer = plan_card(plan.card, [plan.model], replace(hand, slots=most))
+    fewer = plan_backend(plan.cards, [plan.model], replace(hand, slots=most))
     if isinstance(fewer, Refusal):
         return plan, hand
     why = {
@@ -172,7 +178,7 @@ def _load_mode(rig: Rig, good: Good, hand: HandSet) -> tuple[str, str]:
         )
     if not _fits(rig, good, "none") and _fits(rig, good, "mmap"):
         return "mmap", (
-            "a copy of the embeddings for each card would be more than the host's RAM holds; starts"
+            "a copy of the CPU's weights for each backend would be more than the host holds; starts"
             f" are slower, as a file of {mib(file)} MiB does not stay in it"
         )
     return "none", (
@@ -190,9 +196,12 @@ def threads_for(cores: int, servers: int, *, on_cards: bool = True) -> int:
     return max(1, min(_MOST_THREADS, each) if on_cards else each)
 
 
-def _server(rig: Rig, plan: CardPlan, hand: HandSet, cache: int, cards: int) -> Server:
-    threads = threads_for(rig.cores, cards, on_cards=plan.card.generation is not CPU)
-    why = {"n_threads": f"{rig.cores} cores for {cards} cards; more would spin (ADR 6)"}
+def _server(rig: Rig, plan: BackendPlan, hand: HandSet, cache: int, backends: int) -> Server:
+    # Experts in the host's RAM are the CPU's to multiply.
+    computes = plan.card.generation is CPU or plan.settings.n_cpu_moe > 0
+    threads = threads_for(rig.cores, backends, on_cards=not computes)
+    what = "cards" if backends == len(rig.cards) else "backends"
+    why = {"n_threads": f"{rig.cores} cores for {backends} {what}; more would spin (ADR 6)"}
     if hand.n_threads is not None:
         threads = hand.n_threads
         why["n_threads"] = "set by hand"
@@ -221,11 +230,11 @@ def _problems(rig: Rig, good: Good, ram: RamNeed, hand: HandSet, load_mode: str)
             f" {_less_ram(rig, good, hand, load_mode)}"
         )
     threads = sum(own.n_threads or 0 for _, own in good)
-    if threads > max(rig.cores, len(rig.cards)):
+    if threads > max(rig.cores, len(good)):
         found.append(
             f"n_threads set by hand come to {threads} on {rig.cores} cores; threads that wait for"
             " each other in a loop slow all of them down (ADR 6). Would fit:"
-            f" {max(1, rig.cores // len(rig.cards))} for each card"
+            f" {max(1, rig.cores // len(good))} for each {_kind_of(good)}"
         )
     needed = sum({p.model.quantisation: p.model.file_bytes for p, _ in good}.values())
     if rig.disk is not None and needed > rig.disk:
@@ -240,18 +249,23 @@ def _less_ram(rig: Rig, good: Good, hand: HandSet, load_mode: str) -> str:
     ways = []
     left = rig.ram - _ram(good, load_mode).total
     if left >= 0:
-        ways.append(f"cache_ram_mib {left // MIB // len(good)} for each card")
+        ways.append(f"cache_ram_mib {left // MIB // len(good)} for each {_kind_of(good)}")
     if load_mode != "mmap" and _fits(rig, good, "mmap"):
-        ways.append("load_mode mmap (one copy of the embeddings for all cards, but slower starts)")
+        ways.append("load_mode mmap (one copy of the CPU's weights for all, but slower starts)")
     if slots := _slots_that_fit(rig, good, load_mode):
         ways.append(f"slots {slots}")
     for number in range(len(good) - 1, 0, -1):
         fewer, mode, _ = _for_the_host(rig, good[:number], hand)
         if _fits(rig, fewer, mode):
-            ways.append(f"{number} of the {len(good)} cards")
+            ways.append(f"{number} of the {len(good)} {_kind_of(good)}s")
             break
     ways.append(f"{_gigabytes_that_fit(rig, good, hand)} GB of host RAM")
     return "; ".join(ways)
+
+
+def _kind_of(good: Good) -> str:
+    """What each of a rig's backends is of, in a word."""
+    return "card" if all(len(plan.cards) == 1 for plan, _ in good) else "backend"
 
 
 def _gigabytes_that_fit(rig: Rig, good: Good, hand: HandSet) -> int:
@@ -298,12 +312,6 @@ def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
         " on a Pascal card; watch `nvidia-smi`"
         for name in sorted(unmeasured)
     ]
-    built_otherwise = {s.plan.model.architecture for s in servers} - COMPARED
-    notes += [
-        f"how large the buffers of a {name} get was not compared with a llama-server's; watch"
-        " `nvidia-smi`"
-        for name in sorted(built_otherwise)
-    ]
     files = {server.plan.model.quantisation for server in servers}
     if len(files) > 1:
         smallest = min(servers, key=lambda server: server.plan.model.file_bytes).plan.model
@@ -312,29 +320,37 @@ def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
             f" {smallest.quantisation} on all set model_quantisation, and plan with --model"
             f" '{_label(smallest)}'"
         )
-    slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
-    if slow:
-        server = slow[0]
-        seconds = server.plan.need.weights / server.plan.card.link
+    notes += _of_links(servers)
+    if any(server.plan.settings.n_cpu_moe for server in servers):
         notes.append(
-            f"over a link of {server.plan.card.link / 1e9:.2f} GB/s a card loads its model in"
-            f" {seconds:.0f} s; tokens and prompts hardly notice it"
+            f"the host's memory is taken to give {HOST_BANDWIDTH / 1e9:.1f} GB/s, as one module of"
+            " DDR3-1600; backends that answer at once share it"
+        )
+    if any(len(server.plan.cards) > 1 or server.plan.settings.n_cpu_moe for server in servers):
+        notes.append(
+            "site.yml deploys single cards with all of a model on each: groups and n_cpu_moe are"
+            " planned here only"
         )
     return notes
 
 
 def _label(model: Model) -> str:
-    size = "8B" if "8B" in model.name else model.name
+    size = next((key for key, shape in SHAPES.items() if shape.name == model.name), model.name)
     return f"{size} {model.quantisation}"
 
 
-def tokens_per_second(card: Card, plan: CardPlan) -> float | None:
-    """The most tokens per second of one answer, as each token reads all weights once.
-
-    Of a mixture of experts it reads those that it has been given.
-
-    None where the card's bandwidth is not known, or where the CPU computes layers and is the limit.
-    """
-    if not card.bandwidth or plan.settings.n_gpu_layers < plan.model.all_layers:
-        return None
-    return card.bandwidth / plan.model.read_per_token
+def _of_links(servers: Sequence[Server]) -> list[str]:
+    """How long a model takes over slow links; a group's cards load one after the other."""
+    slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
+    if not slow:
+        return []
+    plan = slow[0].plan
+    link = plan.card.link
+    seconds = sum(share.need.weights / (share.card.link or link) for share in plan.shares)
+    over = f"{link / 1e9:.2f} GB/s"
+    if len(plan.shares) == 1:
+        note = f"over a link of {over} a card loads its model in {seconds:.0f} s; tokens and"
+        return [f"{note} prompts hardly notice it"]
+    crossing = 4 * plan.model.n_embd * (len(plan.shares) - 1) / link * 1000
+    note = f"over links of {over} the cards of a group load their layers in {seconds:.0f} s, in"
+    return [f"{note} turn; a token crosses from card to card in {crossing:.1f} ms"]

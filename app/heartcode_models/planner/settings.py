@@ -11,6 +11,8 @@ from heartcode_models.gguf.model import Model
 #: ``heartcode-llama-server`` refuses less.
 SMALLEST_CTX = 256
 LOAD_MODES = ("none", "mmap", "dio", "mlock")
+#: No model has as many layers: ``--cpu-moe``, the experts of all.
+_MOST_LAYERS = 9999
 #: ``-ngl all``: every layer and the output, however many the model has (common/arg.cpp).
 ALL_LAYERS = "all"
 
@@ -35,6 +37,7 @@ class Settings:
         n_batch: Tokens of a prompt that llama-server hands over together.
         n_ubatch: Tokens that the card computes together.
         n_gpu_layers: Layers on the card, the output counted as one.
+        n_cpu_moe: So many layers, from the first on, whose experts stay in the host's RAM.
     """
 
     n_ctx: int
@@ -43,6 +46,7 @@ class Settings:
     n_batch: int
     n_ubatch: int
     n_gpu_layers: int
+    n_cpu_moe: int = 0
 
     @property
     def ctx_per_slot(self) -> int:
@@ -68,6 +72,7 @@ class HandSet:
     n_batch: int | None = None
     n_ubatch: int | None = None
     n_gpu_layers: int | None = None
+    n_cpu_moe: int | None = None
     n_threads: int | None = None
     cache_ram_mib: int | None = None
     load_mode: str | None = None
@@ -88,6 +93,8 @@ class HandSet:
             value = values.get(field.name)
             if value is None or (field.name == "n_gpu_layers" and value == ALL_LAYERS):
                 continue
+            if field.name == "n_cpu_moe" and value == ALL_LAYERS:
+                value = _MOST_LAYERS
             taken[field.name] = _checked(field.name, value, where)
         return cls(**taken)
 
@@ -103,6 +110,7 @@ _MINIMUM = {
     "n_batch": 1,
     "n_ubatch": 1,
     "n_gpu_layers": 0,
+    "n_cpu_moe": 0,
     "n_threads": 1,
     "cache_ram_mib": 0,
 }

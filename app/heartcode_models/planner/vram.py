@@ -8,10 +8,10 @@ must not run out of them.
 
 from dataclasses import dataclass
 
-from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import PASCAL, Generation
 from heartcode_models.planner.compute_graph import WHOLE, Part, graph_buffer
+from heartcode_models.planner.kv_of_layers import kv_of, kv_of_layer
 from heartcode_models.planner.settings import Settings
 from heartcode_models.units import MIB
 
@@ -47,6 +47,12 @@ class VramNeed:
         """All of it."""
         return self.weights + self.kv + self.compute + self.pool + self.runtime
 
+    def __add__(self, other: "VramNeed") -> "VramNeed":
+        """What two cards take together."""
+        return VramNeed(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__annotations__}
+        )
+
 
 def first_gpu_layer(model: Model, n_gpu_layers: int) -> int:
     """Number of the first layer on the card; `model.n_layers` stands for the output.
@@ -56,23 +62,38 @@ def first_gpu_layer(model: Model, n_gpu_layers: int) -> int:
     return max(model.all_layers - n_gpu_layers, 0)
 
 
+def layers_on_cards(model: Model, n_gpu_layers: int) -> range:
+    """Numbers of the layers that are not with the CPU; `model.n_layers` stands for the output."""
+    return range(first_gpu_layer(model, n_gpu_layers), model.all_layers)
+
+
+def weights_of(model: Model, layers: range, n_cpu_moe: int = 0) -> int:
+    """Bytes of the weights of `layers` on a card, less the experts that stay with the CPU.
+
+    Token embeddings stay there too (``dev_input``); a model that uses them as its output gets a
+    copy on the card (``TENSOR_DUPLICATED`` in src/models/llama.cpp). `Model.output_bytes` has it.
+    Experts of the first layers stay where ``--n-cpu-moe`` says so
+    (``llm_add_n_cpu_ffn_overrides``, common/common.h).
+    """
+    return model.bytes_of(layers) - model.experts_of(held_back(layers, n_cpu_moe))
+
+
+def held_back(layers: range, n_cpu_moe: int) -> range:
+    """Those of `layers` whose experts are with the CPU."""
+    return range(layers.start, max(min(layers.stop, n_cpu_moe), layers.start))
+
+
 def weights(model: Model, n_gpu_layers: int) -> int:
     """Bytes of the weights on the card: the last layers and, before any of them, the output.
 
-    Token embeddings stay with the CPU (``dev_input``); a model that uses them as its output too
-    gets a copy on the card (``TENSOR_DUPLICATED`` in src/models/llama.cpp). `Model.output_bytes`
-    has it.
+    Source: ``llama_model_base::load_tensors``, src/llama-model.cpp.
     """
-    first = first_gpu_layer(model, n_gpu_layers)
-    output = model.output_bytes if first <= model.n_layers else 0
-    return output + sum(model.layer_bytes[first:])
+    return weights_of(model, layers_on_cards(model, n_gpu_layers))
 
 
 def kv_cache(model: Model, settings: Settings) -> int:
-    """Bytes of the KV cache on the card: each slot is a stream with its own context."""
-    first = first_gpu_layer(model, settings.n_gpu_layers)
-    per_token = kv_bytes_per_token(model, settings.kv_type, first)
-    return per_token * settings.ctx_per_slot * settings.slots
+    """Bytes of the KV cache on the card."""
+    return kv_of(model, settings, layers_on_cards(model, settings.n_gpu_layers))
 
 
 def compute_buffer(
@@ -87,16 +108,17 @@ def compute_buffer(
     tokens × context × heads (``build_attn_mha``, src/llama-graph.cpp).
 
     Layers that are not on the card: for a prompt their matrices are sent to it one by one, and so
-    may be one layer's K and V (``ggml_backend_sched_split_graph``, ggml-backend.cpp).
+    may be one layer's K and V (``ggml_backend_sched_split_graph``, ggml-backend.cpp). Experts that
+    are not there are sent likewise, the matrix of all of a layer's in one place.
     """
     size = graph_buffer(model, settings, flash_attention=flash_attention, part=part)
     away = first_gpu_layer(model, settings.n_gpu_layers)
-    if not away or settings.computed_together < _WORTH_SENDING:
+    if settings.computed_together < _WORTH_SENDING or not part.on_gpu:
         return size
-    cells = settings.ctx_per_slot * settings.slots
-    every = kv_bytes_per_token(model, settings.kv_type)
-    kv = -(-every // sum(map(bool, model.kv_heads))) * cells
-    return size + model.largest_matrix_bytes + kv
+    if away:
+        widest = max(kv_of_layer(model, settings, layer) for layer in range(model.n_layers))
+        return size + model.largest_matrix_bytes + widest
+    return size + (model.largest_matrix_bytes if settings.n_cpu_moe else 0)
 
 
 def pool(
@@ -123,8 +145,9 @@ def pool(
     """
     tokens = settings.computed_together
     results = tokens * model.n_heads
+    head_v = max(model.head_v, model.window_head_v)
     if flash_attention:
-        attention = _BLOCKS_OF_A_ROW * results * (model.head_v * _F32 + 2 * _F32)
+        attention = _BLOCKS_OF_A_ROW * results * (head_v * _F32 + 2 * _F32)
     elif generation.fast_f16:
         attention = results * settings.ctx_per_slot * _F16
     else:
@@ -158,12 +181,24 @@ def vram_need(
     *,
     flash_attention: bool = True,
     generation: Generation = PASCAL,
+    layers: range | None = None,
+    part: Part = WHOLE,
 ) -> VramNeed:
-    """VRAM of a llama-server for `model` with `settings` on a card of `generation`."""
+    """VRAM of a llama-server for `model` with `settings` on a card of `generation`.
+
+    Args:
+        model: The model.
+        settings: Of the llama-server.
+        flash_attention: Whether it is on.
+        generation: Of the card.
+        layers: Those of this card; all that are not with the CPU if it is the only one.
+        part: What of the graph it computes.
+    """
+    here = layers_on_cards(model, settings.n_gpu_layers) if layers is None else layers
     return VramNeed(
-        weights=weights(model, settings.n_gpu_layers),
-        kv=kv_cache(model, settings),
-        compute=compute_buffer(model, settings, flash_attention=flash_attention),
+        weights=weights_of(model, here, settings.n_cpu_moe),
+        kv=kv_of(model, settings, here),
+        compute=compute_buffer(model, settings, flash_attention=flash_attention, part=part),
         pool=pool(model, settings, flash_attention=flash_attention, generation=generation),
         runtime=generation.own,
     )

@@ -160,7 +160,13 @@ def test_memory_is_limited_to_the_share_of_the_host_where_that_is_more() -> None
 
 
 def test_33_layers_are_not_all_of_a_model_that_has_more() -> None:
-    more = replace(MODEL, n_layers=40, layer_bytes=MODEL.layer_bytes + MODEL.layer_bytes[:8])
+    layers, heads = MODEL.layer_bytes[:8], MODEL.kv_heads[:8]
+    more = replace(
+        MODEL,
+        n_layers=40,
+        layer_bytes=MODEL.layer_bytes + layers,
+        kv_heads=MODEL.kv_heads + heads,
+    )
     shapes = [{"item": "small.gguf", "stdout": json.dumps(more.as_data())}]
     whole = limit(9000, shapes=shapes)
     assert whole == limit(9000, shapes=shapes, n_gpu_layers=41)

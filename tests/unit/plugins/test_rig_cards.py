@@ -199,6 +199,7 @@ def test_a_card_that_is_not_there_is_told_with_those_that_are() -> None:
     [
         ("GPU-1", "entry 1 of llama_server_gpus is 'GPU-1'; write each card as `- uuid: GPU-...`"),
         ({"slots": 2}, "names its card by nothing; give one of uuid"),
+        ({"gpus": [A, B]}, "entry 1 of llama_server_gpus is a group of cards (gpus)"),
         ({"uuid": A, "pci": "01:00.0"}, "names its card by uuid and pci; give one of uuid"),
         ({"uuid": "GPU-1"}, "GPU-1 is not the UUID of a GPU"),
         ({"uuid": "0"}, "0 is not the UUID of a GPU"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from heartcode_models.catalogue.entries import Catalogue
 from heartcode_models.errors import ModelError
+from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.known_models import SHAPES
 
 GOOD = {
@@ -37,6 +38,23 @@ def test_the_shipped_one_has_the_first_readme_s_models() -> None:
     assert entry.licence == "cc-by-nc-4.0"
 
 
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("stheno", "8B"),
+        ("mistral-nemo", "12B"),
+        ("mistral-small", "24B"),
+        ("qwen3-30b-a3b", "30B-A3B"),
+    ],
+)
+def test_there_is_a_model_of_each_size_that_rigs_serve(model: str, shape: str) -> None:
+    entry = Catalogue.read().entries[model]
+    assert entry.shape == shape
+    assert set(entry.files) == {"Q4_K_M", "Q5_K_M", "Q6_K"}
+    assert find_models(model)[0].name == SHAPES[shape].name
+    assert find_models(model)[0].n_ctx_train <= entry.context
+
+
 def test_names_are_found_however_they_are_capitalised() -> None:
     assert Catalogue.read().find("Stheno", "q4_k_m")[1] == "Q4_K_M"
 
@@ -44,7 +62,7 @@ def test_names_are_found_however_they_are_capitalised() -> None:
 @pytest.mark.parametrize(
     ("model", "quantisation", "message"),
     [
-        ("sthenno", "Q4_K_M", "no model 'sthenno'; the catalogue has lumimaid, stheno"),
+        ("sthenno", "Q4_K_M", "no model 'sthenno'; the catalogue has lumimaid, .*, stheno"),
         ("stheno", "Q4", "no quantisation 'Q4' of stheno; there are Q4_K_M, Q5_K_M, Q6_K"),
         ("stheno", "", "no quantisation for stheno; there are Q4_K_M, Q5_K_M, Q6_K"),
     ],

@@ -97,6 +97,37 @@ def test_wrong_usage_says_what_is_right(arguments: list[str], status: int, messa
     assert "Traceback" not in done.stderr
 
 
+def test_a_model_larger_than_a_card_is_planned_over_groups() -> None:
+    done = run("P106-100 x 6, 8 GB RAM, 2 cores", "--model", "24B")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rig1  2 x 3 P106-100  Q4_K_M" in done.stdout
+    assert "--tensor-split 14,14,13" in done.stdout
+    refused = run("P106-100 x 2, 8 GB RAM", "--model", "24B")
+    assert refused.returncode == 3
+    assert "a group of 3 P106-100" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--groups", "0+1,1"], 1, "card 1 stands twice in groups 0 and 1"),
+        (["--groups", "3", "--model", "24B"], 1, "rig1 has 2; give 1 to 2"),
+        (["--groups", "2", "--inventory"], 1, "deploys single cards"),
+        (["--groups", "2", "--groupings"], 2, "leave --groups and --inventory out"),
+        (["--groups", "2", "--facts", "-"], 2, "leave --facts out"),
+        (["--groupings", "--slots", "64"], 1, "none of the models that are known here fits"),
+        (["--n-cpu-moe", "all"], 1, "Llama-3.1-8B is none"),
+    ],
+)
+def test_groups_that_cannot_be_are_told_in_a_line(
+    arguments: list[str], status: int, message: str
+) -> None:
+    done = run("P106-100 x 2, 8 GB RAM", *arguments)
+    assert done.returncode == status
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+
+
 def test_facts_of_a_playbook_are_taken_from_stdin() -> None:
     facts = [
         {

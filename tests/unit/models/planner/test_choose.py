@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import MINING_CARDS, PASCAL, Card, make_card
-from heartcode_models.planner.choose import LARGEST_CTX, MOST_SLOTS, CardPlan, Refusal, plan_card
+from heartcode_models.planner.choose import LARGEST_CTX, MOST_SLOTS, BackendPlan, Refusal, plan_card
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.known_models import LAST_RESORTS, QUANTISATIONS, known_model
 from heartcode_models.planner.settings import HandSet
@@ -35,9 +35,9 @@ def known(name: str) -> Card:
     return card
 
 
-def planned(card: Card, hand: HandSet = NOTHING) -> CardPlan:
+def planned(card: Card, hand: HandSet = NOTHING) -> BackendPlan:
     plan = plan_card(card, MODELS, hand)
-    assert isinstance(plan, CardPlan)
+    assert isinstance(plan, BackendPlan)
     return plan
 
 
@@ -81,7 +81,7 @@ def test_what_a_refusal_names_does_fit() -> None:
     assert card
     named = next(text for text in refused(card).would_fit if "Q2_K" in text)
     smaller = known_model("8B", next(q for q in LAST_RESORTS if q in named))
-    assert isinstance(plan_card(card, [smaller], NOTHING), CardPlan)
+    assert isinstance(plan_card(card, [smaller], NOTHING), BackendPlan)
 
 
 def test_too_much_by_hand_says_by_how_much_and_what_would_fit() -> None:
@@ -112,7 +112,7 @@ def test_what_the_refusal_lacks_is_what_is_missing() -> None:
 
 def test_a_file_that_is_given_is_not_replaced_by_another() -> None:
     plan = plan_card(known("P104-100"), find_models("8B Q4_K_M"), NOTHING)
-    assert isinstance(plan, CardPlan)
+    assert isinstance(plan, BackendPlan)
     assert plan.model.quantisation == "Q4_K_M"
     assert plan.settings.slots == MOST_SLOTS
 
@@ -157,7 +157,7 @@ def test_more_vram_never_gives_less(card: Card, more: int) -> None:
     assert worth(larger) >= worth(smaller)
 
 
-def worth(plan: CardPlan | Refusal) -> tuple[int, ...]:
+def worth(plan: BackendPlan | Refusal) -> tuple[int, ...]:
     """In the order of what is wanted first; a refusal is worth less than any plan."""
     if isinstance(plan, Refusal):
         return ()
@@ -175,13 +175,13 @@ def worth(plan: CardPlan | Refusal) -> tuple[int, ...]:
 def test_a_smaller_context_by_hand_fits_where_a_larger_one_does(card: Card, less: int) -> None:
     larger = plan_card(card, MODELS, HandSet(n_ctx=8192))
     smaller = plan_card(card, MODELS, HandSet(n_ctx=less))
-    assert isinstance(larger, Refusal) or isinstance(smaller, CardPlan)
+    assert isinstance(larger, Refusal) or isinstance(smaller, BackendPlan)
 
 
 @pytest.mark.parametrize("name", MINING_CARDS)
 def test_every_choice_has_a_reason(name: str) -> None:
     plan = plan_card(known(name), find_models("3B"), NOTHING)
-    assert isinstance(plan, CardPlan)
+    assert isinstance(plan, BackendPlan)
     choices = {"quantisation", "n_ctx", "slots", "kv_type", "n_batch", "n_ubatch", "n_gpu_layers"}
     assert set(plan.why) == choices
     assert all(plan.why.values())

@@ -180,3 +180,28 @@ def test_what_llama_server_takes_without_cuda(slots: int, taken: int) -> None:
     assert taken <= planned <= 1.1 * taken
     larger = replace(MODEL, n_vocab=2 * MODEL.n_vocab)
     assert own_ram(larger, settings(slots, 8192)) / MIB > planned + 46
+
+
+def test_several_cards_have_their_inputs_four_times() -> None:
+    wanted = settings(2, 8192)
+    alone, together = host_buffers(MODEL, wanted), host_buffers(MODEL, wanted, 3)
+    inputs = 512 * (4 * 4096 + 24 + 2 * 8192)
+    assert together - alone == 3 * inputs
+    # Batches do not overlap where experts are kept from the cards.
+    kept = replace(wanted, n_cpu_moe=1)
+    assert host_buffers(MODEL, kept, 3) == alone
+
+
+def test_embeddings_of_each_layer_are_looked_up_in_host_ram() -> None:
+    wide = replace(MODEL, n_embd_per_layer=256)
+    more = host_buffers(wide, settings(1, 4096)) - host_buffers(MODEL, settings(1, 4096))
+    assert more == 512 * 2 * 4 * 256 * 32
+
+
+def test_experts_that_stay_with_the_cpu_are_in_host_ram() -> None:
+    model = known_model("30B-A3B", "Q4_K_M")
+    layers = model.all_layers
+    assert host_weights(model, layers, 48) - host_weights(model, layers) == sum(model.expert_bytes)
+    assert host_weights(model, layers, 1) - host_weights(model, layers) == model.expert_bytes[0]
+    # A layer that is there as a whole is there once.
+    assert host_weights(model, 0, 48) == host_weights(model, 0)

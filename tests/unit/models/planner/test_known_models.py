@@ -21,6 +21,28 @@ def test_a_3b_has_the_size_of_the_published_files(quantisation: str, file_gb: fl
 
 
 @pytest.mark.parametrize(
+    ("size", "quantisation", "file_bytes"),
+    [
+        # As download pages say it: 7.48, 8.73 and 10.1 GB.
+        ("12B", "Q4_K_M", 7.48e9),
+        ("12B", "Q5_K_M", 8.73e9),
+        ("12B", "Q6_K", 10.06e9),
+        ("24B", "Q4_K_M", 14_333_908_672),
+        ("24B", "Q5_K_M", 16_763_983_552),
+        ("30B-A3B", "Q4_K_M", 18_556_686_912),
+        ("30B-A3B", "Q5_K_M", 21_725_581_888),
+        ("30B-A3B", "Q6_K", 25_092_532_800),
+    ],
+)
+def test_larger_models_have_the_size_of_the_published_files(
+    size: str, quantisation: str, file_bytes: float
+) -> None:
+    exact = isinstance(file_bytes, int)
+    predicted = known_model(size, quantisation).file_bytes
+    assert predicted == pytest.approx(file_bytes, rel=0.0001 if exact else 0.001)
+
+
+@pytest.mark.parametrize(
     ("quantisation", "file_gb"), [("Q3_K_M", 4.02), ("Q2_K", 3.18)], ids=["Q3_K_M", "Q2_K"]
 )
 def test_the_last_resorts_too(quantisation: str, file_gb: float) -> None:

@@ -34,6 +34,20 @@ def test_the_kv_cache_of_4096_tokens(kv_type: str, kv_mib: int) -> None:
     assert kv_cache(MODEL, settings(kv_type=kv_type)) == kv_mib * MIB
 
 
+def test_windows_are_counted_as_they_are() -> None:
+    # Gemma 3 27B: 62 layers of 16 key/value heads of 128, each sixth sees the whole context.
+    windowed = tuple(layer % 6 < 5 for layer in range(62))
+    gemma = replace(MODEL, n_layers=62, kv_heads=(16,) * 62, windowed=windowed, sliding_window=1024)
+    token = 16 * 2 * 128 * 2
+    wanted = settings(16384, 2, kv_type="f16", layers=63)
+    assert sum(windowed) == 52
+    # 1024 + 512 tokens of the ubatch.
+    assert kv_cache(gemma, wanted) == 2 * token * (10 * 16384 + 52 * 1536)
+    # No more than there is context.
+    small = settings(1000, 1, kv_type="f16", layers=63)
+    assert kv_cache(gemma, small) == token * 62 * 1024
+
+
 def test_a_context_is_rounded_up_for_each_slot() -> None:
     assert kv_cache(MODEL, settings(n_ctx=4000, slots=3)) == 3 * 272 * MIB
 
