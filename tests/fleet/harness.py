@@ -150,7 +150,7 @@ class Fleet:
     def copy_from(self, host: str, path: str, to: Path) -> None:
         """Copy a file of a host to this machine."""
         config = self.directory / "ssh_config"
-        command = ["scp", "-q", "-F", config, f"{host}:{path}", to]
+        command: list[str | Path] = ["scp", "-q", "-F", config, f"{host}:{path}", to]
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=120)
 
     def journal(self, host: str, *arguments: str) -> str:

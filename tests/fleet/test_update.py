@@ -114,7 +114,7 @@ def test_updates_and_the_way_back_lose_nothing(fleet: Fleet, tmp_path: Path) -> 
 
 def test_an_update_that_fails_on_the_first_rig_puts_it_back_and_ends_there(fleet: Fleet) -> None:
     before, starts = states(fleet), fleet.starts()
-    bad = {"llama_server_extra_args": "--no-such-option"}
+    bad: dict[str, Any] = {"llama_server_extra_args": "--no-such-option"}
     with Conversations(fleet):
         done = fleet.play_roles(*RIG, limit="rigs", **bad, **UPDATE)
     assert done.returncode != 0
@@ -131,7 +131,7 @@ def test_what_fails_after_the_switch_is_put_back_whole(fleet: Fleet, tmp_path: P
     """The new version of llama.cpp and new settings serve already when the proxy cannot."""
     before, ran = states(fleet), programs(fleet, "rig1")
     new = another_llama_cpp(fleet, tmp_path)
-    bad = {"app_settings": {"HEARTCODE_MAX_TOKENS": "many"}}
+    bad: dict[str, Any] = {"app_settings": {"HEARTCODE_MAX_TOKENS": "many"}}
     with Conversations(fleet):
         done = fleet.play_roles(*RIG, limit="rigs", **new, **bad, **UPDATE)
     assert done.returncode != 0

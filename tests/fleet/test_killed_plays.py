@@ -1,0 +1,147 @@
+"""A play that is killed anywhere and run again ends where one ends that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.counting import chat, count_to
+from tests.fleet.harness import RIG, ROOT, Fleet, site_with
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("disturbs")]
+
+ROLES = (*RIG, "gateway")
+ORIGIN = "https://chat.example"
+#: What two deployments want: each takes back what the other did. Settings of backends, of the proxy
+#: and of nginx are among it, so that restarts, reloads and files can be missed.
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {
+        "llama_server_slots": 1,
+        "llama_server_cache_ram_mib": 32,
+        "gateway_cors_origins": [ORIGIN],
+    },
+)
+LINKS = "find /opt/heartcode /etc/systemd/system -type l -name '[ch]*' -printf '%p %l\\n'"
+PLACES = "/etc/systemd/system /opt/heartcode/libexec"
+UNITS = f"find {PLACES} -name 'heartcode*' -type f -exec sha256sum {{}} +"
+
+
+class Run:
+    """A playbook that runs, and may be killed."""
+
+    def __init__(self, fleet: Fleet, directory: Path, variables: dict[str, Any]) -> None:
+        playbook, given = directory / "roles.yml", directory / "variables.json"
+        playbook.write_text(yaml.safe_dump(site_with(*ROLES), sort_keys=False))
+        given.write_text(json.dumps(variables))
+        self.process = subprocess.Popen(
+            [
+                Path(sys.executable).with_name("ansible-playbook"),
+                *("-i", ROOT / "inventory/virtual", "-e", f"@{given}", playbook),
+            ],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_FORCE_COLOR": "0",
+                "HEARTCODE_FLEET_DIR": str(fleet.directory),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+
+    def kill_at(self, task: int) -> str:
+        """Kill it and all that it has started here at this task; return which one that is."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(("TASK [", "RUNNING HANDLER [")):
+                task -= 1
+            if task <= 0:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                return line.split("*")[0].strip()
+        return "its end"
+
+    def ended(self) -> int:
+        """Wait for its end, and return how many tasks it had."""
+        said, _ = self.process.communicate()
+        assert self.process.returncode == 0, said
+        return said.count("\nTASK [") + said.count("\nRUNNING HANDLER [")
+
+
+def state(fleet: Fleet) -> dict[str, Any]:
+    """Files, units, links, and what really serves."""
+    found: dict[str, Any] = {
+        host: (
+            fleet.settings(host),
+            fleet.units(host),
+            set(fleet.ssh(host, f"{LINKS}; {UNITS}", check=False).splitlines()),
+        )
+        for host in fleet.addresses
+    }
+    # A process may run on with what was before: these are what it was started with.
+    for rig in fleet.rigs:
+        url = f"http://{fleet.addresses[rig]}:8080"
+        found[f"{rig} serves"] = (
+            requests.get(f"{url}/props", timeout=30).json()["total_slots"],
+            fleet.ssh(rig, "curl -s http://127.0.0.1:9091/metrics | grep ^backend_slots"),
+            fleet.ssh(rig, "readlink /proc/$(systemctl show -P MainPID heartcode)/cwd"),
+            fleet.ssh(
+                rig,
+                "for n in 0 1; do tr '\\0' '\\n' </proc/$(systemctl show -P MainPID"
+                " heartcode-llama@$n)/cmdline; done",
+            ),
+        )
+    answer = requests.get(f"{fleet.url}/health", headers={"Origin": ORIGIN}, timeout=30)
+    found["nginx allows"] = answer.headers.get("Access-Control-Allow-Origin")
+    left = [
+        fleet.ssh(host, "ls /var/lib/heartcode/undone", check=False) for host in fleet.addresses
+    ]
+    assert not any(left), "notes of a run are taken away at its end"
+    return found
+
+
+def kills(fleet: Fleet, directory: Path, number: int, seed: int) -> None:
+    chance = random.Random(seed)
+    wanted: list[dict[str, Any]] = []
+    tasks = 0
+    for variables in reversed(VARIANTS):
+        tasks = Run(fleet, directory, variables).ended()
+        wanted.insert(0, state(fleet))
+    assert wanted[0] != wanted[1]
+    told = []
+    for turn in range(number):
+        variant = (turn + 1) % 2
+        at = chance.randint(1, tasks)
+        told.append(Run(fleet, directory, VARIANTS[variant]).kill_at(at))
+        Run(fleet, directory, VARIANTS[variant]).ended()
+        assert state(fleet) == wanted[variant], f"seed {seed}, killed at {told}"
+        answer = chat(fleet, max_tokens=5).json()
+        assert answer["choices"][0]["message"]["content"].split() == count_to(5)
+
+
+@pytest.fixture
+def as_before(fleet: Fleet) -> Any:
+    yield
+    fleet.deploy(*ROLES)
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize(
+    ("number", "seed"), [pytest.param(2, 1, marks=pytest.mark.ci), (20, 2)], ids=["some", "many"]
+)
+def test_a_play_that_is_killed_and_run_again_ends_in_the_same_state(
+    fleet: Fleet, tmp_path: Path, number: int, seed: int
+) -> None:
+    kills(fleet, tmp_path, number, seed)
