@@ -3,8 +3,11 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,49 @@ def test_updates_and_the_way_back_lose_nothing(fleet: Fleet, tmp_path: Path) -> 
     finally:
         fleet.deploy(*RIG, limit="rigs")
     assert states(fleet) == before
+
+
+def model_file(fleet: Fleet, rig: str) -> tuple[str, str]:
+    """The path of the model that the rig's first backend has, and its SHA-256."""
+    path = fleet.ssh(rig, "sed -n s/^MODEL_PATH=//p /etc/heartcode/llama/0.env")
+    return path, fleet.ssh(rig, f"sha256sum {path}").split()[0]
+
+
+def test_another_file_under_a_model_s_name_can_be_taken_back(fleet: Fleet, tmp_path: Path) -> None:
+    """A file that is replaced is there still for those that serve with it, or shall again."""
+    before, had = states(fleet), {rig: model_file(fleet, rig) for rig in fleet.rigs}
+    file = tmp_path / "counting.gguf"
+    make = [sys.executable, ROOT / "scripts/make_demo_model.py", "--numbers=4000", file]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    new = hashlib.sha256(file.read_bytes()).hexdigest()
+    try:
+        with Conversations(fleet):
+            done = fleet.play_roles(*RIG, limit="rigs", model_src=str(file), **UPDATE)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert {model_file(fleet, rig)[1] for rig in fleet.rigs} == {new}
+            roll_back(fleet)
+        assert {rig: model_file(fleet, rig) for rig in fleet.rigs} == had
+        assert states(fleet) == before
+    finally:
+        for rig in fleet.rigs:
+            fleet.ssh(rig, f"ln -f {had[rig][0]} /var/lib/heartcode/models/counting.gguf")
+        fleet.deploy(*RIG, limit="rigs")
+    assert states(fleet) == before
+
+
+def test_keys_and_nginx_s_configuration_change_under_load(fleet: Fleet, tmp_path: Path) -> None:
+    keys = [
+        {"name": "default", "key": fleet.key},
+        {"name": "anna", "key": f"key-{uuid.uuid4()}", "parallel": 1},
+    ]
+    try:
+        with Conversations(fleet):
+            fleet.set_up_gateway(
+                tmp_path, gateway_api_keys=keys, gateway_client_max_body_size="11m"
+            )
+            fleet.set_up_gateway(tmp_path)
+    finally:
+        fleet.set_up_gateway(tmp_path)
 
 
 def test_an_update_that_fails_on_the_first_rig_puts_it_back_and_ends_there(fleet: Fleet) -> None:
