@@ -125,7 +125,12 @@ def test_another_file_under_a_model_s_name_can_be_taken_back(fleet: Fleet, tmp_p
     """A file that is replaced is there still for those that serve with it, or shall again."""
     before, had = states(fleet), {rig: model_file(fleet, rig) for rig in fleet.rigs}
     file = tmp_path / "counting.gguf"
-    make = [sys.executable, ROOT / "scripts/make_demo_model.py", "--numbers=4000", file]
+    make: list[str | Path] = [
+        sys.executable,
+        ROOT / "scripts/make_demo_model.py",
+        "--numbers=4000",
+        file,
+    ]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     new = hashlib.sha256(file.read_bytes()).hexdigest()
     try:
