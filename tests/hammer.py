@@ -1,12 +1,15 @@
-"""Clients that notice when nobody listens."""
+"""Clients that notice when nobody listens, or when an answer is not whole."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from types import TracebackType
 
 import requests
+
+from tests.counting import Door, chat, count_to, events, text_of
 
 
 class Hammer:
@@ -53,3 +56,62 @@ class Hammer:
         if kind is None:
             assert self.failures == []
             assert set(self.statuses) == {200}
+
+
+class Conversations:
+    """Clients that let the model count, again and again, half of them in streams.
+
+    Each request is a conversation of its own, so all rigs get some. At the end of its `with` every
+    answer must have been whole. `failures` says what was not; `answers` counts what was.
+    """
+
+    def __init__(self, where: Door, *, clients: int = 3, numbers: int = 120) -> None:
+        self.answers = 0
+        self.failures: list[str] = []
+        self._where = where
+        self._numbers = numbers
+        self._names = itertools.count()
+        self._done = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(bool(number % 2),))
+            for number in range(clients)
+        ]
+
+    def _ask(self, stream: bool) -> None:  # noqa: FBT001 - of a thread
+        # Steady, and something of a small machine is left for what is to be watched.
+        while not self._done.wait(0.3):
+            name = next(self._names)
+            try:
+                said = self._answer(f"Count, please, for the {name}th time!", stream=stream)
+            except (requests.RequestException, AssertionError, ValueError, KeyError) as error:
+                self.failures.append(f"{name}: {error!r}")
+                continue
+            if said != count_to(self._numbers):
+                self.failures.append(f"{name}: {len(said)} numbers: {said[-3:]}")
+            else:
+                self.answers += 1
+
+    def _answer(self, text: str, *, stream: bool) -> list[str]:
+        messages = [{"role": "user", "content": text}]
+        with chat(
+            self._where, max_tokens=self._numbers, messages=messages, stream=stream
+        ) as response:
+            assert response.status_code == 200, response.text
+            if stream:
+                return "".join(map(text_of, events(response))).split()
+            return str(response.json()["choices"][0]["message"]["content"]).split()
+
+    def __enter__(self) -> Conversations:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        if kind is None:
+            assert self.failures == []
+            assert self.answers > 0

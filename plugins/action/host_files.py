@@ -15,6 +15,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
+#: Where it is noted on a host what a play has changed and not come to the end of.
+_UNDONE = "/var/lib/heartcode/undone"
+
 #: What an entry may say of what there shall be; one of them.
 _KINDS = ("src", "template", "content", "target", "state")
 #: What `state` may be; files and links are asked for by what is in them.
@@ -39,11 +42,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         if not files:
             return {"changed": False, "paths": []}
         result: dict[str, Any] = self._execute_module(
-            module_args={"files": files}, task_vars=task_vars
+            module_args={"files": files, "undone": self._undone()}, task_vars=task_vars
         )
         # Whole files, in a form that nobody reads.
         result.pop("invocation", None)
         return result
+
+    def _undone(self) -> str | None:
+        """Return the file of the role's notes; what tasks of no role write nobody takes in."""
+        role = self._task._role  # noqa: SLF001 - there is no other way to it
+        return f"{_UNDONE}/{role.get_name()}" if role else None
 
     def _resolved(
         self, entry: Mapping[str, Any], task_vars: dict[str, Any]

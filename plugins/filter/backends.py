@@ -4,6 +4,8 @@ files | backend_sizes(known, found)                     MiB of each one's file
 cards | backend_ram(values, shapes, sizes, host_mib)    what each one has of the host's RAM
 sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in each one's turn
 timeouts | start_timeout_s(at_a_time)                   seconds to a token, from any one's start
+files | kept_models(found, directory)                   the path of each one's file
+kept | unnamed_models(named, wanted)                    those that nothing names, for host_files
 
 `cards` is rig_backends: all settings of each backend, in their order. What the host's RAM holds is
 the planner's to say (``heartcode_models.planner.host_ram``).
@@ -54,6 +56,29 @@ def backend_sizes(
     """
     there = {one["item"]: one["stat"].get("size", 0) for one in found}
     return [math.ceil((known.get(file) or there[file]) / MIB) for file in files]
+
+
+def kept_models(
+    files: Sequence[str], found: Sequence[Mapping[str, Any]], directory: str
+) -> list[str]:
+    """Return the path under which each backend has its file.
+
+    It has the time of writing in it, in milliseconds: another file of the same name has another
+    one. A file that is not there yet, in a dry run, has none.
+    """
+    written = {
+        one["item"]: f"{round(one['stat']['mtime'] * 1000):x}" if one["stat"]["exists"] else "new"
+        for one in found
+    }
+    return [f"{directory}/{written[file]}.{file}" for file in files]
+
+
+def unnamed_models(
+    kept: Sequence[str], named: Sequence[str], wanted: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return what no line MODEL_PATH=... of any settings names."""
+    used = {line.removeprefix("MODEL_PATH=") for line in named}.union(wanted)
+    return [{"path": path, "state": "absent"} for path in sorted(set(kept) - used)]
 
 
 def load_timeouts_s(sizes: Sequence[int], cards: Cards, mib_s: float) -> list[int]:
@@ -179,6 +204,8 @@ class FilterModule:
         return {
             "backend_sizes": backend_sizes,
             "load_timeouts_s": load_timeouts_s,
+            "kept_models": kept_models,
+            "unnamed_models": unnamed_models,
             "start_timeout_s": start_timeout_s,
             "backend_ram": backend_ram,
         }

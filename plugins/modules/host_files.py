@@ -34,6 +34,8 @@ description:
     way. What is as it should be is left alone; a file is written beside its place, checked and
     renamed.
   - In check mode nothing is written, and a parent that is not there yet is no error.
+  - What is about to change is noted in C(undone) before. What an earlier run has noted there counts
+    as changed, since that run may have ended before anybody took it in. The play's end forgets it.
 options:
   files:
     description: What there shall be, in this order. Each has a C(path) and one of the others.
@@ -77,6 +79,9 @@ options:
       validate:
         description: A command that must succeed before a changed file, C(%s), gets its name.
         type: str
+  undone:
+    description: The file of these notes; the action names it after the task's role.
+    type: path
 """
 
 RETURN = """
@@ -95,8 +100,11 @@ class HostError(Exception):
 class Host:
     """The host's file system, changed by one entry after the other."""
 
-    def __init__(self, *, check_mode: bool) -> None:
+    def __init__(self, *, check_mode: bool, undone: Path | None = None) -> None:
         self.check_mode = check_mode
+        self.undone = undone
+        #: What a run has changed that may not have come to its end.
+        self.noted = read_lines(undone) if undone else set()
         self.paths: list[str] = []
         self.diffs: list[dict[str, str]] = []
 
@@ -106,8 +114,18 @@ class Host:
         changed = getattr(self, f"_have_{entry['state']}")(path, entry)
         if entry["state"] != "absent" and os.path.lexists(path):
             changed |= self._set_attributes(path, entry)
-        if changed:
+        if changed or str(path) in self.noted:
             self.paths.append(str(path))
+
+    def _note_undone(self, path: Path) -> None:
+        """Write down what is about to change; a power cut comes before that or after."""
+        if self.undone is None or self.check_mode or str(path) in self.noted:
+            return
+        self.undone.parent.mkdir(parents=True, exist_ok=True)
+        with self.undone.open("a") as file:
+            file.write(f"{path}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _have_absent(self, path: Path, _: dict[str, Any]) -> bool:
         if not os.path.lexists(path):
@@ -182,18 +200,29 @@ class Host:
         changed = False
         if (there.st_uid, there.st_gid) != (owner, group):
             changed = True
+            self._note_undone(Path(entry["path"]))
             if not self.check_mode:
                 os.lchown(path, owner, group)
         # A link has no mode of its own. After the owner, as chown(2) may take bits away.
         if entry["state"] != "link" and stat.S_IMODE(there.st_mode) != int(entry["mode"], 8):
             changed = True
+            self._note_undone(Path(entry["path"]))
             if not self.check_mode:
                 path.chmod(int(entry["mode"], 8))
         return changed
 
     def _note(self, path: Path, before: str, after: str) -> None:
+        self._note_undone(path)
         header = {"before_header": str(path), "after_header": str(path)}
         self.diffs.append({"before": before, "after": after, **header})
+
+
+def read_lines(path: Path) -> set[str]:
+    """Return the lines of a file, none where there is none."""
+    try:
+        return set(path.read_text().splitlines())
+    except FileNotFoundError:
+        return set()
 
 
 def validate(command: list[str], path: Path) -> None:
@@ -235,7 +264,10 @@ def group_id(name: str | int) -> int:
 def main() -> None:
     """Have all of them."""
     arguments = json.loads(ARGUMENTS)
-    host = Host(check_mode=arguments["_ansible_check_mode"])
+    undone = arguments.get("undone")
+    host = Host(
+        check_mode=arguments["_ansible_check_mode"], undone=Path(undone) if undone else None
+    )
     failure = None
     for entry in arguments["files"]:
         try:

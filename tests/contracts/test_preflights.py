@@ -253,7 +253,8 @@ def entries(play: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The roles that a play enters for all its hosts, and where."""
     for role in play.get("roles", []):
         yield role, "main"
-    for task in play.get("tasks", []):
+    listed = play.get("tasks", [])
+    for task in [one for block in listed for one in block.get("block", [block])]:
         if task.keys() & ROLE and "when" not in task:
             given = task[module(task)]
             yield given["name"], given.get("tasks_from", "main")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ UNITS = "heartcode.service heartcode-exporter.service 'heartcode-llama@*.service
 
 #: The roles that write a rig's settings: each needs what those before it have found out.
 RIG = ("gpu_driver", "llama_cpp", "model", "llama_server", "app", "proxy", "exporter")
+
+#: A role, and the file of its tasks that is entered.
+Entry = tuple[str, str]
 
 #: For each unit of the rigs which start of it this is.
 Starts = dict[tuple[str, str], str]
@@ -59,31 +62,48 @@ def refusals(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join((done.stderr + done.stdout).split())
 
 
+def entered(task: dict[str, Any]) -> Entry | None:
+    """The role that a task enters, and where."""
+    for module in ("import_role", "include_role"):
+        if told := task.get(f"ansible.builtin.{module}"):
+            return told["name"], told.get("tasks_from", "main")
+    return None
+
+
+def every_task(play: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a play, those of its blocks among them."""
+    listed = [*play.get("tasks", []), *play.get("post_tasks", [])]
+    return [one for task in listed for one in (task, *task.get("block", []))]
+
+
+def taken(tasks: list[dict[str, Any]], wanted: Container[Entry | None]) -> list[dict[str, Any]]:
+    """Those of a list of tasks that are wanted, and blocks in which something is."""
+    for task in tasks:
+        if "block" in task:
+            task["block"] = taken(task["block"], wanted)
+    empty = [task for task in tasks if "block" in task and not any(map(entered, task["block"]))]
+    return [task for task in tasks if entered(task) in wanted and task not in empty]
+
+
 def site_with(*roles: str) -> list[dict[str, Any]]:
     """The plays of playbooks/site.yml with these roles alone: their checks, then themselves."""
     plays: list[dict[str, Any]] = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-
-    def entered(task: dict[str, Any]) -> tuple[str, str] | None:
-        """The role that a task enters, and where."""
-        for module in ("import_role", "include_role"):
-            if told := task.get(f"ansible.builtin.{module}"):
-                return told["name"], told.get("tasks_from", "main")
-        return None
-
-    # The roles common and rig have looked at a host before any other one does.
+    # The role common has looked at a host before any other one does.
     wanted = {None, ("common", "preflight")}
-    looks = {("rig", "preflight"), ("rig", "deploy")}
-    wanted |= {(role, part) for role in roles for part in ("preflight", "begin", "deploy", "tell")}
-    found = set()
+    # So has the role rig on rigs, and what one can go back to is kept whatever is changed.
+    goes_with = {("rig", "preflight"), ("rig", "deploy")}
+    goes_with |= {("generation", part) for part in ("preflight", "begin", "verify", "deploy")}
+    parts = ("preflight", "begin", "finish", "deploy", "tell")
+    asked = {(role, part) for role in roles for part in parts}
+    every: dict[str, set[Entry | None]] = {play["hosts"]: set() for play in plays}
     for play in plays:
-        for part in ("tasks", "post_tasks"):
-            if part in play:
-                every = {entered(task) for task in play[part]}
-                found |= every
-                also = looks if every & wanted - {None, ("common", "preflight")} else set()
-                play[part] = [task for task in play[part] if entered(task) in wanted | also]
-    unknown = {role for role in roles if (role, "deploy") not in found}
+        every[play["hosts"]] |= {entered(task) for task in every_task(play)}
+    unknown = {role for role in roles if (role, "deploy") not in set().union(*every.values())}
     assert not unknown, f"site.yml has no {unknown}"
+    for play in plays:
+        also = goes_with if asked & every[play["hosts"]] else set()
+        for part in {"tasks", "post_tasks"} & play.keys():
+            play[part] = taken(play[part], wanted | asked | also)
     return [play for play in plays if play.get("tasks") or play.get("post_tasks")]
 
 
@@ -127,6 +147,12 @@ class Fleet:
             pytest.fail(f"{host}: {command}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
 
+    def copy_from(self, host: str, path: str, to: Path) -> None:
+        """Copy a file of a host to this machine."""
+        config = self.directory / "ssh_config"
+        command: list[str | Path] = ["scp", "-q", "-F", config, f"{host}:{path}", to]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=120)
+
     def journal(self, host: str, *arguments: str) -> str:
         """Return messages of a host's journal, with all that was written to it before the call."""
         told = shlex.join(("journalctl", "--output=cat", *arguments))
@@ -149,8 +175,9 @@ class Fleet:
         *arguments: str,
         inventory: Path = ROOT / "inventory/virtual",
         playbook: str = "playbooks/site.yml",
+        tree: Path = ROOT,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a playbook on the fleet, as a person would."""
+        """Run a playbook on the fleet, as a person would; `tree` may be another repository."""
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
@@ -159,9 +186,9 @@ class Fleet:
                 playbook,
                 *arguments,
             ],
-            cwd=ROOT,
+            cwd=tree,
             env=os.environ
-            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+            | {"ANSIBLE_CONFIG": str(tree / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -169,7 +196,12 @@ class Fleet:
         )
 
     def play_roles(
-        self, *roles: str, limit: str = "all", arguments: Sequence[str] = (), **variables: Any
+        self,
+        *roles: str,
+        limit: str = "all",
+        arguments: Sequence[str] = (),
+        tree: Path = ROOT,
+        **variables: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run playbooks/site.yml with these roles alone."""
         return self.play(site_with(*roles), limit=limit, arguments=arguments, **variables)
@@ -187,7 +219,7 @@ class Fleet:
             playbook.write_text(yaml.safe_dump(list(plays), sort_keys=False))
             given.write_text(json.dumps(variables))
             told = ("--limit", limit, "--extra-vars", f"@{given}", *arguments)
-            return self.playbook(*told, playbook=str(playbook))
+            return self.playbook(*told, playbook=str(playbook), tree=tree)
 
     def deploy(self, *roles: str, limit: str = "all", **variables: Any) -> str:
         """Run them and return what Ansible has said."""

@@ -1,4 +1,4 @@
-"""A new version of llama.cpp: what must not be installed, and the way back to the one before."""
+"""A new version of llama.cpp: what must not be installed."""
 
 import hashlib
 import tarfile
@@ -18,12 +18,6 @@ ROOT = "/opt/heartcode/llama.cpp"
 
 def current(fleet: Fleet, rig: str) -> str:
     return fleet.ssh(rig, f"readlink {ROOT}/current")
-
-
-def running(fleet: Fleet, rig: str) -> str:
-    """The directory from which the rig's first llama-server runs."""
-    pid = fleet.ssh(rig, "systemctl show --property=MainPID --value heartcode-llama@0")
-    return fleet.ssh(rig, f"readlink /proc/{pid}/exe").split("/")[-3]
 
 
 def described(cache: Path) -> dict[str, Any]:
@@ -81,34 +75,3 @@ def test_a_package_that_has_changed_is_not_installed(fleet: Fleet, tmp_path: Pat
     assert done.returncode != 0
     assert "has changed since it was built" in " ".join(done.stdout.split())
     assert_nothing_is_switched(fleet, before, archive)
-
-
-@pytest.mark.ci
-def test_one_variable_goes_back_to_the_version_before(fleet: Fleet) -> None:
-    here = {rig: current(fleet, rig) for rig in fleet.rigs}
-    before = "000000000-cpu-000000000000"
-    for rig in fleet.rigs:
-        fleet.ssh(rig, f"cp -a {ROOT}/{here[rig]} {ROOT}/{before}")
-    try:
-        for _ in range(2):  # the second time it is there already
-            fleet.deploy(*ROLES, limit="rigs", llama_cpp_rollback=True)
-            for rig in fleet.rigs:
-                assert current(fleet, rig) == before
-                assert running(fleet, rig) == before
-        answer = chat(fleet, max_tokens=5).json()
-        assert answer["choices"][0]["message"]["content"].split() == count_to(5)
-    finally:
-        fleet.deploy(*ROLES, limit="rigs")
-        for rig in fleet.rigs:
-            fleet.ssh(rig, f"rm -r {ROOT}/{before}")
-    for rig in fleet.rigs:
-        assert current(fleet, rig) == here[rig]
-        assert running(fleet, rig) == here[rig]
-
-
-def test_without_a_version_before_nothing_is_changed(fleet: Fleet) -> None:
-    before = {rig: current(fleet, rig) for rig in fleet.rigs}
-    done = fleet.play_roles(*ROLES, limit="rigs", llama_cpp_rollback=True)
-    assert done.returncode != 0
-    assert "has no other version of llama.cpp than" in " ".join(done.stdout.split())
-    assert {rig: current(fleet, rig) for rig in fleet.rigs} == before

@@ -5,15 +5,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.fleet.harness import ROOT, site_with
+from tests.fleet.harness import ROOT, every_task, site_with
 
 
 def roles(plays: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Hosts and names of the roles that are checked or run, in their order."""
     found = []
     for play in plays:
-        tasks = [*play.get("tasks", []), *play.get("post_tasks", [])]
-        for task in tasks:
+        for task in every_task(play):
             told = task.get("ansible.builtin.import_role", task.get("ansible.builtin.include_role"))
             if told:
                 found.append((play["hosts"], f"{told['name']}:{told.get('tasks_from', 'main')}"))
@@ -25,9 +24,23 @@ def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
         ("rigs:gateways", "common:preflight"),
         ("rigs", "rig:preflight"),
         ("rigs", "app:preflight"),
+        ("rigs", "generation:preflight"),
+        ("rigs", "generation:begin"),
         ("rigs", "rig:deploy"),
+        ("rigs", "app:begin"),
         ("rigs", "app:deploy"),
         ("rigs", "proxy:deploy"),
+        ("rigs", "generation:verify"),
+        ("rigs", "generation:deploy"),
+    ]
+
+
+def test_a_role_that_is_run_in_a_block_alone_has_what_goes_with_it() -> None:
+    assert roles(site_with("llama_server"))[-4:] == [
+        ("rigs", "rig:deploy"),
+        ("rigs", "llama_server:deploy"),
+        ("rigs", "generation:verify"),
+        ("rigs", "generation:deploy"),
     ]
 
 

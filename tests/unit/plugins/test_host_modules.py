@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from plugins.modules.host_files import Host
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -154,6 +156,28 @@ def test_what_cannot_be_is_refused(place: Path) -> None:
     play = Play(place, [have(name, file) for name, (file, _) in REFUSED.items()])
     told = {name: play[name].get("failed") and play[name]["msg"] for name in REFUSED}
     assert [name for name, (_, why) in REFUSED.items() if why not in str(told[name])] == [], told
+
+
+def test_what_a_run_has_left_undone_counts_as_changed(tmp_path: Path) -> None:
+    """It may have ended before a handler; a play's end takes the notes away."""
+    undone = tmp_path / "undone/role"
+
+    def changed(*names: str, check_mode: bool = False) -> list[str]:
+        host = Host(check_mode=check_mode, undone=undone)
+        for name in names:
+            told = {"path": str(tmp_path / name), "state": "file", "content": "YQo="}
+            host.have(told | {"mode": "0644", "owner": os.geteuid(), "group": os.getegid()})
+        return [Path(path).name for path in host.paths]
+
+    assert changed("a", check_mode=True) == ["a"]
+    assert not undone.exists()
+    assert changed("a") == ["a"]
+    # Another run finds it written, and does not know whether anybody has heard of that.
+    assert changed("a", "b") == ["a", "b"]
+    (tmp_path / "b").chmod(0o600)
+    undone.unlink()
+    assert changed("a", "b") == ["b"]
+    assert undone.read_text() == f"{tmp_path / 'b'}\n"
 
 
 def test_answers_are_those_of_the_programs(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Who has to take in what a rig served with before, and who stands in meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plugins.filter import generations
+
+ENV = "/etc/heartcode/llama/{}.env"
+UNITS = "/etc/systemd/system"
+PLACES = {"env": "/etc/heartcode/llama", "units": UNITS, "run": "/run/llama"}
+FILES = [
+    ENV.format(0),
+    ENV.format(1),
+    "/etc/heartcode/heartcode.env",
+    *(f"{UNITS}/heartcode{part}" for part in (".service", ".socket", "-exporter.service")),
+]
+
+
+def generation(*paths: str, files: list[str] | None = None) -> dict[str, Any]:
+    return {"paths": list(paths), "files": files or FILES, "tree": "/kept/abc"}
+
+
+def test_each_backend_gets_what_was_kept_of_it() -> None:
+    first, second = generations.backends(generation(), PLACES)
+    assert first["name"] == "heartcode-llama@0.service"
+    assert first["files"][0] == {"path": ENV.format(0), "source": "/kept/abc" + ENV.format(0)}
+    assert first["files"][1]["restarts"] is False
+    assert second["excused_by"] == "/run/llama/1.quarantined"
+
+
+def test_backends_that_have_come_since_are_stopped() -> None:
+    stopped = generations.surplus(generation(ENV.format(1), ENV.format(2)))
+    assert {unit["name"] for unit in stopped} == {
+        "heartcode-llama@2.service",
+        "heartcode-revive@2.path",
+        "heartcode-card@2.timer",
+    }
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        ([ENV.format(0)], []),
+        (
+            ["/etc/heartcode/heartcode.env"],
+            [("heartcode.service", "reloaded"), ("heartcode-exporter.service", "restarted")],
+        ),
+        (
+            ["/opt/heartcode/app/current", f"{UNITS}/heartcode.service"],
+            [("heartcode.service", "restarted"), ("heartcode-exporter.service", "restarted")],
+        ),
+        ([f"{UNITS}/heartcode.socket.d/listen.conf"], [("heartcode.socket", "restarted")]),
+        ([f"{UNITS}/heartcode-exporter.service"], [("heartcode-exporter.service", "restarted")]),
+        # It was not there: there is nothing to be started.
+        (["/etc/heartcode/gpu-tune.json"], []),
+    ],
+)
+def test_services_take_in_what_is_theirs(paths: list[str], told: list[tuple[str, str]]) -> None:
+    units = generations.services(generation(*paths))
+    assert [(unit["name"], unit["state"]) for unit in units] == told
+
+
+def answer(rig: str, *models: str, ready: bool = True) -> dict[str, Any]:
+    listed = '{"data": [%s]}' % ", ".join(f'{{"id": "{model}"}}' for model in models)  # noqa: UP031
+    return {
+        "item": rig,
+        "answers": {"health": {"rc": 0 if ready else 22}, "models": {"rc": 0, "stdout": listed}},
+    }
+
+
+def test_a_rig_that_is_ready_and_has_all_models_stands_in() -> None:
+    answers = [
+        answer("rig1", "a", "b"),
+        answer("rig2", "a"),
+        answer("rig3", "c", "b", "a"),
+        answer("rig4", "a", "b", ready=False),
+        {"item": "rig5", "unreachable": True},
+    ]
+    assert generations.stands_in(answers, "rig1") == ["rig3"]
+    assert generations.stands_in(answers[:2], "rig1") == []
+    assert generations.stands_in(answers[:2], "rig2") == ["rig1"]
