@@ -234,6 +234,40 @@ class Proxy(Program):
         return line
 
 
+class GatewayRelay(Proxy):
+    """The gateway's relay, started as heartcode-relay.service starts it.
+
+    `url` is where it is asked for its first rig. `addresses` has one for each; as a rig has,
+    this process has addresses of the loopback interface that no other one uses.
+    """
+
+    def __init__(self, directory: Path, rigs: list[str], **variables: str) -> None:
+        own = os.getpid()
+        self.addresses = [
+            f"127.{130 + own // 62500 % 100}.{own // 250 % 250}.{1 + own % 250}",
+            *(f"127.{230 + n}.{own // 250 % 250}.{1 + own % 250}" for n in range(len(rigs) - 1)),
+        ]
+        super().__init__(
+            directory,
+            rigs,
+            awaited=False,
+            HEARTCODE_LISTEN="0.0.0.0",  # noqa: S104 - heartcode-relay.socket binds it to lo
+            HEARTCODE_RIG_ADDRESSES=",".join(self.addresses),
+            **variables,
+        )
+        self.own_url, self.url = self.url, f"http://{self.addresses[0]}:{self.port}"
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """Return the sum of the samples of `name` that have these labels."""
+        text = requests.get(f"{self.own_url}/metrics", timeout=PATIENCE_S).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
 class Exporter(Program):
     """`python -m heartcode.exporter`, with the environment of a proxy or one like it."""
 
