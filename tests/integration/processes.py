@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,16 +237,18 @@ class Proxy(Program):
 class GatewayRelay(Proxy):
     """The gateway's relay, started as heartcode-relay.service starts it.
 
-    `url` is where it is asked for its first rig. `addresses` has one for each; as a rig has,
-    this process has addresses of the loopback interface that no other one uses.
+    `url` is where it is asked for its first rig; `addresses` has one for each.
     """
 
-    def __init__(self, directory: Path, rigs: list[str], **variables: str) -> None:
-        own = os.getpid()
-        self.addresses = [
-            f"127.{130 + own // 62500 % 100}.{own // 250 % 250}.{1 + own % 250}",
-            *(f"127.{230 + n}.{own // 250 % 250}.{1 + own % 250}" for n in range(len(rigs) - 1)),
-        ]
+    def __init__(
+        self,
+        directory: Path,
+        rigs: list[str],
+        *,
+        addresses: Sequence[str] = (),
+        **variables: str,
+    ) -> None:
+        self.addresses = list(addresses) or [f"127.77.0.{n}" for n, _ in enumerate(rigs, 1)]
         super().__init__(
             directory,
             rigs,

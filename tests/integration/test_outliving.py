@@ -1,4 +1,4 @@
-"""Streams whose rig is lost: the gateway's relay has another one go on, and nothing is to be seen."""
+"""Streams whose rig is lost: the gateway's relay has another one go on, and nobody sees it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The gateway's relay as a WSGI application: nginx in front of it, rigs behind it.
 
-nginx asks for a rig at the address of this host that stands for it (HEARTCODE_RIG_ADDRESSES); every
-other address has `/livez` and `/metrics`. No Flask: there is nothing to route, and nothing of a
+nginx asks for a rig at the address of this host that stands for it (HEARTCODE_RIG_ADDRESSES);
+127.0.0.1 has `/livez` and `/metrics`. No Flask: there is nothing to route, and nothing of a
 request is looked at but what another rig would need to go on with its answer.
 """
 
@@ -44,6 +44,7 @@ _PASSED_ON = {
     "HTTP_X_HEARTCODE_MODEL": "X-HeartCode-Model",
     "HTTP_X_HEARTCODE_TRY": "X-HeartCode-Try",
 }
+_OWN_ADDRESS = "127.0.0.1"
 _PATHS = {path: endpoint.path for endpoint in ENDPOINTS for path in endpoint.paths}
 _FAILED = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 
@@ -76,10 +77,13 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        sock = environ["gunicorn.socket"]
-        rig = self.rigs.at(sock.getsockname()[0])
-        if rig is None:
+        address = environ["gunicorn.socket"].getsockname()[0]
+        rig = self.rigs.at(address)
+        if rig is None and address == _OWN_ADDRESS:
             return self._own(environ["PATH_INFO"], start)
+        if rig is None:  # nginx knows another list of them, for a moment: it goes on to the next
+            error = ApiError(502, "there is no rig at this address", code="rig_failed")
+            return _json(start, HTTPStatus.BAD_GATEWAY, error.body())
         return _Passage(self, environ, rig).answered(start)
 
     def _own(self, path: str, start: StartResponse) -> Iterable[bytes]:
@@ -88,7 +92,7 @@ class Application:
             return [metrics.page(self.settings.metrics_dir)]
         if path == "/livez":
             return _json(start, HTTPStatus.OK, {"status": "ok"})
-        error = ApiError(404, "there is nothing at this address", code="not_found")
+        error = ApiError(404, "there is nothing at this path", code="not_found")
         return _json(start, HTTPStatus.NOT_FOUND, error.body())
 
 

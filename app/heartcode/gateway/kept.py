@@ -74,8 +74,9 @@ class Timeouts:
     @property
     def keep_alive(self) -> KeepAlive:
         """How the rigs' hosts are watched, before a head as well."""
-        lost_s = max(2, round(self.signs_s) + 1)
-        return KeepAlive(idle_s=1, lost_s=lost_s)
+        # Three questions without an answer, as a lossy network may swallow one; and no earlier than
+        # the signs say it, where there are any.
+        return KeepAlive(idle_s=1, lost_s=max(4, round(SIGNS * self.signs_s) + 1))
 
 
 class TellingAnswer(WholeAnswer):

@@ -6,10 +6,10 @@ gateway_upstreams | gateway_relay_settings(addresses)   the relay's settings abo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 _LOOPBACK = IPv4Network("127.0.0.0/8")
@@ -33,19 +33,19 @@ def relay_addresses(upstreams: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _candidates(rig: str) -> Any:
+def _candidates(rig: str) -> Iterator[str]:
     host = rig.rpartition(":")[0]
     try:
         numbers = [int(IPv4Address(host))]
     except AddressValueError:
         numbers = []
-    for bits in (*numbers, *_hashes(rig)):
+    for bits in chain(numbers, _hashes(rig)):
         address = IPv4Address(int(_LOOPBACK.network_address) | (bits & _HOST_BITS))
         if address not in _OWN and address != _LOOPBACK.broadcast_address:
             yield str(address)
 
 
-def _hashes(rig: str) -> Any:
+def _hashes(rig: str) -> Iterator[int]:
     for number in count():
         yield int.from_bytes(sha256(f"{rig} {number}".encode()).digest()[:3])
 
