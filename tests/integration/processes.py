@@ -249,14 +249,12 @@ class GatewayRelay(Proxy):
         **variables: str,
     ) -> None:
         self.addresses = list(addresses) or [f"127.77.0.{n}" for n, _ in enumerate(rigs, 1)]
-        super().__init__(
-            directory,
-            rigs,
-            awaited=False,
-            HEARTCODE_LISTEN="0.0.0.0",  # noqa: S104 - heartcode-relay.socket binds it to lo
-            HEARTCODE_RIG_ADDRESSES=",".join(self.addresses),
+        own: dict[str, Any] = {
+            "HEARTCODE_LISTEN": "0.0.0.0",  # noqa: S104 - heartcode-relay.socket binds it to lo
+            "HEARTCODE_RIG_ADDRESSES": ",".join(self.addresses),
             **variables,
-        )
+        }
+        super().__init__(directory, rigs, awaited=False, **own)
         self.own_url, self.url = self.url, f"http://{self.addresses[0]}:{self.port}"
 
     def metric(self, name: str, /, **labels: str) -> float:

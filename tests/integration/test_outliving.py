@@ -68,7 +68,7 @@ def test_eight_streams_count_on_when_their_rig_is_lost(
 ) -> None:
     llamas = llama_servers(2, model=slow_model, slots=20, name="counting")
     relay, (dying, _) = start_rigs(*([llama] for llama in llamas))
-    options = {"max_tokens": 200, "stream_options": {"include_usage": True}}
+    options = {"max_tokens": 60, "stream_options": {"include_usage": True}}
     undisturbed = Listener(relay, path, **options)
     (expected,) = (event["usage"] for event in undisturbed.finish() if event.get("usage"))
     streams = [Listener(relay, path, **options) for _ in range(8)]
@@ -77,7 +77,7 @@ def test_eight_streams_count_on_when_their_rig_is_lost(
     end(dying)
     for stream in streams:
         stream.finish()
-    assert [stream.text for stream in streams] == [counted_to(200)] * 8
+    assert [stream.text for stream in streams] == [counted_to(60)] * 8
     for stream in streams:
         assert_is_one_answer(stream.events)
         (usage,) = (event["usage"] for event in stream.events if event.get("usage"))

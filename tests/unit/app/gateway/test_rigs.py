@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from heartcode.errors import ApiError
 from heartcode.gateway.rigs import RigBudget, RigLease, Rigs
@@ -9,8 +11,10 @@ from heartcode.routing.request_info import Overflow
 from heartcode.settings import Settings
 from heartcode.upstream.exchange import BackendError, Reason
 
+NOTHING: dict[str, str] = {}
 
-def rigs(number: int = 3, **variables: str) -> Rigs:
+
+def rigs(number: int = 3, variables: Mapping[str, str] = NOTHING) -> Rigs:
     names = range(1, number + 1)
     return Rigs(
         Settings.from_env(
@@ -89,7 +93,7 @@ def test_after_each_loss_all_others_are_asked_anew() -> None:
 
 
 def test_a_request_that_is_lost_again_and_again_is_lost() -> None:
-    budget = started(rigs(2, HEARTCODE_MAX_MOVES="2"))
+    budget = started(rigs(2, {"HEARTCODE_MAX_MOVES": "2"}))
     for _ in range(2):
         fail(budget, Reason.BROKEN)
         asked(budget)
@@ -100,7 +104,7 @@ def test_a_request_that_is_lost_again_and_again_is_lost() -> None:
 
 
 def test_only_rigs_that_have_the_model_go_on() -> None:
-    known = rigs(HEARTCODE_RIG_MODELS="a|b,c,a")
+    known = rigs(3, {"HEARTCODE_RIG_MODELS": "a|b,c,a"})
     budget = started(known, model="a")
     fail(budget, Reason.BROKEN)
     assert asked(budget)[0] == "rig3:8080"
@@ -120,4 +124,4 @@ def test_only_rigs_that_have_the_model_go_on() -> None:
 )
 def test_settings_that_do_not_fit_the_rigs_are_refused(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="HEARTCODE_RIG_"):
-        rigs(**variables)
+        rigs(3, variables)
