@@ -19,7 +19,7 @@ def words(response: requests.Response) -> list[str]:
     return "".join(map(text_of, events(response))).split()
 
 
-def test_a_stream_outlives_its_rig_and_a_single_rig_s_proxy(
+def test_a_stream_outlives_its_rig(
     start_gateway: StartGateway, rigs: list[Rig], tmp_path: Path
 ) -> None:
     proxies = [proxy_of(tmp_path / rig.name, rig.llama) for rig in rigs]
