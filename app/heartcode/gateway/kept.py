@@ -170,9 +170,10 @@ class KeptRequest:
             exchange = held.enter_context(self._sent(lease, request, self._timeouts.silence_s))
             opened: Opened
             if exchange.content_type.startswith(sse.CONTENT_TYPE):
-                # From its head on it gives signs of life.
-                silence_s = SIGNS * self._timeouts.signs_s
-                exchange.be_silent_at_most(silence_s)
+                silence_s = self._timeouts.silence_s
+                if exchange.header(SIGNS_HEADER) is not None:  # a version before gives none
+                    silence_s = SIGNS * self._timeouts.signs_s
+                    exchange.be_silent_at_most(silence_s)
                 opened = BackendStream(
                     exchange,
                     lease,

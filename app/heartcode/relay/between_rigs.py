@@ -1,9 +1,10 @@
 """What a gateway and its rigs tell each other, so that a stream outlives its rig.
 
 The gateway asks for signs of life in `SIGNS_HEADER`: at least every so many seconds, once the head
-of a stream is out, the rig sends something, be it the comment `: ping`. Along with the first token
-comes another comment, a `Beginning`, which says what the answer was begun with. When the rig is
-lost, the gateway tells the next one in `BEGUN_HEADER` what it takes to go on: a `Begun`.
+of a stream is out, the rig sends something, be it the comment `: ping`; it says so in a header of
+the same name. Along with the first token comes another comment, a `Beginning`, which says what the
+answer was begun with. When the rig is lost, the gateway tells the next one in `BEGUN_HEADER` what
+it takes to go on: a `Begun`.
 
 Neither concerns clients: the gateway passes no comment on and takes none of these headers from
 them.

@@ -157,8 +157,10 @@ def _response(answer: Answer, stall_s: float) -> Response:
     if "gunicorn.socket" in request.environ:
         sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
         answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
+    signs_s = signs_wanted(request.headers.get(SIGNS_HEADER))
+    told = {} if signs_s is None else {SIGNS_HEADER: f"{signs_s:g}"}
     # Not with direct_passthrough: call_on_close() would have no effect then.
-    return Response(answer.body, status=answer.status, headers=sse.HEADERS)
+    return Response(answer.body, status=answer.status, headers={**sse.HEADERS, **told})
 
 
 def _whole(answer: Answer, body: bytes) -> Response:
