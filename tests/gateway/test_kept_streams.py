@@ -95,3 +95,8 @@ def test_a_rig_that_does_not_answer_is_passed_over(
     for number in range(4):
         headers = gateway.authorization | {"X-Session-Id": f"{number}"}
         assert chat(gateway, max_tokens=1, headers=headers).status_code == 200
+
+
+def test_where_no_rig_is_there_the_relay_is_not_to_blame(start_gateway: StartGateway) -> None:
+    answer = chat(start_gateway("keeps_streams"), max_tokens=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "rig_unavailable")

@@ -216,7 +216,8 @@ function next(r) {
     if (failed) {
         return lost(r, 502, code);
     }
-    if (v.heartcode_way && nobodyAsked) { // all are marked as failed, and the reason may be the relay
+    // All are marked as failed, and for all that this request has seen the reason may be the relay.
+    if (v.heartcode_way && nobodyAsked && !/[0-9]/.test(v.upstream_connect_time)) {
         return withoutRelay(r);
     }
     r.headersOut['Retry-After'] = RETRY_AFTER_S;
