@@ -100,9 +100,10 @@ def start_gateway(rendered: Variants, tmp_path: Path) -> Iterator[StartGateway]:
             relayed = {at: behind[port] for at, port in RELAYED.items()}
             if relay and any(f"{at}:{RELAY}" in site for at in relayed):
                 # Where nobody listens each has a place of its own: none is named twice.
+                told = list(relayed.values())
                 urls = [
-                    f"http://127.0.0.{n if port == NOWHERE else 1}:{port}"
-                    for n, port in enumerate(relayed.values(), 2)
+                    f"http://127.0.0.{n + 2 if told.count(port) > 1 else 1}:{port}"
+                    for n, port in enumerate(told)
                 ]
                 started = GatewayRelay(tmp_path / f"relay-{variant}", urls, addresses=list(relayed))
                 stack.callback(started.kill)
