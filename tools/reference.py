@@ -86,7 +86,7 @@ on port 9100 serves it. Prometheus adds the label `host`.
 """
 RELAY_HEAD = """## What a gateway's relay counts
 
-It serves them itself, on its port 4002 of the loopback interface, to the Prometheus of that host,
+It serves them itself, on its port 4003 of the loopback interface, to the Prometheus of that host,
 which adds the label `host`.
 
 """

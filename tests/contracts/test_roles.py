@@ -137,3 +137,13 @@ def test_the_example_inventory_sets_only_what_roles_know() -> None:
     names = set(re.findall(r"\b((?:[a-z]+_)+[a-z]+): ", text, re.MULTILINE))
     assert names - known == set()
     assert "model_name" in names
+
+
+def test_no_two_services_have_one_port() -> None:
+    ports = {
+        name: value
+        for role in ROLES
+        for name, value in load(f"roles/{role}/defaults/main.yml").items()
+        if name.endswith("_port") and isinstance(value, int)
+    }
+    assert len(set(ports.values())) == len(ports) > 8, ports

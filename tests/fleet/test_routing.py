@@ -26,7 +26,7 @@ def served_by(fleet: Fleet, **fields: Any) -> str:
     assert answer.status_code == 200, answer.text
     # The relay's addresses of the rigs end as their own do.
     names = {
-        f"127.{address.partition('.')[2]}:4002": name for name, address in fleet.addresses.items()
+        f"127.{address.partition('.')[2]}:4003": name for name, address in fleet.addresses.items()
     }
     return names[log_line(fleet, identity)["rig"].replace(" : ", ", ").split(", ")[-1]]
 

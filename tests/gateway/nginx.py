@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
 #: What the variants are rendered with; each nginx that is started has other ports instead.
 PORT, TLS_PORT, PROMETHEUS, RIGS = 4000, 443, 9090, (8081, 8082, 8083, 8084)
-RELAY = 4002
+RELAY = 4003
 #: Nobody listens there.
 NOWHERE = 1
 #: An address of this process alone: no other can take a port between its choice and its use.

@@ -16,7 +16,7 @@ def host(name: str) -> dict[str, Any]:
         "app_metrics_port": 9091,
         "nginx_exporter_port": "9113",
         "node_exporter_port": 9100,
-        "gateway_relay_port": 4002,
+        "gateway_relay_port": 4003,
         "gateway_relay_enabled": True,
     }
 
@@ -37,7 +37,7 @@ def test_every_host_is_asked_for_what_its_groups_run() -> None:
             {"targets": ["b.lan:9100"], "labels": {"host": "b"}},
             {"targets": ["c.lan:9100"], "labels": {"host": "c"}},
         ],
-        "relay": [{"targets": ["127.0.0.1:4002"], "labels": {"host": "b"}}],
+        "relay": [{"targets": ["127.0.0.1:4003"], "labels": {"host": "b"}}],
     }
 
 
