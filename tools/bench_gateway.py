@@ -4,7 +4,8 @@
     make bench-gateway
 
 The first token: how much later it comes through the whole chain (the role's nginx with njs, a rig's
-proxy) than from a synthetic upstream, beside LiteLLM's proxy.
+proxy) than from a synthetic upstream, with and without the gateway's relay, beside LiteLLM's proxy;
+and the CPU time that a token takes in all programs of both chains.
 
 The caches: conversations that interleave, over two rigs of two real llama-servers with the
 counting model. Of the prompt tokens that a perfect cache would have held, how many were reused,
@@ -20,10 +21,11 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ from heartcode_benchmark.asking import Server
 from heartcode_models.cache import cache_directory
 
 from tools.bench.conversations import Reuse, Shape, Turn, hold
-from tools.bench.gateway import Gateway, Rig, balanced, chain, render
+from tools.bench.gateway import Chain, Gateway, Rig, balanced, chain, render
 from tools.bench.llamas import Llama, Model, command
 from tools.bench.measuring import (
     LATE_S,
@@ -51,6 +53,7 @@ from tools.bench.relays import Direct, LiteLLM, free_ports, install_heartcode, i
 
 _BACKENDS = 12  # a full rig
 _STREAMS = 16
+_MANY, _TOKENS = 100, 100  # for the cost of a token
 _RIGS, _BACKENDS_EACH, _SLOTS_EACH = 2, 2, 2
 _HOST_CACHE_MIB = 64  # holds all conversations
 _SEED = 20
@@ -84,8 +87,12 @@ def first_tokens(directory: Path, *, repeats: int, litellm: str | None) -> dict[
         upstream = stack.enter_context(Upstream(ports))
         urls = {
             "direct": Direct(ports).url,
-            "gateway + rig": stack.enter_context(chain(directory, ports)),
         }
+        chains = {
+            "gateway + rig": stack.enter_context(chain(directory, ports)),
+            "without its relay": stack.enter_context(chain(directory, ports, relay=False)),
+        }
+        urls |= {name: each.url for name, each in chains.items()}
         if litellm:
             LiteLLM.program = litellm
             relay = stack.enter_context(LiteLLM(directory, ports))
@@ -97,6 +104,7 @@ def first_tokens(directory: Path, *, repeats: int, litellm: str | None) -> dict[
             name: first_token_ms(url, streams=_STREAMS, repeats=repeats)
             for name, url in urls.items()
         }
+        cpu_us = chain_costs(chains, rounds=repeats)
         late_s = upstream.end()
     if late_s > LATE_S:
         sys.exit(f"The upstream was {late_s * 1e3:.0f} ms late: these figures say nothing.")
@@ -105,7 +113,18 @@ def first_tokens(directory: Path, *, repeats: int, litellm: str | None) -> dict[
         name: [ms - bare for ms, bare in zip(times, direct, strict=True)]
         for name, times in seen.items()
     }
-    return {"direct_ms": direct, "added_ms": added}
+    return {"direct_ms": direct, "added_ms": added, "cpu_us": cpu_us}
+
+
+def chain_costs(chains: Mapping[str, Chain], *, rounds: int) -> dict[str, list[float]]:
+    """Return the CPU time of all of a chain's programs for each token, in µs, round by round."""
+    costs: dict[str, list[float]] = {name: [] for name in chains}
+    for _ in range(rounds):
+        for name, measured in chains.items():
+            before = measured.cpu_s()
+            load(measured.url, streams=_MANY, tokens=_TOKENS, rate=25)
+            costs[name].append((measured.cpu_s() - before) / (_MANY * _TOKENS) * 1e6)
+    return costs
 
 
 class Fleet:
@@ -261,6 +280,17 @@ def report_first_tokens(figures: dict[str, Any]) -> str:
     return table(rows)
 
 
+def report_costs(costs: Mapping[str, Sequence[float]]) -> str:
+    """Return the table; ratios are taken round by round, as all see the same machine then."""
+    base = list(costs.values())[-1]
+    rows = [["chain", "CPU µs per token", "÷ without its relay"]]
+    for name, values in costs.items():
+        ratios = [mine / other for mine, other in zip(values, base, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append([name, f"{statistics.median(values):.1f}", spread])
+    return table(rows)
+
+
 def report_caches(figures: Sequence[dict[str, Any]]) -> str:
     """Return the table; times relative to HeartCode's in the same conditions."""
     rows = [
@@ -301,6 +331,7 @@ def main() -> None:
             figures["caches"] = measure_caches(directory, given)
     if "first_token" in figures:
         print(report_first_tokens(figures["first_token"]), end="\n\n")
+        print(report_costs(figures["first_token"]["cpu_us"]), end="\n\n")
     if "caches" in figures:
         print(report_caches(figures["caches"]), end="\n\n")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "app"))
 
 from heartcode.exporter import readings
+from heartcode.gateway import metrics as relay_metrics
 from heartcode.settings import TABLE
 from heartcode.telemetry import metrics
 from heartcode_models.planner.min_vram import requirements
@@ -82,28 +84,36 @@ Timers write it (`heartcode-shown-certificate.timer`, `heartcode-mirror.timer`),
 on port 9100 serves it. Prometheus adds the label `host`.
 
 """
+RELAY_HEAD = """## What a gateway's relay counts
+
+It serves them itself, on its port 4003 of the loopback interface, to the Prometheus of that host,
+which adds the label `host`.
+
+"""
 METRICS_TABLE = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
 
 
 def metrics_page() -> str:
     """Return docs/reference/metrics.md."""
-    counted = [
-        (metric, family)
-        for metric in vars(metrics).values()
-        if isinstance(metric, Counter | Gauge | Histogram)
-        for family in metric.describe()
-    ]
-    rows = [
-        metric_row(full_name(family), family.type, metric._labelnames, family.documentation)  # noqa: SLF001
-        for metric, family in counted
-    ]
+    rows = counted(metrics)
     page = f"{METRICS_HEAD}## What the proxy counts\n\n{METRICS_TABLE}{''.join(rows)}"
     rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.READINGS]
     page += f"\n## What the exporter reads\n\n{METRICS_TABLE}{''.join(rows)}"
     reasons = "".join(f"- `{r}`: {text}\n" for r, text in readings.GPU_READ_ERROR_REASONS.items())
     page += f"\n`reason` of `{readings.GPU_READ_ERRORS.name}`:\n\n{reasons}"
+    page += f"\n{RELAY_HEAD}{METRICS_TABLE}{''.join(counted(relay_metrics))}"
     rows = [metric_row(r.name, r.type, r.labels, r.text) for r in readings.MEASURED]
     return f"{page}\n{MEASURED_HEAD}{METRICS_TABLE}{''.join(rows)}"
+
+
+def counted(module: ModuleType) -> list[str]:
+    """Return the rows of the metrics that a module defines."""
+    return [
+        metric_row(full_name(family), family.type, metric._labelnames, family.documentation)  # noqa: SLF001
+        for metric in vars(module).values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+        for family in metric.describe()
+    ]
 
 
 def full_name(family: Metric) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from heartcode.errors import ApiError
 
+# nginx's number for it; nobody is left to read it.
+CLIENT_GONE_STATUS = 499
+
 
 class ClientGoneError(Exception):
     """The client left before its answer was complete."""

@@ -1,6 +1,6 @@
 """Filters for what Prometheus reads: its targets and its rules, as files.
 
-hosts | scrape_targets(groups)                  targets by job, as file_sd has them
+hosts | scrape_targets(groups, here)            targets by job, as file_sd has them
 targets | target_files(directory)               a file for each job, for host_files
 names | rule_files(texts, directory, runbooks)  a file for each set of rules, for host_files
 """
@@ -17,15 +17,16 @@ _RUNBOOKS = "runbook_url: docs/runbooks.md"
 
 
 def scrape_targets(
-    hosts: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+    hosts: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], here: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the targets of the jobs heartcode, nginx and node.
+    """Return the targets of the jobs heartcode, nginx, node and relay.
 
-    `hosts` are mappings with name, url_host, app_metrics_port, nginx_exporter_port and
-    node_exporter_port. A rig is known by the label `rig` where it tells of itself, and every host
-    by `host` where its kernel or its nginx does.
+    `hosts` are mappings with name, url_host, app_metrics_port, nginx_exporter_port,
+    node_exporter_port, gateway_relay_port and gateway_relay_enabled. A rig is known by the label
+    `rig` where it tells of itself, and every host by `host` where its kernel, its nginx or its
+    relay does. Only the gateway `here` can reach its relay.
     """
-    found: dict[str, list[dict[str, Any]]] = {"heartcode": [], "nginx": [], "node": []}
+    found: dict[str, list[dict[str, Any]]] = {"heartcode": [], "nginx": [], "node": [], "relay": []}
 
     def add(job: str, host: Mapping[str, Any], port: str, label: str) -> None:
         target = f"{host['url_host']}:{host[port]}"
@@ -36,6 +37,8 @@ def scrape_targets(
             add("heartcode", host, "app_metrics_port", "rig")
         if host["name"] in groups.get("gateways", ()):
             add("nginx", host, "nginx_exporter_port", "host")
+            if host["name"] == here and host["gateway_relay_enabled"]:
+                add("relay", {**host, "url_host": "127.0.0.1"}, "gateway_relay_port", "host")
         add("node", host, "node_exporter_port", "host")
     return found
 

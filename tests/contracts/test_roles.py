@@ -10,6 +10,8 @@ from heartcode.api.routes import ENDPOINTS, Kind
 from heartcode.settings import TABLE
 from jinja2.nativetypes import NativeEnvironment
 
+from roles.gateway.filter_plugins.relay import relay_settings
+
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
 
@@ -42,7 +44,12 @@ def test_a_default_in_the_specs_is_the_role_s_default(role: str) -> None:
 def test_the_role_app_knows_every_setting() -> None:
     known = load("roles/app/vars/main.yml")
     own, others = known["_app_own_settings"], known["_app_known_settings"]
-    assert sorted(own + others) == sorted(row.variable for row in TABLE)
+    relay = known["_app_gateway_settings"]
+    assert sorted(own + others + relay) == sorted(row.variable for row in TABLE)
+    told = (ROOT / "roles/gateway/templates/relay.env.j2").read_text() + str(
+        relay_settings([{"address": "a:1", "models": [{"names": ["m"]}]}], {"a:1": "127.1.1.1"})
+    )
+    assert [name for name in relay if name not in told] == []
     template = (ROOT / "roles/app/templates/heartcode.env.j2").read_text()
     assert [name for name in own if f"\n{name}=" not in template] == []
     assert "app_settings | dictsort" in template
@@ -130,3 +137,13 @@ def test_the_example_inventory_sets_only_what_roles_know() -> None:
     names = set(re.findall(r"\b((?:[a-z]+_)+[a-z]+): ", text, re.MULTILINE))
     assert names - known == set()
     assert "model_name" in names
+
+
+def test_no_two_services_have_one_port() -> None:
+    ports = {
+        name: value
+        for role in ROLES
+        for name, value in load(f"roles/{role}/defaults/main.yml").items()
+        if name.endswith("_port") and isinstance(value, int)
+    }
+    assert len(set(ports.values())) == len(ports) > 8, ports

@@ -204,13 +204,15 @@ class Fleet:
         **variables: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run playbooks/site.yml with these roles alone."""
-        return self.play(site_with(*roles), limit=limit, arguments=arguments, **variables)
+        plays = site_with(*roles)
+        return self.play(plays, limit=limit, arguments=arguments, tree=tree, **variables)
 
     def play(
         self,
         plays: Sequence[dict[str, Any]],
         limit: str = "all",
         arguments: Sequence[str] = (),
+        tree: Path = ROOT,
         **variables: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run plays as if they stood in a playbook."""

@@ -295,9 +295,9 @@ def test_a_bare_rig_gets_its_driver_and_its_backends_in_one_run(fleet: Fleet) ->
     told = "cat /etc/heartcode/llama/*.env /etc/heartcode/backends.json"
     whole = fleet.ssh(rig, told)
     plays = site_with(*(role for role in RIG if role != "gpu_driver"))
-    (set_up,) = (play for play in plays if play["name"] == "Set up the rigs")
+    (prepare,) = (play for play in plays if play["name"] == "Prepare the rigs")
     arrives = {"ansible.builtin.command": "mv /root/nvidia-smi /usr/bin/"}
-    set_up["tasks"].insert(0, {"name": "The driver comes", **arrives})
+    prepare["tasks"].insert(0, {"name": "The driver comes", **arrives})
     fleet.ssh(
         rig,
         f"systemctl disable --quiet --now {units}"

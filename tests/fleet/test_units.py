@@ -90,7 +90,15 @@ def test_backends_listen_on_the_loopback_interface_alone(fleet: Fleet) -> None:
 )
 def test_a_unit_is_locked_in(fleet: Fleet, unit: str) -> None:
     """systemd's own daemons reach 1.2 to 1.5; an ordinary service has above 9."""
-    report = fleet.ssh("rig1", f"systemd-analyze security --no-pager {unit} | tail -n 1")
+    assert_is_locked_in(fleet, "rig1", unit)
+
+
+def test_the_gateway_s_relay_is_locked_in(fleet: Fleet) -> None:
+    assert_is_locked_in(fleet, "gateway", "heartcode-relay.service")
+
+
+def assert_is_locked_in(fleet: Fleet, host: str, unit: str) -> None:
+    report = fleet.ssh(host, f"systemd-analyze security --no-pager {unit} | tail -n 1")
     exposure = float(report.split(":")[1].split()[0])
     assert exposure <= 1.5, report
 

@@ -8,6 +8,7 @@ play or a network is asked of the fleet (tests/fleet).
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,19 +16,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.nginx import NOWHERE, PROMETHEUS, RIGS, ROOT, Gateway, Variants
+from roles.gateway.filter_plugins.relay import relay_addresses
+from tests.gateway.nginx import NOWHERE, PROMETHEUS, RELAY, RIGS, ROOT, Gateway, Variants
 from tests.gateway.rigs import Rig, say_yes
 from tests.gateway.variants import KEY, variants
 from tests.integration.misbehaving import Upstream
+from tests.integration.processes import GatewayRelay
+
+# Where a relay is asked for each of the rigs.
+_RIGS = [{"address": f"127.0.0.1:{port}"} for port in RIGS]
+RELAYED = {at: int(rig.split(":")[1]) for rig, at in relay_addresses(_RIGS).items()}
 
 StartGateway = Callable[..., Gateway]
+
+# `HEARTCODE_TEST_RELAY=1 make gateway-test` asks all of it with the relay in between.
+EVERY_RELAY = bool(os.environ.get("HEARTCODE_TEST_RELAY"))
 
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Variants:
     directory = tmp_path_factory.mktemp("rendered")
     own = directory / "self_signed"
-    given = variants(own / "certificate.pem", own / "key.pem")
+    given = variants(own / "certificate.pem", own / "key.pem", relay=EVERY_RELAY)
     rendered = Variants(directory, given)
     own.mkdir()
     (own / "request.cnf").write_text(rendered.file("tls", "request.cnf").read_text())
@@ -68,7 +78,8 @@ def stand_ins() -> Iterator[list[Upstream]]:
 def start_gateway(rendered: Variants, tmp_path: Path) -> Iterator[StartGateway]:
     """Start a gateway: `start_gateway("default", rigs=[port, ...], prometheus=port)`.
 
-    Nobody listens where no port is given. `instead` gives other text for some of the site's.
+    Nobody listens where no port is given. `instead` gives other text for some of the site's. A
+    variant that keeps streams gets its relay, unless `relay` is false.
     """
     with ExitStack() as stack:
 
@@ -78,6 +89,7 @@ def start_gateway(rendered: Variants, tmp_path: Path) -> Iterator[StartGateway]:
             rigs: Sequence[int] = (),
             prometheus: int = NOWHERE,
             instead: Mapping[str, str] | None = None,
+            relay: bool = True,
         ) -> Gateway:
             site = rendered.site(variant)
             for theirs, ours in (instead or {}).items():
@@ -85,7 +97,19 @@ def start_gateway(rendered: Variants, tmp_path: Path) -> Iterator[StartGateway]:
                 site = site.replace(theirs, ours)
             behind = dict.fromkeys(RIGS, NOWHERE) | dict(zip(RIGS, rigs, strict=False))
             behind[PROMETHEUS] = prometheus
+            relayed = {at: behind[port] for at, port in RELAYED.items()}
+            if relay and any(f"{at}:{RELAY}" in site for at in relayed):
+                # Where nobody listens each has a place of its own: none is named twice.
+                told = list(relayed.values())
+                urls = [
+                    f"http://127.0.0.{n + 2 if told.count(port) > 1 else 1}:{port}"
+                    for n, port in enumerate(told)
+                ]
+                started = GatewayRelay(tmp_path / f"relay-{variant}", urls, addresses=list(relayed))
+                stack.callback(started.kill)
+                behind[RELAY] = started.port
             gateway = Gateway(tmp_path / f"nginx-{variant}", site, behind=behind, key=KEY)
+            gateway.relayed = relayed
             stack.callback(gateway.end)
             return gateway
 

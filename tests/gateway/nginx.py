@@ -22,10 +22,13 @@ ROOT = Path(__file__).parents[2]
 _FILES = ROOT / "roles/gateway/files"
 #: What the variants are rendered with; each nginx that is started has other ports instead.
 PORT, TLS_PORT, PROMETHEUS, RIGS = 4000, 443, 9090, (8081, 8082, 8083, 8084)
+RELAY = 4003
 #: Nobody listens there.
 NOWHERE = 1
 #: An address of this process alone: no other can take a port between its choice and its use.
 HOST = f"127.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}.1"
+# Where the relay is asked for a rig, and what it is told of them.
+_RELAYED = re.compile(rf"\b(127[.][0-9.]+):{RELAY}\b")
 _ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
 
 
@@ -68,7 +71,8 @@ def _status_page(directory: Path) -> Path:
 class Gateway(Program):
     """An nginx that serves a site of the role, inside of Debian's own configuration.
 
-    `behind` gives the ports of rigs and Prometheus.
+    `behind` gives the ports of rigs, Prometheus and relay; in its log rigs that were asked through
+    the relay have their own addresses.
 
     It hides what is a matter of the host: its workers are the tests' user and not www-data, so
     that no mode of a file keeps them out, and no unit locks them in.
@@ -78,7 +82,8 @@ class Gateway(Program):
         self, directory: Path, site: str, *, behind: Mapping[int, int], key: str = ""
     ) -> None:
         self.port, self.tls_port = _free_ports()
-        self._ports = {PORT: self.port, TLS_PORT: self.tls_port, **behind}
+        self._ports = {PORT: self.port, TLS_PORT: self.tls_port, RELAY: NOWHERE, **behind}
+        self.relayed: dict[str, int] = {}
         self.url = f"http://{HOST}:{self.port}"
         self.key = key
         self._directory = directory
@@ -114,6 +119,7 @@ class Gateway(Program):
     def write(self, site: str) -> None:
         """Put a site into place; it is read at the start and by `reload`."""
         here = _ADDRESS.sub(lambda match: f"{match[1]}:{self._ports[int(match[2])]}", site)
+        here = _RELAYED.sub(lambda match: f"{match[1]}:{self._ports[RELAY]}", here)
         (self._directory / "site.conf").write_text(here.replace(LOGS, str(self._directory)))
 
     def reload(self, site: str) -> None:
@@ -130,7 +136,10 @@ class Gateway(Program):
 
     def log_lines(self, begin: str) -> list[dict[str, Any]]:
         """What it has logged of the requests whose ids begin so."""
-        lines = map(json.loads, whole_lines(self._directory / "heartcode.log"))
+        log = "\n".join(whole_lines(self._directory / "heartcode.log"))
+        for address, port in self.relayed.items():
+            log = log.replace(f"{address}:{self._ports[RELAY]}", f"127.0.0.1:{port}")
+        lines = map(json.loads, log.splitlines())
         return [line for line in lines if line["id"].startswith(begin)]
 
     def log_line(self, identity: str) -> dict[str, Any]:

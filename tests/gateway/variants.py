@@ -32,10 +32,14 @@ def _rigs(number: int, *also_on_rig1: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def variants(certificate: Path, key: Path) -> dict[str, dict[str, Any]]:
-    """Return each variant's variables; certificate and key are for those that speak TLS."""
+def variants(certificate: Path, key: Path, *, relay: bool = False) -> dict[str, dict[str, Any]]:
+    """Return each variant's variables; certificate and key are for those that speak TLS.
+
+    `relay` says whether all have the relay between nginx and the rigs, which takes a second of a
+    core to start; else those whose names say that they keep streams.
+    """
     default = _ONE_KEY | _rigs(2)
-    return {
+    every = {
         "default": default,
         "third_rig": default | _rigs(3),
         "four_rigs": default | _rigs(4),
@@ -61,4 +65,9 @@ def variants(certificate: Path, key: Path) -> dict[str, dict[str, Any]]:
             "_gateway_certificate": str(certificate),
             "_gateway_certificate_key": str(key),
         },
+        "keeps_streams": default,
+    }
+    return {
+        name: {"gateway_relay_enabled": relay or name.startswith("keeps"), **own}
+        for name, own in every.items()
     }

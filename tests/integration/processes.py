@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,40 @@ class Proxy(Program):
         wait_until(lambda: bool(lines()), f"{request_id} is in the log")
         (line,) = lines()
         return line
+
+
+class GatewayRelay(Proxy):
+    """The gateway's relay, started as heartcode-relay.service starts it.
+
+    `url` is where it is asked for its first rig; `addresses` has one for each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        rigs: list[str],
+        *,
+        addresses: Sequence[str] = (),
+        **variables: str,
+    ) -> None:
+        self.addresses = list(addresses) or [f"127.77.0.{n}" for n, _ in enumerate(rigs, 1)]
+        own: dict[str, Any] = {
+            "HEARTCODE_LISTEN": "0.0.0.0",  # noqa: S104 - heartcode-relay.socket binds it to lo
+            "HEARTCODE_RIG_ADDRESSES": ",".join(self.addresses),
+            **variables,
+        }
+        super().__init__(directory, rigs, awaited=False, **own)
+        self.own_url, self.url = self.url, f"http://{self.addresses[0]}:{self.port}"
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """Return the sum of the samples of `name` that have these labels."""
+        text = requests.get(f"{self.own_url}/metrics", timeout=PATIENCE_S).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 class Exporter(Program):

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from roles.gateway.filter_plugins.relay import relay_addresses, relay_settings
 from tools.bench.relays import HeartCode, Relay, free_ports, nginx_temp_paths
 
 _HERE = Path(__file__).parent
@@ -101,20 +103,35 @@ def render_variants(directory: Path, variants: Mapping[str, Mapping[str, Any]]) 
             shutil.copy(_ROLE / "files" / script, own)
 
 
+def upstreams(rigs: Mapping[int, int], models: Sequence[str] = ("bench",)) -> list[dict[str, Any]]:
+    """Return `gateway_upstreams` for models on rigs with ports and slots."""
+    return [
+        {
+            "address": f"127.0.0.1:{rig}",
+            "models": [{"names": [model], "slots": slots} for model in models],
+        }
+        for rig, slots in rigs.items()
+    ]
+
+
 def render(
-    directory: Path, *, port: int, rigs: Mapping[int, int], models: Sequence[str] = ("bench",)
+    directory: Path,
+    *,
+    port: int,
+    rigs: Mapping[int, int],
+    models: Sequence[str] = ("bench",),
+    relay_port: int = 0,
 ) -> str:
-    """Write the configuration for models on rigs with ports and slots; return the site."""
+    """Write the configuration for models on rigs with ports and slots; return the site.
+
+    Without a `relay_port` nginx asks the rigs itself.
+    """
     variables = {
         "gateway_port": port,
         "gateway_auth": "none",
-        "gateway_upstreams": [
-            {
-                "address": f"127.0.0.1:{rig}",
-                "models": [{"names": [model], "slots": slots} for model in models],
-            }
-            for rig, slots in rigs.items()
-        ],
+        "gateway_upstreams": upstreams(rigs, models),
+        "gateway_relay_enabled": bool(relay_port),
+        "gateway_relay_port": relay_port,
     }
     render_variants(directory, {"bench": variables})
     site = (directory / "bench/heartcode.conf").read_text()
@@ -185,16 +202,50 @@ class Rig(HeartCode):
         return queued
 
 
+class GatewayRelay(HeartCode):
+    """The gateway's relay before rigs with ports and slots."""
+
+    def __init__(self, directory: Path, rigs: Mapping[int, int], *, name: str, port: int) -> None:
+        self.name = name
+        known = upstreams(rigs)
+        # Every address of the loopback interface, where one stands for each rig.
+        self.settings = {
+            **relay_settings(known, relay_addresses(known)),
+            "HEARTCODE_LISTEN": "0.0.0.0",  # noqa: S104
+        }
+        super().__init__(directory, list(rigs), port=port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A gateway before one full rig: its URL, and all programs that a token passes."""
+
+    url: str
+    programs: Sequence[Relay]
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of all of them, in seconds."""
+        return sum(program.cpu_s() for program in self.programs)
+
+
 @contextmanager
-def chain(directory: Path, upstreams: Sequence[int]) -> Iterator[str]:
-    """Run a gateway before one full rig; yield the gateway's URL."""
-    gateway_port, rig_port = free_ports(2)
-    with Rig(directory, upstreams, name="chain-rig", port=rig_port) as rig:
+def chain(directory: Path, upstreams: Sequence[int], *, relay: bool = True) -> Iterator[Chain]:
+    """Run a gateway, with its relay or without, before one full rig."""
+    gateway_port, rig_port, relay_port = free_ports(3)
+    name = "chain" if relay else "chain-without"
+    with ExitStack() as stack:
+        rig = stack.enter_context(Rig(directory, upstreams, name=f"{name}-rig", port=rig_port))
         rig.wait_until_ready("/health")
-        rendered = directory / "chain"
+        programs: list[Relay] = [rig]
+        rendered = directory / name
         rendered.mkdir()
-        slots = rig.slots * len(upstreams)
-        site = render(rendered, port=gateway_port, rigs={rig_port: slots})
-        with Gateway(directory, site, port=gateway_port, name="chain-gateway") as gateway:
-            gateway.wait_until_ready("/health")
-            yield gateway.url
+        rigs = {rig_port: rig.slots * len(upstreams)}
+        if relay:
+            between = GatewayRelay(directory, rigs, name=f"{name}-relay", port=relay_port)
+            programs.append(stack.enter_context(between))
+            between.wait_until_ready("/livez")
+        site = render(rendered, port=gateway_port, rigs=rigs, relay_port=relay_port if relay else 0)
+        gateway = Gateway(directory, site, port=gateway_port, name=f"{name}-gateway")
+        programs.append(stack.enter_context(gateway))
+        gateway.wait_until_ready("/health")
+        yield Chain(url=gateway.url, programs=programs)

@@ -16,9 +16,8 @@ from flask import Flask, Response, g, request
 
 from heartcode.api import request_id
 from heartcode.api.dialect import Dialect
-from heartcode.api.error_handlers import CLIENT_GONE_STATUS
 from heartcode.api.routes import INFERENCE_PATHS
-from heartcode.client import Client
+from heartcode.client import CLIENT_GONE_STATUS, Client
 from heartcode.errors import ApiError
 from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.relay import Answer

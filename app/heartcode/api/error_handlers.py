@@ -10,10 +10,8 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from heartcode.api.dialect import Dialect
-from heartcode.client import ClientGoneError
+from heartcode.client import CLIENT_GONE_STATUS, ClientGoneError
 from heartcode.errors import NOT_AGAIN, ApiError
-
-CLIENT_GONE_STATUS = 499  # nginx's number for it; nobody is left to read it
 
 _CODES = {
     404: "not_found",

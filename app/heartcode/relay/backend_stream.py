@@ -10,7 +10,7 @@ from time import monotonic
 from heartcode.errors import ApiError
 from heartcode.relay import sse
 from heartcode.relay.buffered import MAX_HELD_BYTES
-from heartcode.relay.fast_path import ClientWriter, while_readable
+from heartcode.relay.fast_path import ClientWriter, Signs, while_readable
 from heartcode.relay.splice import Splice, SpliceError
 from heartcode.routing.lease import Lease
 from heartcode.upstream import chunked, progress
@@ -25,10 +25,25 @@ _COLON = ord(":")
 _EVENT_IN_CHUNK_END = sse.EVENT_END + chunked.END
 
 
+def broken(event: bytes) -> Exception:
+    """Return what it means that a llama-server says amid a stream that it has failed."""
+    return BackendError(Reason.BROKEN, event[:_SHOWN_BYTES].decode(errors="replace"))
+
+
 class BackendStream:
     """The events that one backend sends, as far as the client is to get them.
 
     From the first token on the backend may pause for `token_silence_s` at most.
+
+    Args:
+        exchange: the connection, whose head is there.
+        lease: the backend.
+        token_silence_s: see above.
+        hides_progress, has_choices: as of the `UpstreamRequest`.
+        splice: makes the events a part of what came before.
+        failure: what it means that an event says that the backend has failed.
+        on_comment: takes what comments come with; with it they are signs of life as well, which
+            holds of rigs and not of llama-servers.
 
     Attributes:
         status: the answer's HTTP status.
@@ -47,6 +62,8 @@ class BackendStream:
         hides_progress: bool,
         has_choices: bool = False,
         splice: Splice | None = None,
+        failure: Callable[[bytes], Exception] = broken,
+        on_comment: Callable[[bytes], None] | None = None,
     ) -> None:
         self.status = exchange.status
         self._exchange = exchange
@@ -58,6 +75,8 @@ class BackendStream:
         self.usage: Usage | None = None
         self.prompt_tokens = 0
         self._splice = splice
+        self._failure = failure
+        self._on_comment = on_comment
         self._choices = UsageOfChoices() if has_choices else None
         self._events = sse.WholeEvents()
         self._error = b""
@@ -106,6 +125,8 @@ class BackendStream:
         writer: ClientWriter,
         keep_time: Callable[[float], None],
         keep: Callable[[bytes], None],
+        *,
+        signs: Signs | None = None,
     ) -> bool:
         """Let `writer` have the events as they arrive, until it can take no more or they end.
 
@@ -120,7 +141,7 @@ class BackendStream:
         exchange = self._exchange
         if not exchange.is_complete:
             try:
-                while_readable(exchange, self._step(writer, keep_time, keep))
+                while_readable(exchange, self._step(writer, keep_time, keep), signs=signs)
             except OSError as error:
                 raise failure(error) from error
         if not exchange.is_complete:
@@ -178,12 +199,16 @@ class BackendStream:
     def _passable(self, data: bytes, heard: float) -> bytes:
         """Take what has arrived; return the complete events that the client is to get.
 
-        `heard` is when the backend said something before. A comment is neither a token nor a sign
-        that it works; the client gets this proxy's own.
+        `heard` is when the backend said something before. A llama-server's comment is neither a
+        token nor a sign that it works; the client gets this proxy's own.
         """
-        events = sse.without_comments(self._events.feed(data))
+        whole = self._events.feed(data)
+        events = sse.without_comments(whole)
+        if self._on_comment is not None and events is not whole:
+            self._on_comment(whole)
         if not events and self._events.torn[:1] in (b"", b":"):
-            self._exchange.last_heard = heard
+            if self._on_comment is None:
+                self._exchange.last_heard = heard
             return events
         events = self._before_error(events)
         self.last_heard = self._lease.backend.last_heard = self._exchange.last_heard
@@ -211,7 +236,7 @@ class BackendStream:
             if events:
                 return events
         if self._error:
-            raise BackendError(Reason.BROKEN, self._error[:_SHOWN_BYTES].decode(errors="replace"))
+            raise self._failure(self._error)
         return events
 
     def _end(self) -> None:

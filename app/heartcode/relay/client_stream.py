@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import sse
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.buffered import WholeAnswer
-from heartcode.relay.fast_path import ClientWriter
+from heartcode.relay.fast_path import ClientWriter, Signs
 from heartcode.relay.future import Future
-from heartcode.relay.retry import RetryBudget
 from heartcode.relay.token_times import TokenTimes
 from heartcode.relay.transcript import Transcript
 from heartcode.telemetry import metrics
@@ -32,12 +32,33 @@ def openai_error_event(error: ApiError) -> bytes:
     return sse.data_event(error.body())
 
 
+class Budget(Protocol):
+    """What tells a stream whether another backend may go on, see `RetryBudget`."""
+
+    def has_failed(self, error: BackendError) -> Reason:
+        """Note that the last backend failed; return what was wrong with it."""
+
+    def lost(self) -> ApiError:
+        """Return the error for a request that no backend could serve."""
+
+
 class ClientStream:
     """The one stream that the client gets; iterating yields bytes that end where an event ends.
 
     While there is nothing to pass on, before the first token or because another backend has to read
     the prompt to go on, it gives signs of life. When a backend fails, another one goes on where
     that is possible; where it is not, and when the client is given up, the last event is an error.
+
+    Args:
+        opened: the backend's stream, or what will be it.
+        budget: of further backends.
+        client: who waits for it.
+        ping_interval_s: between two signs of life while no backend sends events.
+        error_event: makes the last event of a stream that fails.
+        transcript: what the client has got; None for what cannot be continued.
+        reopen: has another backend go on.
+        preface: comment that comes with the first token.
+        signs_s: how long there may be no sign of life amid the tokens; None: for ever.
 
     Attributes:
         outcome: how the stream ended: completed, failed, or disconnected (the client left, or was
@@ -51,12 +72,14 @@ class ClientStream:
         self,
         opened: Future[Opened] | BackendStream,
         *,
-        budget: RetryBudget,
+        budget: Budget,
         client: Client,
         ping_interval_s: float,
         error_event: ErrorEvent = openai_error_event,
         transcript: Transcript | None = None,
         reopen: Callable[[], Opened] | None = None,
+        preface: Callable[[BackendStream], bytes] | None = None,
+        signs_s: float | None = None,
     ) -> None:
         self.outcome = "disconnected"
         self.resumes = 0
@@ -70,6 +93,8 @@ class ClientStream:
         self._error_event = error_event
         self._transcript = transcript
         self._reopen = reopen
+        self._preface = preface
+        self._signs_s = signs_s
 
     @property
     def usage(self) -> Usage | None:
@@ -132,6 +157,8 @@ class ClientStream:
     def _passed_on(self, events: BackendStream) -> Iterator[bytes]:
         while piece := events.read():
             self._note(piece, events)
+            if self._preface is not None and not events.reads_prompt:
+                piece, self._preface = self._preface(events) + piece, None
             yield piece
             # The server has written the head by now, and what may come late has another limit than
             # what follows the first token.
@@ -144,9 +171,12 @@ class ClientStream:
 
     def _pour(self, events: BackendStream, writer: ClientWriter) -> None:
         keep = self._transcript.note if self._transcript is not None else _forget
+        signs = None
+        if self._signs_s is not None:
+            signs = Signs(every_s=self._signs_s, give=lambda: writer.write_now(sse.PING))
         goes_on = True
         while goes_on:
-            goes_on = events.pour(writer, self.token_times.note, keep)
+            goes_on = events.pour(writer, self.token_times.note, keep, signs=signs)
             writer.flush(self._client)
 
     def _note(self, piece: bytes, events: BackendStream) -> None:

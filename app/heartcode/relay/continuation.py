@@ -102,8 +102,7 @@ class Continuation:
             raise ContinuationError("an answer of an unknown shape") from error
         limits = {name: fields[name] for name in LIMITS if fields.get(name) is not None}
         is_spent = _reduce_limits(fields, tokens)
-        # A client that leaves is noticed while the prompt is read; nobody waits to see it.
-        fields[progress.FIELD] = True
+        fields.pop(progress.FIELD, None)  # nobody waits to see it
         splice = Splice(
             head=self.head,
             is_chat=self.path == CHAT,
@@ -115,23 +114,37 @@ class Continuation:
         )
         return Resumed(path=path, body=json.dumps(fields).encode(), splice=splice)
 
-    def _prompt(self, ask: Ask, prompt: str) -> tuple[Any, int]:
-        """Return the prompt that goes on, and how many of its tokens were generated."""
+    def _prompt(self, ask: Ask, prompt: Any) -> tuple[Any, int]:
+        """Return the prompt that goes on, and how many of its tokens were generated.
+
+        That may be one that goes on itself, with a text and the tokens of another rig's answer.
+        """
         if not self.pieces:
             return prompt, 0
         text = "".join(self.pieces)
+        is_text = isinstance(prompt, str)
         try:
-            return self._prompt_of_tokens(ask, prompt, text)
+            tokens = self._tokens(ask, text)
+            if tokens is not None:
+                return [*([prompt] if is_text else prompt), *tokens], len(tokens)
+            if is_text:
+                return self._prompt_of_text(ask, prompt, text)
         except (KeyError, TypeError, ValueError):
             # It tells no tokens. A text that may be read in another way is better than none.
-            return prompt + text, len(self.pieces)
+            if is_text:
+                return prompt + text, len(self.pieces)
+        raise ValueError("tokens can be followed by tokens alone")
 
-    def _prompt_of_tokens(self, ask: Ask, prompt: str, text: str) -> tuple[Any, int]:
+    def _tokens(self, ask: Ask, text: str) -> list[int] | None:
+        """Return the tokens of `text`, divided as it came; None if they do not make it up again."""
         # Each piece for itself, and none is a control token: those have no text.
         asked = {"content": self.pieces, "parse_special": False, "with_pieces": True}
         tokens = ask("/tokenize", asked)["tokens"]
         if b"".join(_bytes(token["piece"]) for token in tokens) == text.encode():
-            return [prompt, *(int(token["id"]) for token in tokens)], len(tokens)
+            return [int(token["id"]) for token in tokens]
+        return None
+
+    def _prompt_of_text(self, ask: Ask, prompt: str, text: str) -> tuple[str, int]:
         before, all_of_it = (
             len(ask("/tokenize", {"content": content, "add_special": True})["tokens"])
             for content in (prompt, prompt + text)

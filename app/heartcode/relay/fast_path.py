@@ -18,6 +18,8 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from select import POLLIN, poll
 from typing import Any
 
 from gevent import get_hub
@@ -53,7 +55,22 @@ class _Steps:
         self.ended.set()
 
 
-def while_readable(exchange: Exchange, step: Callable[[], bool]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Signs:
+    """Signs of life to whoever waits, while a backend says nothing.
+
+    Attributes:
+        every_s: how long nothing may go out.
+        give: sends one, without blocking; returns whether more can be written.
+    """
+
+    every_s: float
+    give: Callable[[], bool]
+
+
+def while_readable(
+    exchange: Exchange, step: Callable[[], bool], *, signs: Signs | None = None
+) -> None:
     """Call `step`, which must not block, whenever `exchange` can be read, until it returns False.
 
     Raises:
@@ -62,18 +79,36 @@ def while_readable(exchange: Exchange, step: Callable[[], bool]) -> None:
     """
     watcher = get_hub().loop.io(exchange.fileno(), _READABLE)
     steps = _Steps(watcher, step)
+    signed = time.monotonic()
     try:
         # One timer for each silence, not for each token.
-        left = exchange.silence_s
+        left = exchange.silence_s if signs is None else min(exchange.silence_s, signs.every_s)
         while not steps.ended.wait(left):
-            left = exchange.last_heard + exchange.silence_s - time.monotonic()
+            now = time.monotonic()
+            left = exchange.last_heard + exchange.silence_s - now
             if left <= 0:
-                raise BackendError(Reason.SILENT)
+                if not _has_something(exchange):
+                    raise BackendError(Reason.SILENT)
+                left = 0.0  # it was this program that stood still: what came meanwhile is read now
+            if signs is not None:
+                quiet_s = now - max(exchange.last_heard, signed)
+                if quiet_s >= signs.every_s:
+                    if not signs.give():
+                        break
+                    signed, quiet_s = now, 0.0
+                left = min(left, signs.every_s - quiet_s)
     finally:
         watcher.stop()
         watcher.close()
     if steps.error is not None:
         raise steps.error
+
+
+def _has_something(exchange: Exchange) -> bool:
+    """Return whether something of the backend waits to be read."""
+    waiting = poll()
+    waiting.register(exchange.fileno(), POLLIN)
+    return bool(waiting.poll(0))
 
 
 class ClientWriter:

@@ -10,7 +10,6 @@ failed on one backend moves to the next. What happens later is the subject of `c
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack, closing
@@ -21,11 +20,13 @@ from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
+from heartcode.relay.between_rigs import Beginning
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream, ErrorEvent, Opened, openai_error_event
-from heartcode.relay.continuation import Continuation, ContinuationError
+from heartcode.relay.continuation import Continuation
 from heartcode.relay.faulty_request import blamed
 from heartcode.relay.future import Future
+from heartcode.relay.resuming import resumed
 from heartcode.relay.retry import RetryBudget
 from heartcode.relay.splice import Splice
 from heartcode.relay.too_long import prompt_tokens, with_context
@@ -36,6 +37,7 @@ from heartcode.routing.pool import NO_BACKEND, Pool
 from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.room import TOO_LONG, able, is_too_small
 from heartcode.telemetry import metrics
+from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
 from heartcode.upstream.identity import Identity, identify
 
@@ -77,6 +79,8 @@ class Request:
         serving: the backends that can be asked; None: all of them.
         info: with it the request takes a slot and may wait for it, see `Pool.take`.
         error_event: makes the last event of a stream that fails.
+        signs_s: how often a gateway wants a sign of life, see `between_rigs`; None: none does.
+        goes_on: whether it goes on with a stream of another rig.
     """
 
     upstream_request: UpstreamRequest
@@ -84,6 +88,8 @@ class Request:
     serving: Container[Backend] | None = None
     info: RequestInfo | None = None
     error_event: ErrorEvent = openai_error_event
+    signs_s: float | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +149,11 @@ class Relay:
         with ExitStack() as held:
             opening = Future(relayed.open)
             held.callback(opening.close)
-            is_there = opening.is_there(within_s=self._timeouts.ping_interval_s)
+            # Another rig's client has got its head, and an error becomes an event in any case.
+            waits_s = self._timeouts.ping_interval_s
+            if asked.goes_on and asked.signs_s is not None:
+                waits_s = asked.signs_s
+            is_there = opening.is_there(within_s=waits_s)
             answer = relayed.answer(opening.take() if is_there else opening)
             held.pop_all()
             return answer
@@ -241,6 +251,7 @@ class _RelayedRequest:
         self._info = asked.info
         self._client = asked.client
         self._error_event = asked.error_event
+        self._signs_s = asked.signs_s
         self._largest_context = largest_context
         self._begun: _Begun | None = None
         self._budget = budget
@@ -260,10 +271,12 @@ class _RelayedRequest:
             opened,
             budget=self._budget,
             client=self._client,
-            ping_interval_s=self._timeouts.ping_interval_s,
+            ping_interval_s=self._signs_s or self._timeouts.ping_interval_s,
             error_event=self._error_event,
             transcript=self._transcript,
             reopen=self.open if self._transcript is not None else None,
+            preface=self._preface if self._signs_s and self._transcript is not None else None,
+            signs_s=self._signs_s,
         )
         return Answer(
             status=opened.status if isinstance(opened, BackendStream) else _OK,
@@ -272,6 +285,15 @@ class _RelayedRequest:
             body=stream,
             source=stream,
         )
+
+    def _preface(self, events: BackendStream) -> bytes:
+        """Return what the gateway has to know to go on with the answer on another rig."""
+        begun = self._begun
+        return Beginning(
+            identity=begun.identity if begun is not None else None,
+            opening=events.opening,
+            prompt_tokens=events.prompt_tokens,
+        ).comment()
 
     def open(self) -> Opened:
         """Return what the first backend answers that can; a stream that has begun is continued."""
@@ -410,20 +432,11 @@ class _RelayedRequest:
 
     def _resumed(self, lease: Lease, continuation: Continuation) -> tuple[UpstreamRequest, Splice]:
         """Return the request with which the backend goes on."""
-
-        def ask(path: str, fields: Mapping[str, Any]) -> Any:
-            body = json.dumps(fields).encode()
-            question = replace(self._request, path=path, body=body)
-            # Answered beside the loop that generates: nothing to wait for.
-            with self._sent(lease, question, self._timeouts.token_silence_s) as exchange:
-                answer = WholeAnswer(exchange)
-            if answer.status != _OK:
-                raise BackendError(Reason.ERROR, answer.status)
-            return json.loads(answer.body)
-
-        try:
-            resumed = continuation.asked_of(ask)
-        except ContinuationError as error:
-            raise BackendError(Reason.ERROR, error) from error
-        request = replace(self._request, path=resumed.path, body=resumed.body, hides_progress=True)
-        return request, resumed.splice
+        request, splice = resumed(
+            continuation,
+            self._request,
+            lambda question: self._sent(lease, question, self._timeouts.token_silence_s),
+        )
+        # A client that leaves is noticed while the prompt is read; nobody waits to see it.
+        body = progress.asked_for(request.body or b"")
+        return replace(request, body=body, hides_progress=True), splice

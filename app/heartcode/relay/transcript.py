@@ -82,7 +82,16 @@ def _is_text(message: Mapping[str, Any]) -> bool:
 
 
 def _completion_fits(fields: Mapping[str, Any]) -> bool:
-    return isinstance(fields.get("prompt"), str)
+    prompt = fields.get("prompt")
+    return isinstance(prompt, str) or _goes_on_itself(prompt)
+
+
+def _goes_on_itself(prompt: object) -> bool:
+    """Return whether it is a text with tokens behind it, as a continuation has them."""
+    if not isinstance(prompt, list) or len(prompt) < 2:  # noqa: PLR2004 - a text, and a token
+        return False
+    text, *tokens = prompt
+    return isinstance(text, str) and all(type(token) is int for token in tokens)
 
 
 _SHAPES = {

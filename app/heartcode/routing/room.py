@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from heartcode.errors import ApiError
 from heartcode.routing.backend import Backend
 from heartcode.routing.request_info import RequestInfo
+from heartcode.upstream.identity import Identity
 
 #: llama-server's name for it.
 TOO_LONG = "exceed_context_size_error"
@@ -39,6 +40,19 @@ def able(backends: Iterable[Backend], info: RequestInfo | None) -> list[Backend]
         if not backend.served.is_other
         and (info is None or (_can_go_on(backend, info) and not is_too_small(backend, info)))
     ]
+
+
+def going_on(backends: Iterable[Backend], begun: Identity) -> tuple[Backend, ...]:
+    """Return the backends that may go on with what a backend of another rig has begun.
+
+    That are those with its file, or else with another quantisation of its model. What has not said
+    yet what it serves is among them, and is asked before it goes on.
+    """
+    known = [(b, b.served.identity) for b in backends if not b.served.is_other]
+    same = tuple(b for b, mine in known if mine is None or mine.has_weights_of(begun))
+    if same:
+        return same
+    return tuple(b for b, mine in known if mine and mine.is_other_quantisation_of(begun))
 
 
 def of_its_file(backends: Sequence[Backend], info: RequestInfo) -> Sequence[Backend]:

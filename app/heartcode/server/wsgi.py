@@ -6,12 +6,14 @@ import gc
 import os
 
 from heartcode.api.app import create_app
+from heartcode.gateway.app import Application
 from heartcode.settings import Settings
 from heartcode.telemetry import log
 
 _settings = Settings.from_env(os.environ)
 log.to_stdout(_settings.log_level)
-application = create_app(_settings)
+# The backends of a gateway are rigs, and it has an address for each of them.
+application = Application(_settings) if _settings.rig_addresses else create_app(_settings)
 
 # What is there now stays to the end, and a request leaves little garbage that only the collector
 # finds. With Python's own threshold it looked through all streams in the middle of every request.

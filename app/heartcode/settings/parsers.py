@@ -48,6 +48,23 @@ def address(text: str) -> str:
         raise ValueError("is not an IP address") from None
 
 
+def addresses(text: str) -> tuple[str, ...]:
+    """Return IP addresses, of which none is named twice."""
+    found = tuple(address(part.strip()) for part in text.split(",")) if text else ()
+    if len(set(found)) != len(found):
+        raise ValueError("names an address twice")
+    return found
+
+
+def names_of_each(text: str) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each entry."""
+    entries = text.split(",") if text else ()
+    found = tuple(tuple(name.strip() for name in entry.split("|")) for entry in entries)
+    if not all(name for names in found for name in names):
+        raise ValueError("has an empty name")
+    return found
+
+
 def directory(text: str) -> Path:
     """Return an absolute path."""
     path = Path(text)

@@ -30,6 +30,11 @@ class SettingsError(ValueError):
 
 
 def _wrong_lengths(values: Mapping[str, Any]) -> Iterator[str]:
+    count = len(values.get("backends", ()))
+    if len(values.get("rig_addresses", ())) not in (0, count):
+        yield "HEARTCODE_RIG_ADDRESSES has more or fewer addresses than there are rigs"
+    if len(values.get("rig_models", ())) not in (0, count):
+        yield "HEARTCODE_RIG_MODELS has more or fewer entries than there are rigs"
     for setting in TABLE:
         numbers = values.get(setting.field)
         if setting.field not in PER_BACKEND or numbers is None or "backends" not in values:
@@ -80,6 +85,9 @@ class Settings:
     max_header_bytes: int
     max_json_depth: int
     max_tokens: int
+    rig_addresses: tuple[str, ...]
+    rig_models: tuple[tuple[str, ...], ...]
+    rig_silence_s: float
     run_dir: Path
     metrics_dir: Path
     graceful_timeout_s: int

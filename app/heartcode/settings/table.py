@@ -391,6 +391,40 @@ TABLE: tuple[Setting, ...] = (
         parse=parsers.whole_number(1, 2**31 - 1),
     ),
     Setting(
+        field="rig_addresses",
+        variable="HEARTCODE_RIG_ADDRESSES",
+        default="",
+        unit="IP addresses, separated by commas",
+        sentence=(
+            "On a gateway alone, whose backends are rigs: the addresses of this host at which they "
+            "are asked for, in the order of HEARTCODE_BACKENDS. Empty: the backends are "
+            "llama-servers."
+        ),
+        parse=parsers.addresses,
+    ),
+    Setting(
+        field="rig_models",
+        variable="HEARTCODE_RIG_MODELS",
+        default="",
+        unit="names, separated by commas",
+        sentence=(
+            "On a gateway: the models of each rig, with `|` between several, in the order of "
+            "HEARTCODE_BACKENDS; a stream goes on at a rig that has its model. Empty: all have all."
+        ),
+        parse=parsers.names_of_each,
+    ),
+    Setting(
+        field="rig_silence_s",
+        variable="HEARTCODE_RIG_SILENCE_S",
+        default="3",
+        unit="seconds",
+        sentence=(
+            "On a gateway: how long a rig that streams may give no sign of life before another one "
+            "goes on; it is asked for three signs in that time."
+        ),
+        parse=parsers.seconds(60),
+    ),
+    Setting(
         field="run_dir",
         variable="HEARTCODE_RUN_DIR",
         default="/run/heartcode",

@@ -41,6 +41,7 @@ class Reason(Enum):
     STOPPED = "stopped"  # somebody stopped it on purpose while it worked
     OTHER_MODEL = "other_model"  # it serves something else than what is asked for
     CONTEXT = "context"  # the prompt does not fit its context
+    BUSY = "busy"  # a rig that has no slot free, or refuses what it shall go on with
 
 
 class BackendError(Exception):
@@ -65,6 +66,27 @@ class UpstreamRequest:
     body: bytes | None = None
     hides_progress: bool = False
     has_choices: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAlive:
+    """How soon the kernel finds that a host has gone, which without power says no word of it.
+
+    It asks after `idle_s` seconds without a packet, and every second from then on; `lost_s` seconds
+    after the last packet it gives up. What was sent may be unacknowledged for as long.
+    """
+
+    idle_s: int
+    lost_s: int
+
+    def set_on(self, sock: socket.socket) -> None:
+        """Watch a connection."""
+        tcp = socket.IPPROTO_TCP
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(tcp, socket.TCP_KEEPIDLE, self.idle_s)
+        sock.setsockopt(tcp, socket.TCP_KEEPINTVL, 1)
+        sock.setsockopt(tcp, socket.TCP_KEEPCNT, max(1, self.lost_s - self.idle_s))
+        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, self.lost_s * 1000)
 
 
 class _Incoming:
@@ -103,6 +125,11 @@ class _Incoming:
 class Exchange:
     """A connection to a backend that serves one request.
 
+    Args:
+        host, port: where the backend is.
+        keep_alive: how its host is watched; None where that is this host.
+        takes_503: whether a 503 is an answer as any other, and not only "not yet".
+
     Attributes:
         silence_s: seconds for which the backend may send nothing.
         last_heard: when it said something last, or accepted the connection (`time.monotonic()`).
@@ -111,9 +138,18 @@ class Exchange:
             follow that nobody takes in.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        keep_alive: KeepAlive | None = None,
+        takes_503: bool = False,
+    ) -> None:
         self._host = host
         self._port = port
+        self._keep_alive = keep_alive
+        self._takes_503 = takes_503
         self._socket: socket.socket | None = None
         self._descriptor = -1
         self._incoming = _Incoming()
@@ -135,6 +171,8 @@ class Exchange:
             self._socket = _connect(self._host, self._port, connect_timeout_s)
         except OSError as error:
             raise BackendError(Reason.UNREACHABLE, type(error).__name__) from error
+        if self._keep_alive is not None:
+            self._keep_alive.set_on(self._socket)
         self._descriptor = self._socket.fileno()
         self.last_heard = monotonic()
         self.be_silent_at_most(silence_timeout_s)
@@ -150,7 +188,7 @@ class Exchange:
             head_bytes += self._receive()
             if head_bytes > _MAX_HEAD_BYTES:
                 raise BackendError(Reason.BROKEN, "a head without end")
-        if self.status == _SERVICE_UNAVAILABLE:
+        if self.status == _SERVICE_UNAVAILABLE and not self._takes_503:
             raise BackendError(Reason.LOADING)
         if not self._incoming.headers.keys() & {b"content-length", b"transfer-encoding"}:
             # Its end would look the same as a cut.
@@ -168,6 +206,11 @@ class Exchange:
         """The answer's Content-Type."""
         default = b"application/octet-stream"
         return self._incoming.headers.get(b"content-type", default).decode("latin-1")
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the answer; None without it."""
+        value = self._incoming.headers.get(name.lower().encode())
+        return None if value is None else value.decode("latin-1")
 
     @property
     def is_complete(self) -> bool:
@@ -204,9 +247,22 @@ class Exchange:
         try:
             data = self._socket.recv(_READ_BYTES)
         except OSError as error:
-            raise failure(error) from error
+            data = self._waiting(error)
         self._feed(data)
         return len(data)
+
+    def _waiting(self, error: OSError) -> bytes:
+        """Return what came although the time for it was over: this program stood still itself.
+
+        Raises:
+            BackendError: nothing did.
+        """
+        # With a number it is the connection's own end.
+        if isinstance(error, TimeoutError) and error.errno is None and self._socket is not None:
+            with suppress(OSError):
+                self._socket.settimeout(0)
+                return self._socket.recv(_READ_BYTES)
+        raise failure(error) from error
 
     def _feed(self, data: bytes) -> None:
         self.last_heard = monotonic()

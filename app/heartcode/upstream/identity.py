@@ -10,16 +10,20 @@ the file, the version and what the model takes in (llama.cpp, tools/server/serve
 get_res_model_info and get_res_props). Threads that do not compute answer both, with 503 until the
 model is loaded.
 
-Models of one kind and quantisation have the same numbers: the path tells them apart, and a file
-that was replaced under its name is told by when it was written, as the file system has it.
+Models of one kind and quantisation have the same numbers: samples of the file tell them apart, be
+it on this host or on another one, or a file that was replaced under its name. Where the file cannot
+be read it is known by its path and by when it was written.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,10 @@ PROPS = UpstreamRequest(method="GET", path="/props", headers=HEADERS)
 # Both answers have kilobytes, the chat template among them.
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 _ABSURD = 2**62
+# What is read of a file to know it again: evenly spread, as fine-tunes of one model differ in their
+# weights everywhere and in their headers perhaps nowhere. A megabyte takes a Celeron 5 ms.
+_SAMPLES = 32
+_SAMPLE_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,7 @@ class Identity:
         told: names, context and numbers.
         path: the file that it was loaded from.
         written: when that file was, in nanoseconds; None where it cannot be seen from here.
+        samples: SHA-256 of its size and of samples of it; "" where it cannot be read from here.
         build: its version, such as "b11312-0c1e57098"; "" if it does not tell.
         modalities: whether its model takes "vision", "audio" and "video"; what is not told is not
             in it.
@@ -70,6 +79,7 @@ class Identity:
     told: Told = Told()
     path: str = ""
     written: int | None = None
+    samples: str = ""
     build: str = ""
     modalities: Mapping[str, bool] = field(default_factory=dict)
 
@@ -83,8 +93,14 @@ class Identity:
         return not self.told.names.isdisjoint((*names, "|".join(names)))
 
     def has_weights_of(self, other: Identity) -> bool:
-        """Return whether both have loaded the same model from the same file."""
-        return self._weights == other._weights
+        """Return whether both have loaded the same model, from one file or from copies of it."""
+        if self.samples and other.samples:
+            return (self.samples, *self._numbers) == (other.samples, *other._numbers)
+        return (self.path, self.written, *self._numbers) == (
+            other.path,
+            other.written,
+            *other._numbers,
+        )
 
     def is_other_quantisation_of(self, other: Identity) -> bool:
         """Return whether both are one model in two quantisations, as far as numbers tell that.
@@ -96,9 +112,38 @@ class Identity:
         return same and mine.ftype != its.ftype and self.path != other.path
 
     @property
-    def _weights(self) -> tuple[object, ...]:
-        told = self.told
-        return (self.path, self.written, told.ftype, told.parameters, told.size)
+    def _numbers(self) -> tuple[object, ...]:
+        return (self.told.ftype, self.told.parameters, self.told.size)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for another host, in a form that `from_json()` reads."""
+        told = {**asdict(self.told), "names": sorted(self.told.names)}
+        return {"told": told, "path": self.path, "samples": self.samples}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Identity:
+        """Return what another host has told of one of its backends.
+
+        Its files are not this host's: `written` is left out.
+
+        Raises:
+            ValueError: it is of another shape.
+        """
+        try:
+            told = value["told"]
+            return cls(
+                told=Told(
+                    names=frozenset(map(_text, told["names"])),
+                    n_ctx=_number(told["n_ctx"]),
+                    ftype=_text(told["ftype"]),
+                    parameters=_number(told["parameters"]),
+                    size=_number(told["size"]),
+                ),
+                path=_text(value["path"]),
+                samples=_text(value["samples"]),
+            )
+        except (LookupError, TypeError) as error:
+            raise ValueError("this tells of no backend") from error
 
     def __str__(self) -> str:
         """Return names and file, for people."""
@@ -140,6 +185,7 @@ def identify(host: str, port: int, *, timeout_s: float) -> Identity:
         told=told,
         path=path,
         written=_written(path),
+        samples=_samples(path),
         build=_text(props.get("build_info")),
         modalities=_modalities(props.get("modalities")),
     )
@@ -187,3 +233,23 @@ def _written(path: str) -> int | None:
         with suppress(OSError, ValueError):
             return Path(path).stat().st_mtime_ns
     return None
+
+
+def _samples(path: str) -> str:
+    if path:
+        with suppress(OSError, ValueError):
+            stat = Path(path).stat()
+            return _sampled(path, stat.st_size, stat.st_mtime_ns)
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _sampled(path: str, size: int, _written: int) -> str:
+    """Return what a file is known by; read once for all backends that have loaded it."""
+    digest = sha256(b"%d\n" % size)
+    with Path(path).open("rb", buffering=0) as file:
+        for number in range(_SAMPLES):
+            file.seek(number * max(0, size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+            time.sleep(0)  # a slow disk's time is everybody's: in the proxy, others go on here
+    return digest.hexdigest()

@@ -11,6 +11,8 @@ import fleet from 'fleet.js';
 // nginx has asked all rigs by then; once more, as the only one may just have been restarted.
 const MAX_FAILURES = 3;
 const RETRY_AFTER_S = '5';
+// What the groups of rigs are called that are asked through the relay.
+const KEPT = '_kept';
 
 // Characters; what is longer is no key of ours.
 const LONGEST_KEY = 300;
@@ -101,8 +103,15 @@ function allowedTo(r) {
         ? fleet.models.filter((model) => client.models.includes(model.id)) : fleet.models;
 }
 
-/* Give a request to a rig that serves its model: the conversation's own, if that has a free slot. */
+/* Give a request to a rig that serves its model: the conversation's own, if that has a free slot. The gateway's relay
+ * is between them, where there is one: it keeps what the client gets, so that another rig can go on with it (ADR 29). */
 function route(r) {
+    r.variables.heartcode_way = fleet.kept ? KEPT : '';
+    convert(r);
+}
+
+/* The same for what takes no slot and is answered at once: there is nothing to keep. */
+function convert(r) {
     if (r.method !== 'POST') {
         return wrongMethod(r, 'POST');
     }
@@ -158,7 +167,7 @@ function give(r, name) {
         return forbidden(r, model);
     }
     r.variables.heartcode_model = model.id;
-    r.variables.heartcode_group = model.group;
+    r.variables.heartcode_group = model.group + (r.variables.heartcode_way || '');
     r.variables.heartcode_stage = 'slot';
     r.internalRedirect('@slot');
 }
@@ -176,6 +185,9 @@ function next(r) {
 
     if (code === 'body_read') {
         return wasRead(r);
+    }
+    if (v.heartcode_way && failed && ofThisStage(v.upstream_connect_time).pop() === '-') {
+        return withoutRelay(r); // it is on this host: that nobody accepts a connection says that it is off
     }
     // The rig gave the request up, or has worked on it for longer than it may: another one would too.
     if (failed && status === '504' && (code || ofThisStage(v.upstream_connect_time).pop() !== '-')) {
@@ -204,8 +216,21 @@ function next(r) {
     if (failed) {
         return lost(r, 502, code);
     }
+    // All are marked as failed, and for all that this request has seen the reason may be the relay.
+    if (v.heartcode_way && nobodyAsked && !/[0-9]/.test(v.upstream_connect_time)) {
+        return withoutRelay(r);
+    }
     r.headersOut['Retry-After'] = RETRY_AFTER_S;
     lost(r, 503, code || 'rig_unavailable');
+}
+
+/* Ask the rigs themselves. A stream that begins so ends with its rig. */
+function withoutRelay(r) {
+    const v = r.variables;
+    v.heartcode_group = v.heartcode_group.slice(0, -v.heartcode_way.length);
+    v.heartcode_way = '';
+    v.heartcode_stage = 'slot';
+    r.internalRedirect('@slot');
 }
 
 function lost(r, status, code) {
@@ -370,6 +395,6 @@ function json(value) {
 }
 
 export default {
-    clientName, refusal, excess, retryAfter, route, ask, next, models, state, conversation, find, rigOf, rows,
+    clientName, refusal, excess, retryAfter, route, convert, ask, next, models, state, conversation, find, rigOf, rows,
     errorText,
 };

@@ -16,12 +16,14 @@ def host(name: str) -> dict[str, Any]:
         "app_metrics_port": 9091,
         "nginx_exporter_port": "9113",
         "node_exporter_port": 9100,
+        "gateway_relay_port": 4003,
+        "gateway_relay_enabled": True,
     }
 
 
 def test_every_host_is_asked_for_what_its_groups_run() -> None:
     groups = {"rigs": ["a", "b"], "gateways": ["b", "c"]}
-    assert scrape_targets([host("a"), host("b"), host("c")], groups) == {
+    assert scrape_targets([host("a"), host("b"), host("c")], groups, "b") == {
         "heartcode": [
             {"targets": ["a.lan:9091"], "labels": {"rig": "a"}},
             {"targets": ["b.lan:9091"], "labels": {"rig": "b"}},
@@ -35,16 +37,18 @@ def test_every_host_is_asked_for_what_its_groups_run() -> None:
             {"targets": ["b.lan:9100"], "labels": {"host": "b"}},
             {"targets": ["c.lan:9100"], "labels": {"host": "c"}},
         ],
+        "relay": [{"targets": ["127.0.0.1:4003"], "labels": {"host": "b"}}],
     }
 
 
 def test_a_job_without_hosts_has_a_file_without_targets() -> None:
-    directory, *files = target_files(scrape_targets([], {}), "/etc/x")
+    directory, *files = target_files(scrape_targets([], {}, ""), "/etc/x")
     assert directory == {"path": "/etc/x", "state": "directory"}
     assert [file["path"] for file in files] == [
         "/etc/x/heartcode.json",
         "/etc/x/nginx.json",
         "/etc/x/node.json",
+        "/etc/x/relay.json",
     ]
     assert {file["content"] for file in files} == {"[]\n"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +22,7 @@ from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import NOT_AGAIN, ApiError
 from heartcode.relay import sse
+from heartcode.relay.between_rigs import BEGUN_HEADER, SIGNS_HEADER, Begun, signs_wanted
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.client_watch import Deadline, SocketWatch
@@ -31,6 +31,7 @@ from heartcode.relay.relay import Answer, Request
 from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.routing.request_info import CLIENT_HEADER, OVERFLOW_HEADER, Overflow, RequestInfo
+from heartcode.routing.room import going_on
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import UpstreamRequest
 
@@ -69,25 +70,22 @@ def relay(endpoint: Endpoint) -> Response:
     record = current_record()
     record.model = model.id
     serving = media.taking(model.backends, fields, model=model.id)
+    begun = Begun.of(request.headers.get(BEGUN_HEADER))
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
-        overflow = Overflow.of(stage)
-        own = endpoint.own(fields)
-        record.info = RequestInfo.of(own, request.headers.get(CLIENT_HEADER), overflow=overflow)
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    headers[request_id.HEADER] = record.id
+        record.info = _info(endpoint.own(fields), Overflow.of(stage), begun)
+    elif begun is not None:
+        serving = going_on(serving, begun.identity)
+    transcript = transcript_of(endpoint.path, fields)
+    hides_progress = transcript is not None and record.stream and not progress.is_asked_for(fields)
     upstream_request = UpstreamRequest(
         method="POST",
         path=endpoint.path,
-        headers=headers,
-        body=body,
+        headers=_headers(record.id),
+        body=progress.asked_for(body) if hides_progress else body,
+        hides_progress=hides_progress,
         has_choices=any(fields.get(name) not in (None, 1) for name in _CHOICES),
     )
-    transcript = transcript_of(endpoint.path, fields)
-    if transcript is not None and record.stream and not progress.is_asked_for(fields):
-        upstream_request = replace(
-            upstream_request, body=progress.asked_for(body), hides_progress=True
-        )
     client = record.client = Client()
     with ExitStack() as watched:
         runtime.running.add(client)
@@ -106,6 +104,8 @@ def relay(endpoint: Endpoint) -> Response:
             serving=serving,
             info=record.info,
             error_event=partial(Dialect.of(request.path).error_event, request_id=record.id),
+            signs_s=signs_wanted(request.headers.get(SIGNS_HEADER)),
+            goes_on=begun is not None,
         )
         try:
             if record.stream:
@@ -126,6 +126,24 @@ for _endpoint in ENDPOINTS:
         bp.post(_path, endpoint=_path.strip("/").replace("/", "_"))(partial(relay, _endpoint))
 
 
+def _headers(identity: str) -> dict[str, str]:
+    """Return the headers that a backend gets."""
+    passed_on = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    return {**passed_on, request_id.HEADER: identity}
+
+
+def _info(fields: Mapping[str, Any], overflow: Overflow, begun: Begun | None) -> RequestInfo:
+    """Return what routing has to know; `begun` is a stream of another rig that goes on here."""
+    info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
+    if begun is not None:
+        info.begun_by = begun.identity
+        info.tokens = max(info.tokens, begun.tokens)
+        info.wanted_tokens = begun.wanted_tokens
+        # It has had its turn. While it may try another rig, it asks for a free slot as any other.
+        info.admitted = overflow is not Overflow.WHEN_BUSY
+    return info
+
+
 def _whole_body(within_s: float) -> bytes:
     # Whoever stops in the middle would hold the connection for good; nginx sends what it has whole.
     with Timeout(within_s, RequestTimeout("the body did not come to its end in time")):
@@ -142,8 +160,10 @@ def _response(answer: Answer, stall_s: float) -> Response:
     if "gunicorn.socket" in request.environ:
         sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
         answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
+    signs_s = signs_wanted(request.headers.get(SIGNS_HEADER))
+    told = {} if signs_s is None else {SIGNS_HEADER: f"{signs_s:g}"}
     # Not with direct_passthrough: call_on_close() would have no effect then.
-    return Response(answer.body, status=answer.status, headers=sse.HEADERS)
+    return Response(answer.body, status=answer.status, headers={**sse.HEADERS, **told})
 
 
 def _whole(answer: Answer, body: bytes) -> Response:

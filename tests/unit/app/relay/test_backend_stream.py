@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 from heartcode.client import Client
 from heartcode.relay.backend_stream import BackendStream
-from heartcode.relay.fast_path import ClientWriter
-from heartcode.relay.sse import without_comments
+from heartcode.relay.fast_path import ClientWriter, Signs
+from heartcode.relay.sse import PING, without_comments
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
@@ -66,7 +66,9 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 
 
 @contextmanager
-def events_of(pieces: list[bytes]) -> Iterator[BackendStream]:
+def events_of(
+    pieces: list[bytes], on_comment: Callable[[bytes], None] | None = None
+) -> Iterator[BackendStream]:
     """A backend's events that are read in these pieces: such a socket keeps them apart."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ExitStack() as held:
@@ -79,7 +81,9 @@ def events_of(pieces: list[bytes]) -> Iterator[BackendStream]:
             request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
             exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
         lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
-        events = BackendStream(exchange, lease, token_silence_s=60, hides_progress=False)
+        events = BackendStream(
+            exchange, lease, token_silence_s=60, hides_progress=False, on_comment=on_comment
+        )
         events.wait_for_first()
         assert events.read() == FIRST
         yield events
@@ -180,6 +184,42 @@ def test_comments_are_no_sign_of_life(*, poured: bool) -> None:
         assert raised.value.reason is Reason.SILENT
         # Neither a token nor anything that the one who looks after it would take for work.
         assert (times, backend.last_heard) == ([], heard)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_rig_s_comments_are_heard_and_go_no_further(*, apart: bool) -> None:
+    comment = b": heartcode {}\n\n"
+    told = [comment, event(1)] if apart else [comment + event(1)]
+    heard: list[bytes] = []
+    chunks = [as_chunk(each, "x") for each in (*told, PING, DONE)]
+    with events_of([*chunks, END], heard.append) as events:
+        assert poured(events) == (event(1) + DONE, None)
+    assert heard == [told[0], PING]
+
+
+def test_who_waits_is_given_signs_while_a_backend_says_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ExitStack() as held:
+        exchange = held.enter_context(Exchange("127.0.0.1", 1))
+        theirs.sendall(HEAD)
+        with patch("heartcode.upstream.exchange._connect", return_value=ours):
+            request = UpstreamRequest(method="POST", path="/completion", body=b"{}")
+            exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
+        lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
+        events = BackendStream(exchange, lease, token_silence_s=0.3, hides_progress=False)
+        events.wait_for_first()
+        assert events.read() == FIRST
+        mine, its = socket.socketpair()
+        with mine, its:
+            mine.settimeout(0)
+            writer = ClientWriter(mine, chunked=False, stall_s=60)
+            signs = Signs(every_s=0.02, give=lambda: writer.write_now(PING))
+            with pytest.raises(BackendError) as raised:
+                events.pour(writer, print, print, signs=signs)
+            mine.shutdown(socket.SHUT_WR)
+            received = its.makefile("rb").read()
+        assert raised.value.reason is Reason.SILENT
+        assert received == PING * (len(received) // len(PING)) != b""
 
 
 def test_a_comment_before_the_first_token_does_not_end_the_patience_for_it() -> None:

@@ -189,7 +189,7 @@ def test_a_chat_goes_on_with_what_its_template_made_of_it() -> None:
     fields = {**ASKED[CHAT], "chat_template_kwargs": {"a": 1}, "min_p": 0.1, "best_of": 1}
     asked, _ = resumed(noted(CHAT, " 1", " 2"), fields, tokenizer)
     assert ("/apply-template", fields) in tokenizer.asked
-    assert asked.keys() == {"stream", "min_p", "prompt", "return_progress"}
+    assert asked.keys() == {"stream", "min_p", "prompt"}
 
 
 def test_a_chat_needs_what_its_template_makes_of_it() -> None:
