@@ -196,16 +196,10 @@ class Fleet:
         )
 
     def play_roles(
-        self,
-        *roles: str,
-        limit: str = "all",
-        arguments: Sequence[str] = (),
-        tree: Path = ROOT,
-        **variables: Any,
+        self, *roles: str, limit: str = "all", arguments: Sequence[str] = (), **variables: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run playbooks/site.yml with these roles alone."""
-        plays = site_with(*roles)
-        return self.play(plays, limit=limit, arguments=arguments, tree=tree, **variables)
+        return self.play(site_with(*roles), limit=limit, arguments=arguments, **variables)
 
     def play(
         self,
@@ -215,7 +209,7 @@ class Fleet:
         tree: Path = ROOT,
         **variables: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run plays as if they stood in a playbook."""
+        """Run plays as if they stood in a playbook; `tree` may be another repository."""
         with tempfile.TemporaryDirectory() as directory:
             playbook, given = Path(directory, "plays.yml"), Path(directory, "variables.yml")
             playbook.write_text(yaml.safe_dump(list(plays), sort_keys=False))

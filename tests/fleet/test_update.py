@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.fleet.harness import RIG, ROOT, Fleet
+from tests.fleet.harness import RIG, ROOT, Fleet, site_with
 from tests.hammer import Conversations
 
 pytestmark = [pytest.mark.long, pytest.mark.ci, pytest.mark.usefixtures("disturbs")]
@@ -93,7 +93,7 @@ def test_updates_and_the_way_back_lose_nothing(fleet: Fleet, tmp_path: Path) -> 
     new = another_llama_cpp(fleet, tmp_path)
     try:
         with Conversations(fleet) as load:
-            done = fleet.play_roles(*RIG, limit="rigs", tree=tree, **new, **UPDATE)
+            done = fleet.play(site_with(*RIG), limit="rigs", tree=tree, **new, **UPDATE)
             assert done.returncode == 0, done.stdout + done.stderr
             assert load.failures == []
             for rig in fleet.rigs:
