@@ -9,6 +9,7 @@ from tests.contracts.test_preflights import BLOCKS, ROLE, ROOT, TASKS, load
 
 PLAYBOOKS = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
 NOTES = "/var/lib/heartcode/undone"
+INCLUDE_THEMSELVES = ("progress.yml", "follow.yml")
 
 
 def reached(tasks: list[dict[str, Any]], role: str = "") -> Iterator[dict[str, Any]]:
@@ -19,7 +20,7 @@ def reached(tasks: list[dict[str, Any]], role: str = "") -> Iterator[dict[str, A
             yield from reached(task.get(part, []), role)
         for name in task.keys() & TASKS:
             file = task[name] if isinstance(task[name], str) else task[name]["file"]
-            if "{{" not in file and file != "progress.yml":  # which includes itself
+            if "{{" not in file and file not in INCLUDE_THEMSELVES:
                 yield from reached(load(f"roles/{role}/tasks/{file}"), role)
         for name in task.keys() & ROLE:
             other, file = task[name]["name"], task[name].get("tasks_from", "main")

@@ -74,3 +74,23 @@ def test_however_long_it_is_it_takes_little_memory(fields: dict[str, Any]) -> No
     prompt = Prompt.of(fields)
     assert len(prompt.blocks) == MAX_BLOCKS
     assert prompt.chars >= 100_000
+
+
+def test_texts_beyond_what_is_told_apart_count_and_nothing_else_does() -> None:
+    many = [{"role": "user", "content": "x"}] * MAX_BLOCKS
+    full = Prompt.of({"messages": many})
+    assert len(full.blocks) == MAX_BLOCKS
+
+    def longer_by(content: Any) -> int:
+        more = {"role": "user", "content": content}
+        return Prompt.of({"messages": [*many, more]}).chars - full.chars
+
+    nothing = longer_by([{}] * 100_000)
+    assert longer_by("y" * 500) == 500 + nothing
+    assert longer_by([{"type": "text", "text": "y" * 500}]) == nothing
+
+
+def test_of_very_many_parts_the_first_ones_are_read() -> None:
+    parts = [{"type": "text", "text": "a"}] * (2 * MAX_BLOCKS)
+    prompt = Prompt.of({"messages": [{"role": "user", "content": parts}]})
+    assert MAX_BLOCKS <= prompt.chars < 2 * MAX_BLOCKS
