@@ -14,13 +14,8 @@ from http import HTTPStatus
 
 from heartcode.relay.buffered import WholeAnswer
 
-<<<<<<< HEAD
-# What its own parser (common/chat.cpp), nlohmann::json and libstdc++ (vector, string, map, variant,
-# optional, stoi) say when a value is not of the type, or not in the range, that is expected.
-=======
 # What its own parser (common/chat.cpp), nlohmann::json and libstdc++ (vector, string, map,
 # optional, variant, stoi) say when a value is not of the type or in the range that is expected.
->>>>>>> fuzz/fuzz
 _BLAMES_THE_REQUEST = re.compile(
     r"Failed to parse (?:tools|messages)\b|\[json\.exception\.|vector::_M_|basic_string::"
     r"|map::at|_Map_base::at|sto(?:i|l|ul|ll|ull|f|d|ld)$|bad optional access|std::get: "
