@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ctypes import c_float
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
@@ -110,6 +110,9 @@ class _Spread:
             weights_of(model, range(layer, layer + 1), settings.n_cpu_moe) for layer in every
         ]
         self._kv = [kv_of_layer(model, settings, layer) for layer in every]
+        sizes = [own + kv for own, kv in zip(self._weights, self._kv, strict=True)]
+        #: Bytes of the layers before each one.
+        self._held = list(accumulate(sizes, initial=0))
         self._beside = [
             vram_need(
                 model,
@@ -145,21 +148,31 @@ class _Spread:
     def _with_room(self, room: int) -> tuple[Share, ...] | None:
         """A split that leaves at least so much room on each card, None where there is none.
 
-        Each card takes as many layers as it can, and leaves one at least for each card behind it.
+        The first cards take as many layers as they can. Not always: layers differ in size, and a
+        card that has room for one of the smaller ones alone may need those before it to stop there.
         """
-        made: list[Share] = []
-        start, items = 0, len(self._weights)
+        items = len(self._weights)
+        # By card where its layers may end, each with the last layer that it may begin with then.
+        ways: list[dict[int, int]] = []
+        begins = [0]
         for number in range(len(self._cards)):
+            left = self._free(number) - room
             last = items - (len(self._cards) - 1 - number)
-            left, end = self._free(number) - room, start
-            while end < last and left >= self._weights[end] + self._kv[end]:
-                left -= self._weights[end] + self._kv[end]
-                end += 1
-            if end == start:
-                return None
+            ends: dict[int, int] = {}
+            for start, following in pairwise([*begins, last]):
+                farthest = bisect_right(self._held, self._held[start] + left) - 1
+                ends.update(dict.fromkeys(range(start + 1, min(farthest, following) + 1), start))
+            ways.append(ends)
+            begins = sorted(ends)
+        if items not in ways[-1]:
+            return None
+        made: list[Share] = []
+        end = items
+        for number in reversed(range(len(self._cards))):
+            start = ways[number][end]
             made.append(self._share(number, range(start, end)))
-            start = end
-        return tuple(made) if start == items else None
+            end = start
+        return tuple(reversed(made))
 
     def _share(self, number: int, layers: range) -> Share:
         need = replace(
