@@ -168,8 +168,8 @@ def needed_mib(quantisation: str) -> int:
 def test_each_card_has_its_file_and_its_limits(rendered: dict[str, Files]) -> None:
     files = rendered["mixed"]
     first, second = files["0.env"], files["1.env"]
-    assert first["MODEL_PATH"] == f"/var/lib/heartcode/models/{SMALL}"
-    assert second["MODEL_PATH"] == f"/var/lib/heartcode/models/{LARGE}"
+    assert first["MODEL_PATH"] == f"/var/lib/heartcode/models/.kept/0.{SMALL}"
+    assert second["MODEL_PATH"] == f"/var/lib/heartcode/models/.kept/0.{LARGE}"
     assert second["CUDA_VISIBLE_DEVICES"] == second["HEARTCODE_GPU_UUID"] == CARDS[1]["uuid"]
     # Each file is another model, as nobody has named them.
     assert files["heartcode.env"]["HEARTCODE_MODEL"] == "Stheno-Q4_K_M,Stheno-Q6_K"
