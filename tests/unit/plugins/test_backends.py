@@ -185,3 +185,31 @@ def test_of_an_unknown_model_a_quarter_or_all_of_its_file_is_in_host_ram() -> No
         assert unknown(kv_type="f16", **changes) == pytest.approx(
             with_reserve(FILE_MIB + kv + beside), abs=6
         )
+
+
+def test_another_file_of_the_same_name_is_kept_under_another_one() -> None:
+    def paths(*written: float) -> list[str]:
+        found = [
+            {"item": name, "stat": {"exists": True, "mtime": mtime}}
+            for name, mtime in zip(("a", "b"), written, strict=True)
+        ]
+        return backends.kept_models(["a", "b", "a"], found, "/kept")
+
+    first, second, third = paths(1764290000.123, 1764290000.123)
+    assert first == third
+    assert second != first
+    assert first.startswith("/kept/")
+    assert first.endswith(".a")
+    assert paths(1764290000.124, 1764290000.123) != [first, second, third]
+
+
+def test_a_model_that_a_dry_run_has_not_brought_has_no_time() -> None:
+    assert backends.kept_models(["a"], [{"item": "a", "stat": {"exists": False}}], "/kept") == [
+        "/kept/new.a"
+    ]
+
+
+def test_models_that_nothing_names_are_let_go() -> None:
+    named = ["MODEL_PATH=/kept/1.a", "MODEL_PATH=/models/plain.gguf"]
+    removed = backends.unnamed_models(["/kept/1.a", "/kept/2.a", "/kept/3.a"], named, ["/kept/3.a"])
+    assert removed == [{"path": "/kept/2.a", "state": "absent"}]
