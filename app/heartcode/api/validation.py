@@ -14,6 +14,9 @@ from typing import Any, NoReturn
 from heartcode.api.routes import Endpoint, Kind
 from heartcode.errors import ApiError
 
+# llama-server makes a task of each prompt of a list, and with very many it is busy with these alone
+# for minutes, also when their client has left.
+_MOST_PROMPTS = 256
 # llama-server: until the end of the context.
 _NO_MAXIMUM = -1
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -78,11 +81,19 @@ def _check_prompt(fields: dict[str, Any], endpoint: Endpoint) -> None:
     # llama-server continues instructions without input, and counts and shows what is not there.
     if value == [] and name != "input" and endpoint.kind is Kind.GENERATES:
         raise _wrong(name, "must not be empty")
+    if name == "prompt" and _are_too_many_prompts(value):
+        raise _wrong(name, f"must not have more than {_MOST_PROMPTS} prompts")
     if name == "messages":
         if not isinstance(value, list):
             raise _wrong(name, "must be a list")
         for number, message in enumerate(value):
             _check_message(message, f"{name}[{number}]")
+
+
+def _are_too_many_prompts(value: object) -> bool:
+    if not isinstance(value, list) or len(value) <= _MOST_PROMPTS:
+        return False
+    return not any(isinstance(each, int) for each in value)  # with a number it is one, in tokens
 
 
 def _check_message(message: object, name: str) -> None:

@@ -155,3 +155,14 @@ def test_a_number_beyond_all_doubles_is_refused(number: str) -> None:
 def test_one_that_a_double_holds_passes_also_beside_a_text_that_looks_like_one(number: str) -> None:
     text = f'{{"n": {number}, "prompt": "1e400 {"1" * 400}"}}'
     assert float(validation.parse(text.encode(), max_depth=10)["n"]) == float(number)
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2]])
+def test_a_list_of_very_many_prompts_is_refused(prompt: Any) -> None:
+    refused = refusal(TEXT, {"prompt": [prompt] * 257})
+    assert refused.param == "prompt"
+    validation.check({"prompt": [prompt] * 256}, TEXT, max_tokens=1000)
+
+
+def test_one_of_very_many_tokens_is_one_prompt() -> None:
+    validation.check({"prompt": ["a", *[1] * 5000]}, TEXT, max_tokens=1000)
