@@ -61,6 +61,8 @@ def run(
     prompts: queue.SimpleQueue[str] = queue.SimpleQueue()
     for prompt in work.prompts():
         prompts.put(prompt)
+    # What an interrupt finds is what has been answered, whether or not that was told already.
+    seen: list[Answer] = []
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
     def client() -> None:
@@ -70,22 +72,24 @@ def run(
                     prompt = prompts.get_nowait()
                 except queue.Empty:
                     return
-                answers.put(ask(session, server, prompt, work.max_tokens))
+                answer = ask(session, server, prompt, work.max_tokens)
+                seen.append(answer)
+                answers.put(answer)
 
-    seen: list[Answer] = []
     started = time.monotonic()
     for _ in range(min(concurrency, work.requests)):
         threading.Thread(target=client, daemon=True).start()
     try:
-        while len(seen) < work.requests:
-            seen.append(answers.get())
-            on_answer(seen[-1])
+        for _ in range(work.requests):
+            on_answer(answers.get())
     except KeyboardInterrupt:
         while not prompts.empty():
             prompts.get_nowait()
+    seconds = time.monotonic() - started
+    answered = list(seen)
     return Level(
         concurrency=concurrency,
-        seconds=time.monotonic() - started,
-        answers=seen,
-        is_complete=len(seen) == work.requests,
+        seconds=seconds,
+        answers=answered,
+        is_complete=len(answered) == work.requests,
     )

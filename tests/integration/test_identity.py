@@ -54,9 +54,13 @@ def announce_the_stop(proxy: Proxy, number: int, llama: Llama) -> None:
 
 @pytest.fixture(scope="session")
 def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that differs in its file alone."""
+    """A model that differs in its file alone: a copy would be the same one."""
     path = tmp_path_factory.mktemp("model") / "other.gguf"
     counting.write_model(path, dead_weight_mib=64)
+    with path.open("r+b") as file:
+        written = file.read(4096)
+        file.seek(written.index(b"Made for tests."))
+        file.write(b"Made for other.")
     return path
 
 
