@@ -147,6 +147,7 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 .PHONY: test-long
 test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
 	@tools/with_llama_server.sh pytest -m long tests/integration
+	@HEARTCODE_TEST_RELAY=1 tools/with_llama_server.sh pytest tests/gateway
 	@pytest -m long tests/fleet_tool tests/fleet
 	@pytest tests/one_host
 	@$(MAKE) test-peer
