@@ -93,7 +93,7 @@ def site_with(*roles: str) -> list[dict[str, Any]]:
     # So has the role rig on rigs, and what one can go back to is kept whatever is changed.
     goes_with = {("rig", "preflight"), ("rig", "deploy")}
     goes_with |= {("generation", part) for part in ("preflight", "begin", "verify", "deploy")}
-    parts = ("preflight", "begin", "finish", "program", "deploy", "tell")
+    parts = ("preflight", "begin", "finish", "program", "deploy", "remove_old", "tell")
     asked = {(role, part) for role in roles for part in parts}
     every: dict[str, set[Entry | None]] = {play["hosts"]: set() for play in plays}
     for play in plays:
@@ -102,6 +102,9 @@ def site_with(*roles: str) -> list[dict[str, Any]]:
     assert not unknown, f"site.yml has no {unknown}"
     for play in plays:
         also = goes_with if asked & every[play["hosts"]] else set()
+        if not asked & {entered(task) for task in every_task(play)}:
+            # What has only been prepared serves nobody.
+            also = also - {("generation", "verify")}
         for part in {"tasks", "post_tasks"} & play.keys():
             play[part] = taken(play[part], wanted | asked | also)
     return [play for play in plays if play.get("tasks") or play.get("post_tasks")]

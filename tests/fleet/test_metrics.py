@@ -8,6 +8,7 @@ def test_every_target_is_up(fleet: Fleet) -> None:
     expected = {("prometheus", "127.0.0.1:9090")}
     expected |= {("heartcode", f"{fleet.addresses[rig]}:9091") for rig in fleet.rigs}
     expected.add(("nginx", f"{fleet.addresses['gateway']}:9113"))
+    expected.add(("relay", "127.0.0.1:4003"))
     expected |= {("node", f"{address}:9100") for address in fleet.addresses.values()}
 
     def up() -> set[tuple[str, str]]:

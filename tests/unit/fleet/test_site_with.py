@@ -32,16 +32,23 @@ def test_a_role_is_checked_and_run_where_site_yml_does_it() -> None:
         ("rigs", "proxy:deploy"),
         ("rigs", "generation:verify"),
         ("rigs", "generation:deploy"),
+        ("rigs", "app:remove_old"),
     ]
 
 
 def test_a_role_that_is_run_in_a_block_alone_has_what_goes_with_it() -> None:
-    assert roles(site_with("llama_server"))[-4:] == [
+    assert roles(site_with("llama_server"))[-5:] == [
         ("rigs", "rig:deploy"),
         ("rigs", "llama_server:deploy"),
         ("rigs", "generation:verify"),
         ("rigs", "generation:deploy"),
+        ("rigs", "llama_server:remove_old"),
     ]
+
+
+def test_what_is_only_prepared_is_not_looked_for_where_rigs_serve() -> None:
+    assert ("rigs", "generation:verify") not in roles(site_with("model"))
+    assert ("rigs", "generation:deploy") in roles(site_with("model"))
 
 
 def test_what_site_yml_does_after_a_role_stays_with_it() -> None:
