@@ -16,7 +16,7 @@ import pytest
 from tests.fleet.harness import RIG, ROOT, Fleet, site_with
 from tests.hammer import Conversations
 
-pytestmark = [pytest.mark.long, pytest.mark.ci, pytest.mark.usefixtures("disturbs")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("disturbs")]
 
 #: What playbooks/update.yml sets; here with the roles of rigs alone, and a shorter look.
 UPDATE: dict[str, Any] = {
@@ -148,6 +148,7 @@ def test_another_file_under_a_model_s_name_can_be_taken_back(fleet: Fleet, tmp_p
     assert states(fleet) == before
 
 
+@pytest.mark.ci
 def test_keys_and_nginx_s_configuration_change_under_load(fleet: Fleet, tmp_path: Path) -> None:
     keys = [
         {"name": "default", "key": fleet.key},
@@ -163,6 +164,7 @@ def test_keys_and_nginx_s_configuration_change_under_load(fleet: Fleet, tmp_path
         fleet.set_up_gateway(tmp_path)
 
 
+@pytest.mark.ci
 def test_an_update_that_fails_on_the_first_rig_puts_it_back_and_ends_there(fleet: Fleet) -> None:
     before, starts = states(fleet), fleet.starts()
     bad: dict[str, Any] = {"llama_server_extra_args": "--no-such-option"}
@@ -191,6 +193,7 @@ def test_what_fails_after_the_switch_is_put_back_whole(fleet: Fleet, tmp_path: P
     assert programs(fleet, "rig1") == ran
 
 
+@pytest.mark.ci
 def test_where_nothing_is_kept_a_way_back_is_refused(fleet: Fleet) -> None:
     before = states(fleet)
     for rig in fleet.rigs:
