@@ -79,7 +79,8 @@ def test_prometheus_asks_each_exporter_of_the_host(deployed: Fleet) -> None:
         told = json.loads(deployed.ssh("rig1", asked))
         return {series["metric"]["job"] for series in told["data"]["result"]}
 
-    wait_for(lambda: jobs() == {"heartcode", "nginx", "node", "prometheus"}, "all are up")
+    expected = {"heartcode", "nginx", "node", "prometheus", "relay"}
+    wait_for(lambda: jobs() == expected, "all are up")
 
 
 def test_after_a_power_cut_it_serves_by_itself(deployed: Fleet) -> None:
