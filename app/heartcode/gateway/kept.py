@@ -31,7 +31,14 @@ from heartcode.relay.resuming import resumed
 from heartcode.relay.splice import Splice
 from heartcode.relay.transcript import Transcript
 from heartcode.routing.request_info import OVERFLOW_HEADER, RequestInfo
-from heartcode.upstream.exchange import BackendError, Exchange, KeepAlive, Reason, UpstreamRequest
+from heartcode.upstream.exchange import (
+    BackendError,
+    Exchange,
+    KeepAlive,
+    Reason,
+    UpstreamRequest,
+    sent,
+)
 
 # What a rig's last event says when another rig may do better, and what was wrong then.
 _MAY_GO_ON = {
@@ -198,16 +205,13 @@ class KeptRequest:
         exchange = Exchange(
             rig.host, rig.port, keep_alive=self._timeouts.keep_alive, takes_503=True
         )
-        with ExitStack() as held:
-            held.enter_context(exchange)
-            self._client.when_gone(exchange.abort)
-            exchange.send(
-                request,
-                connect_timeout_s=self._timeouts.connect_s,
-                silence_timeout_s=silence_s,
-            )
-            held.pop_all()
-            return exchange
+        return sent(
+            exchange,
+            request,
+            abort_when=(self._client.when_gone,),
+            connect_timeout_s=self._timeouts.connect_s,
+            silence_timeout_s=silence_s,
+        )
 
     def _resumed(
         self, lease: RigLease, continuation: Continuation, headers: dict[str, str]
@@ -227,22 +231,17 @@ class KeptRequest:
                 self._transcript.opening = told.opening
 
     def _begun(self, so_far: int) -> Begun | None:
-        """Return what the next rig has to know; None where the first one has not told it.
-
-        `so_far` are the answer's tokens, or fewer: an event can have several.
-        """
+        """Return what the next rig has to know; None where the first one has not told it."""
         told = self._beginning
         if told is None or told.identity is None:
             return None
-        prompt, n_ctx = told.prompt_tokens, told.identity.n_ctx
-        # It would have ended with the context of the backend that it began on.
-        wanted = float(n_ctx) or None
         fields: dict[str, Any] = json.loads(self._request.body or b"{}")
-        limit = RequestInfo.of(fields, None).max_tokens
-        if prompt and limit is not None:
-            rest = float(prompt + max(limit, so_far + 1))
-            wanted = min(rest, wanted or rest)
-        return Begun(identity=told.identity, tokens=prompt + so_far, wanted_tokens=wanted)
+        return Begun.after(
+            so_far,
+            identity=told.identity,
+            prompt_tokens=told.prompt_tokens,
+            max_tokens=RequestInfo.of(fields, None).max_tokens,
+        )
 
     def _failure(self, event: bytes) -> Exception:
         """Return what an error means with which a rig ends a stream: what it could not mend."""

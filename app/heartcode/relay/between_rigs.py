@@ -20,6 +20,7 @@ from typing import Any
 
 from heartcode.errors import ApiError
 from heartcode.relay import sse
+from heartcode.routing.request_info import RequestInfo
 from heartcode.upstream.identity import Identity
 
 SIGNS_HEADER = "X-HeartCode-Signs"
@@ -83,10 +84,10 @@ class Beginning:
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """What a rig has to know of an answer that was begun on another one.
+    """What has to be known of an answer to go on with it, on another card or on another rig.
 
     Attributes:
-        identity: what that one's backend served.
+        identity: what the backend served that has begun it.
         tokens: how many prompt and answer have by now, at least.
         wanted_tokens: how many they will have; None if that is not known.
     """
@@ -94,6 +95,24 @@ class Begun:
     identity: Identity
     tokens: int
     wanted_tokens: float | None
+
+    @classmethod
+    def after(
+        cls, so_far: int, *, identity: Identity, prompt_tokens: int, max_tokens: int | None
+    ) -> Begun:
+        """Return it for an answer that has `so_far` tokens, or more: an event can have several."""
+        # It would have ended with the context of the backend that it began on.
+        wanted = float(identity.n_ctx) or None
+        if prompt_tokens and max_tokens is not None:
+            rest = float(prompt_tokens + max(max_tokens, so_far + 1))
+            wanted = min(rest, wanted or rest)
+        return cls(identity=identity, tokens=prompt_tokens + so_far, wanted_tokens=wanted)
+
+    def note_in(self, info: RequestInfo) -> None:
+        """Tell routing what can go on with the answer: the same model, and room for it."""
+        info.begun_by = self.identity
+        info.tokens = max(info.tokens, self.tokens)
+        info.wanted_tokens = self.wanted_tokens
 
     def header(self) -> str:
         """Return the header's value."""

@@ -20,7 +20,7 @@ from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
 from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
-from heartcode.relay.between_rigs import Beginning
+from heartcode.relay.between_rigs import Beginning, Begun
 from heartcode.relay.buffered import WholeAnswer
 from heartcode.relay.client_stream import ClientStream, ErrorEvent, Opened, openai_error_event
 from heartcode.relay.continuation import Continuation
@@ -38,7 +38,7 @@ from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.room import TOO_LONG, able, is_too_small
 from heartcode.telemetry import metrics
 from heartcode.upstream import progress
-from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest, sent
 from heartcode.upstream.identity import Identity, identify
 
 _OK = 200
@@ -344,24 +344,15 @@ class _RelayedRequest:
         continuation = self._transcript.continuation(self._request.body or b"")
         if continuation is None:
             raise self._budget.lost()
-        self._note_what_it_needs(len(continuation.pieces))
+        if self._info is not None and self._begun is not None:
+            begun = Begun.after(
+                len(continuation.pieces),
+                identity=self._begun.identity,
+                prompt_tokens=self._begun.stream.prompt_tokens,
+                max_tokens=self._info.max_tokens,
+            )
+            begun.note_in(self._info)
         return continuation
-
-    def _note_what_it_needs(self, so_far: int) -> None:
-        """Tell routing what can go on with the answer: the same model, and room for it.
-
-        `so_far` are its tokens, or fewer: an event can have several.
-        """
-        if self._info is None or self._begun is None:
-            return
-        info, prompt = self._info, self._begun.stream.prompt_tokens
-        info.begun_by = self._begun.identity
-        info.tokens = max(info.tokens, prompt + so_far)
-        # It would have ended with the context of the backend that it began on.
-        info.wanted_tokens = float(self._begun.identity.n_ctx) or None
-        if prompt and info.max_tokens is not None:
-            rest = float(prompt + max(info.max_tokens, so_far + 1))
-            info.wanted_tokens = min(rest, info.wanted_tokens or rest)
 
     def _introduced(self, backend: Backend) -> Identity | None:
         """Return what `backend` serves, which is what is asked for.
@@ -418,17 +409,13 @@ class _RelayedRequest:
     def _sent(self, lease: Lease, request: UpstreamRequest, silence_s: float) -> Exchange:
         """Return the exchange in which `request` is answered; whoever gets it closes it."""
         exchange = Exchange(lease.backend.host, lease.backend.port)
-        with ExitStack() as held:
-            held.enter_context(exchange)
-            self._client.when_gone(exchange.abort)
-            lease.when_given_up(exchange.abort)
-            exchange.send(
-                request,
-                connect_timeout_s=self._timeouts.connect_s,
-                silence_timeout_s=silence_s,
-            )
-            held.pop_all()
-            return exchange
+        return sent(
+            exchange,
+            request,
+            abort_when=(self._client.when_gone, lease.when_given_up),
+            connect_timeout_s=self._timeouts.connect_s,
+            silence_timeout_s=silence_s,
+        )
 
     def _resumed(self, lease: Lease, continuation: Continuation) -> tuple[UpstreamRequest, Splice]:
         """Return the request with which the backend goes on."""

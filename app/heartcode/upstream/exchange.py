@@ -12,8 +12,8 @@ which knows when there is something to read, others read and `take_in()` what th
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -338,6 +338,37 @@ def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def sent(
+    exchange: Exchange,
+    request: UpstreamRequest,
+    *,
+    abort_when: Iterable[Callable[[Callable[[], None]], None]],
+    connect_timeout_s: float,
+    silence_timeout_s: float,
+) -> Exchange:
+    """Return `exchange` when `request` is answered in it; whoever gets it closes it.
+
+    Args:
+        exchange: nothing was sent in it yet.
+        request: what is.
+        abort_when: are told what ends the exchange at once, such as `Client.when_gone`.
+        connect_timeout_s: until the backend accepts the connection.
+        silence_timeout_s: for which it may send nothing.
+
+    Raises:
+        BackendError: it does not answer; the exchange is closed.
+    """
+    with ExitStack() as held:
+        held.enter_context(exchange)
+        for tell in abort_when:
+            tell(exchange.abort)
+        exchange.send(
+            request, connect_timeout_s=connect_timeout_s, silence_timeout_s=silence_timeout_s
+        )
+        held.pop_all()
+        return exchange
 
 
 def _head(request: UpstreamRequest, host: str, port: int) -> bytes:

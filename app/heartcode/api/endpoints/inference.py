@@ -136,9 +136,7 @@ def _info(fields: Mapping[str, Any], overflow: Overflow, begun: Begun | None) ->
     """Return what routing has to know; `begun` is a stream of another rig that goes on here."""
     info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
     if begun is not None:
-        info.begun_by = begun.identity
-        info.tokens = max(info.tokens, begun.tokens)
-        info.wanted_tokens = begun.wanted_tokens
+        begun.note_in(info)
         # It has had its turn. While it may try another rig, it asks for a free slot as any other.
         info.admitted = overflow is not Overflow.WHEN_BUSY
     return info
