@@ -162,7 +162,8 @@ def option_rows(options: Mapping[str, Mapping[str, Any]], parent: str = "") -> I
         else:
             default = "*required*" if option.get("required") else ""
         choices = f" One of {', '.join(option['choices'])}." if "choices" in option else ""
-        text = " ".join(str(option["description"]).split())
+        said = option["description"]  # a paragraph, or a list of them
+        text = " ".join((said if isinstance(said, str) else " ".join(said)).split())
         yield f"| `{parent}{name}` | {kind} | {default} | {text}{choices} |\n"
         yield from option_rows(option.get("options", {}), f"{parent}{name}[].")
 
