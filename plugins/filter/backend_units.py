@@ -1,6 +1,7 @@
 """Filters for what each backend of a rig has on its host: units, files, signs and a port.
 
 cards | backend_units(places, changed)    the units, with the files that they are started anew for
+numbers | units_kept(places, tree)        the same for what of their files is kept in a tree
 cards | backend_wanted(places)            what each backend shall have, as files for host_files
 numbers | backend_ports(base_port)        the port of each, for taken_ports
 deployed | backends_moved(cards)          units to be stopped first: another one gets their card
@@ -48,24 +49,41 @@ def units(cards: Cards, places: Places, changed: Container[str] = ()) -> list[di
     """
     found = []
     for number in range(len(cards)):
-        current, wanted, limits = (path.format(n=number, **places) for path in _SETTINGS)
-        found.append(
-            {
-                "name": _unit(number),
-                "enabled": True,
-                "state": "restarted" if wanted in changed else "started",
-                "files": [
-                    {"path": current, "source": wanted},
-                    {
-                        "path": f"{_LIMITS.format(n=number, **places)}/limits.conf",
-                        "source": limits,
-                        "restarts": False,
-                    },
-                ],
-                "excused_by": f"{places['run']}/{number}.quarantined",
-            }
-        )
+        _, wanted, limits = (path.format(n=number, **places) for path in _SETTINGS)
+        unit = _started(number, places, settings=wanted, limits=limits)
+        found.append({**unit, "state": "restarted"} if wanted in changed else unit)
     return found
+
+
+def units_kept(numbers: Iterable[int], places: Places, tree: str) -> list[dict[str, Any]]:
+    """Return the units of these backends, whose files lie below `tree` as on the host."""
+    return [
+        _started(
+            number,
+            places,
+            settings=tree + _SETTINGS[0].format(n=number, **places),
+            limits=f"{tree}{_LIMITS.format(n=number, **places)}/limits.conf",
+        )
+        for number in numbers
+    ]
+
+
+def _started(number: int, places: Places, *, settings: str, limits: str) -> dict[str, Any]:
+    """Return a backend's unit that gets these files; its limits alone are no reason to start it."""
+    return {
+        "name": _unit(number),
+        "enabled": True,
+        "state": "started",
+        "files": [
+            {"path": _SETTINGS[0].format(n=number, **places), "source": settings},
+            {
+                "path": f"{_LIMITS.format(n=number, **places)}/limits.conf",
+                "source": limits,
+                "restarts": False,
+            },
+        ],
+        "excused_by": f"{places['run']}/{number}.quarantined",
+    }
 
 
 def wanted(cards: Cards, places: Places) -> Files:
@@ -107,7 +125,7 @@ def moved(deployed: Mapping[str, str], cards: Cards) -> list[dict[str, str]]:
     ]
 
 
-def surplus_units(numbers: Iterable[str]) -> list[dict[str, Any]]:
+def surplus_units(numbers: Iterable[object]) -> list[dict[str, Any]]:
     """Return the units of these backends, and those that look after them."""
     found: list[dict[str, Any]] = []
     for number in numbers:
@@ -153,6 +171,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "backend_units": units,
+            "units_kept": units_kept,
             "backend_wanted": wanted,
             "backend_ports": ports,
             "backends_moved": moved,

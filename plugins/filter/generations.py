@@ -1,7 +1,7 @@
 """Filters for going back to what a rig served with before (docs/adr/0030).
 
-generation | generation_surplus            units of backends that it does not have, to be stopped
-generation | generation_backends(places)   units of its backends, and the files they start for
+generation | generation_backends           the numbers of its backends
+generation | generation_surplus            those of backends that have come since
 generation | generation_services           proxy, exporter and what sets the cards, to take it in
 answers | generation_stands_in(host)       the rigs that can take a rig's requests meanwhile
 
@@ -27,41 +27,14 @@ def _numbers(paths: Iterable[str]) -> list[int]:
     return sorted(int(found[1]) for path in paths if (found := _SETTINGS.fullmatch(path)))
 
 
-def surplus(generation: Generation) -> Units:
-    """Return the units of backends that have come since, and of what looks after them."""
-    has = set(_numbers(generation["files"]))
-    return [
-        unit
-        for number in _numbers(generation["paths"])
-        if number not in has
-        for unit in (
-            {"name": f"heartcode-llama@{number}.service", "enabled": False, "state": "stopped"},
-            {"name": f"heartcode-revive@{number}.path", "state": "stopped"},
-            {"name": f"heartcode-card@{number}.timer", "state": "stopped"},
-        )
-    ]
+def backends(generation: Generation) -> list[int]:
+    """Return the numbers of the backends that a rig had."""
+    return _numbers(generation["files"])
 
 
-def backends(generation: Generation, places: Mapping[str, str]) -> Units:
-    """Return each backend's unit, for host_units; only what differs is started anew."""
-    found: Units = []
-    for number in _numbers(generation["files"]):
-        settings = f"{places['env']}/{number}.env"
-        limits = f"{places['units']}/heartcode-llama@{number}.service.d/limits.conf"
-        files: list[dict[str, Any]] = [
-            {"path": settings, "source": generation["tree"] + settings},
-            {"path": limits, "source": generation["tree"] + limits, "restarts": False},
-        ]
-        found.append(
-            {
-                "name": f"heartcode-llama@{number}.service",
-                "enabled": True,
-                "state": "started",
-                "files": files,
-                "excused_by": f"{places['run']}/{number}.quarantined",
-            }
-        )
-    return found
+def surplus(generation: Generation) -> list[int]:
+    """Return the numbers of those that it did not have."""
+    return sorted(set(_numbers(generation["paths"])).difference(backends(generation)))
 
 
 def services(generation: Generation) -> Units:
@@ -111,8 +84,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
         return {
-            "generation_surplus": surplus,
             "generation_backends": backends,
+            "generation_surplus": surplus,
             "generation_services": services,
             "generation_stands_in": stands_in,
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter import generations
+from plugins.filter import backend_units, generations
 
 ENV = "/etc/heartcode/llama/{}.env"
 UNITS = "/etc/systemd/system"
@@ -24,7 +24,8 @@ def generation(*paths: str, files: list[str] | None = None) -> dict[str, Any]:
 
 
 def test_each_backend_gets_what_was_kept_of_it() -> None:
-    first, second = generations.backends(generation(), PLACES)
+    kept = generation()
+    first, second = backend_units.units_kept(generations.backends(kept), PLACES, kept["tree"])
     assert first["name"] == "heartcode-llama@0.service"
     assert first["files"][0] == {"path": ENV.format(0), "source": "/kept/abc" + ENV.format(0)}
     assert first["files"][1]["restarts"] is False
@@ -32,7 +33,9 @@ def test_each_backend_gets_what_was_kept_of_it() -> None:
 
 
 def test_backends_that_have_come_since_are_stopped() -> None:
-    stopped = generations.surplus(generation(ENV.format(1), ENV.format(2)))
+    stopped = backend_units.surplus_units(
+        generations.surplus(generation(ENV.format(1), ENV.format(2)))
+    )
     assert {unit["name"] for unit in stopped} == {
         "heartcode-llama@2.service",
         "heartcode-revive@2.path",
