@@ -5,25 +5,57 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Self
 
 import requests
 
 from tests.counting import Door, chat, count_to, events, text_of
 
 
-class Hammer:
+class _Clients:
+    """Threads that ask until the end of a `with`; nothing of what they have asked may have failed.
+
+    Attributes:
+        failures: what did, in words.
+    """
+
+    def __init__(self, threads: Iterable[threading.Thread]) -> None:
+        self.failures: list[str] = []
+        self._done = threading.Event()
+        self._threads = list(threads)
+
+    def _verify(self) -> None:
+        """Assert what else has to hold at the end."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        if kind is None:
+            assert self.failures == []
+            self._verify()
+
+
+class Hammer(_Clients):
     """Asks for `url` again and again, each time on a new connection.
 
     At the end of its `with` every request must have been answered with 200.
     """
 
     def __init__(self, url: str, *, clients: int = 4) -> None:
+        super().__init__(threading.Thread(target=self._ask) for _ in range(clients))
         self.statuses: list[int] = []
-        self.failures: list[str] = []
         self._url = url
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         while not self._done.is_set():
@@ -42,23 +74,11 @@ class Hammer:
             assert time.monotonic() < deadline, f"{self._url} answers no more"
             time.sleep(0.02)
 
-    def __enter__(self) -> Hammer:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-        if kind is None:
-            assert self.failures == []
-            assert set(self.statuses) == {200}
+    def _verify(self) -> None:
+        assert set(self.statuses) == {200}
 
 
-class Conversations:
+class Conversations(_Clients):
     """Clients that let the model count, again and again, half of them in streams.
 
     Each request is a conversation of its own, so all rigs get some. At the end of its `with` every
@@ -66,16 +86,14 @@ class Conversations:
     """
 
     def __init__(self, where: Door, *, clients: int = 3, numbers: int = 120) -> None:
+        super().__init__(
+            threading.Thread(target=self._ask, args=(bool(number % 2),))
+            for number in range(clients)
+        )
         self.answers = 0
-        self.failures: list[str] = []
         self._where = where
         self._numbers = numbers
         self._names = itertools.count()
-        self._done = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(bool(number % 2),))
-            for number in range(clients)
-        ]
 
     def _ask(self, stream: bool) -> None:  # noqa: FBT001 - of a thread
         # Steady, and something of a small machine is left for what is to be watched.
@@ -101,17 +119,5 @@ class Conversations:
                 return "".join(map(text_of, events(response))).split()
             return str(response.json()["choices"][0]["message"]["content"]).split()
 
-    def __enter__(self) -> Conversations:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-        if kind is None:
-            assert self.failures == []
-            assert self.answers > 0
+    def _verify(self) -> None:
+        assert self.answers > 0

@@ -12,13 +12,12 @@ from heartcode_models.gguf.read_model import model_of
 from heartcode_models.planner.compute_graph import Part
 from heartcode_models.planner.host_ram import host_weights
 from heartcode_models.planner.kv_of_layers import kv_of
-from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import compute_buffer
 from heartcode_models.units import MIB
 
 from tests.integration.processes import free_port
 from tools.planning import measure
-from tools.planning.architectures import ARCHITECTURES, write_small
+from tools.planning.architectures import ARCHITECTURES, small_settings, write_small
 
 
 @pytest.fixture
@@ -56,14 +55,7 @@ def test_the_buffer_of_each_architecture(
     path = tmp_path / f"{architecture}.gguf"
     write_small(path, architecture)
     model = model_of(read_header(str(path)))
-    settings = Settings(
-        n_ctx=2048,
-        slots=1 if kv_type == "q8_0" else 2,
-        kv_type=kv_type,
-        n_batch=512,
-        n_ubatch=512,
-        n_gpu_layers=model.all_layers,
-    )
+    settings = small_settings(model, kv_type)
     real = measure.allocated_on_the_cpu(server, path, settings, free_port())
     predicted = compute_buffer(model, settings, part=Part(on_gpu=False)) / MIB
     assert -0.001 <= predicted / real["compute"] - 1 <= OVER.get((architecture, kv_type), 0.001)

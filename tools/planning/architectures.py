@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heartcode_models.gguf.header import Tensor
+from heartcode_models.gguf.model import Model
 from heartcode_models.planner.known_models import Shape
+from heartcode_models.planner.settings import Settings
 
 from tools.planning.synthetic import write_zeros
 
@@ -161,6 +163,18 @@ def write_small(path: Path, name: str) -> None:
     }
     metadata = widths | kind.metadata
     write_zeros(path, name, shape, "Q4_K_M", infos=list(_tensors(kind)), metadata=metadata)
+
+
+def small_settings(model: Model, kv_type: str) -> Settings:
+    """With what a small model is compared with a llama-server: two slots for f16."""
+    return Settings(
+        n_ctx=2048,
+        slots=1 if kv_type == "q8_0" else 2,
+        kv_type=kv_type,
+        n_batch=512,
+        n_ubatch=512,
+        n_gpu_layers=model.all_layers,
+    )
 
 
 def _matrix(name: str, *sizes: int) -> Tensor:

@@ -12,9 +12,10 @@ import logging
 import random
 import statistics
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from heartcode.client import Client
 from heartcode.errors import ApiError
@@ -280,27 +281,32 @@ class Fleet:
         self, conversation: Conversation, info: RequestInfo, *, except_for: Container[int]
     ) -> tuple[int, Lease] | None:
         """Find a rig as the gateway does (ADR 17): along the ring, then in a queue."""
-        tries = 0
         info.overflow = Overflow.WHEN_BUSY
-        for rig in self._ring.way(conversation.name):
-            if self._plan.max_tries and tries >= self._plan.max_tries:
-                break
-            if rig in except_for or self._left_out_until[rig] > self.clock.now:
-                continue
-            tries += 1
-            if (lease := self._taken(rig, info)) is not None:
-                self.figures.tries.append(tries)
-                return rig, lease
-        info.overflow = Overflow.WHEN_FULL
-        for rig in sorted(range(self._plan.rigs), key=self._at_work.__getitem__):
-            if rig in except_for or self._left_out_until[rig] > self.clock.now:
-                continue
-            tries += 1
-            if (lease := self._taken(rig, info)) is not None:
-                self.figures.tries.append(tries)
-                return rig, lease
+        ring = self._open(self._ring.way(conversation.name), except_for)
+        tries, found = self._asked(islice(ring, self._plan.max_tries or None), info)
+        if found is None:
+            info.overflow = Overflow.WHEN_FULL
+            least_busy = sorted(range(self._plan.rigs), key=self._at_work.__getitem__)
+            more, found = self._asked(self._open(least_busy, except_for), info)
+            tries += more
         self.figures.tries.append(tries)
-        return None
+        return found
+
+    def _open(self, rigs: Iterable[int], except_for: Container[int]) -> Iterator[int]:
+        """Yield those that are not left out when their turn has come."""
+        for rig in rigs:
+            if rig not in except_for and self._left_out_until[rig] <= self.clock.now:
+                yield rig
+
+    def _asked(
+        self, rigs: Iterable[int], info: RequestInfo
+    ) -> tuple[int, tuple[int, Lease] | None]:
+        """Ask one after the other; return how many were asked, and who has taken it."""
+        tries = 0
+        for tries, rig in enumerate(rigs, 1):
+            if (lease := self._taken(rig, info)) is not None:
+                return tries, (rig, lease)
+        return tries, None
 
     def _taken(
         self, rig: int, info: RequestInfo, except_for: Container[Backend] = ()

@@ -166,7 +166,8 @@ def proposals(rig: Rig, models: Sequence[Model], hand: HandSet) -> Iterator[RigP
     Of each model the fewest cards that hold it, and more where they hold a better quantisation or
     more tokens.
     """
-    offered = [list(models)] if not any(m.name == models[0].name for m in _known()) else []
+    is_proposed = models[0].name in {SHAPES[size].name for size in _PROPOSED}
+    offered = [] if is_proposed else [list(models)]
     for choice in (*offered, *_choices()):
         found = 0
         best: tuple[int, ...] = ()
@@ -181,10 +182,6 @@ def proposals(rig: Rig, models: Sequence[Model], hand: HandSet) -> Iterator[RigP
                 continue
             best, found = worth, found + 1
             yield plan
-
-
-def _known() -> list[Model]:
-    return [known_model(size, QUANTISATIONS[-1]) for size in _PROPOSED if size in SHAPES]
 
 
 def _choices() -> list[list[Model]]:

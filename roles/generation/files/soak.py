@@ -67,13 +67,18 @@ def failed(samples: Samples) -> dict[tuple[str, str], float]:
     }
 
 
-def down(samples: Samples) -> list[str]:
-    """Return the backends that should serve and do not."""
-    gone = {
+def quarantined(samples: Samples) -> set[str]:
+    """Return the labels of the backends that wait for a card that is gone."""
+    return {
         labels
         for (name, labels), value in samples.items()
         if name == "backend_quarantined" and value
     }
+
+
+def down(samples: Samples) -> list[str]:
+    """Return the backends that should serve and do not."""
+    gone = quarantined(samples)
     return [
         f"{name}{{{labels}}} is {value:g}"
         for (name, labels), value in samples.items()
@@ -103,11 +108,7 @@ def ready(url: str) -> Samples:
 
 def in_quarantine(samples: Samples, model: str) -> bool:
     """Return whether all backends of a model wait for a card that is gone."""
-    gone = {
-        labels
-        for (name, labels), value in samples.items()
-        if name == "backend_quarantined" and value
-    }
+    gone = quarantined(samples)
     mine = [
         match[1]
         for name, labels in samples

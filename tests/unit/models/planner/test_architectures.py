@@ -11,7 +11,7 @@ from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import compute_buffer
 from heartcode_models.units import MIB
 
-from tools.planning.architectures import write_small
+from tools.planning.architectures import small_settings, write_small
 
 #: llama-server 0c1e57098 on the CPU, ubatch 512: 1 x 2048 tokens in q8_0, or 2 x 2048 in f16; MiB
 #: for computing and of the KV cache. The integration tests ask for all of them anew.
@@ -42,14 +42,7 @@ def test_buffers_are_what_was_reported(
     path = tmp_path / "small.gguf"
     write_small(path, architecture)
     model = model_of(read_header(str(path)))
-    settings = Settings(
-        n_ctx=2048,
-        slots=1 if kv_type == "q8_0" else 2,
-        kv_type=kv_type,
-        n_batch=512,
-        n_ubatch=512,
-        n_gpu_layers=model.all_layers,
-    )
+    settings = small_settings(model, kv_type)
     predicted = compute_buffer(model, settings, part=Part(on_gpu=False)) / MIB
     # Of heads of two widths the rotation of the wider ones is counted for all.
     most = 1.03 if (architecture, kv_type) == ("gemma4", "q8_0") else 1
