@@ -1,8 +1,9 @@
 """Compares predicted with real memory: a real llama-server, models of zeros in the real shapes.
 
-Run ``tools/measure_plan.py`` on a host with a GPU. Without one it still compares what
-llama-server says that it has allocated for weights, KV cache and computing, on the CPU, and what
-host RAM it takes beside the file.
+Run ``tools/measure_plan.py`` on a host with a GPU. With ``--devices`` that GPU is made
+several, over which the layers are shared out as over the cards of a group. Without a GPU it still
+compares what llama-server says that it has allocated for weights, KV cache and computing, on the
+CPU, and what host RAM it takes beside the file.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import Generation, generation_of
+from heartcode_models.planner.cards import Card, Generation, generation_of
 from heartcode_models.planner.compute_graph import Part
 from heartcode_models.planner.host_ram import (
     LIBRARIES,
@@ -35,6 +36,7 @@ from heartcode_models.planner.host_ram import (
     private_ram,
 )
 from heartcode_models.planner.known_models import SHAPES, known_model
+from heartcode_models.planner.layer_split import Share, shares
 from heartcode_models.planner.settings import Settings
 from heartcode_models.planner.vram import (
     compute_buffer,
@@ -56,7 +58,9 @@ RAM, FILES = "host RAM", "libraries"
 #: Of /proc/PID/status, and the head of each mapping in smaps.
 _RESIDENT = re.compile(r"^Rss(Anon|File|Shmem):\s+(\d+) kB$", re.MULTILINE)
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+\s*(.*)")
-_REPORTED = re.compile(r"(model|KV|compute) buffer size = *([\d.]+) MiB")
+#: The device (``CUDA0``, ``CPU``, ``CPU_Mapped``, ``CUDA_Host``), what for and how much.
+_REPORTED = re.compile(r"(\w+) (model|KV|compute) buffer size = *([\d.]+) MiB")
+_DEVICE = re.compile(r"CUDA\d+")
 #: Context, slots, ubatch, type of K and V and layers on the card (None: all): each shows another
 #: part of the formulas, in less than three minutes on a fast card.
 _QUICK: tuple[tuple[int, int, int, str, int | None], ...] = (
@@ -119,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--server", default=_SERVER, help="llama-server (default %(default)s)")
     parser.add_argument("--gpu", help="the card's UUID (nvidia-smi -L); none: measure on the CPU")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="make the card N devices (GGML_CUDA_DEVICES) and compare what each of a group holds",
+    )
     parser.add_argument("--size", choices=SHAPES, default="8B", help="(default %(default)s)")
     parser.add_argument("--quantisations", nargs="+", default=["Q4_K_M"], metavar="Q")
     parser.add_argument("--contexts", nargs="+", type=int, default=[4096, 8192], metavar="N")
@@ -143,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure_all(arguments: argparse.Namespace) -> Iterator[Comparison]:
-    generation = generation_of(_card_name(arguments.gpu)) if arguments.gpu else None
+    card = _card(arguments.gpu) if arguments.gpu else None
+    generation = card.generation if card else None
     with _directory(arguments.models) as directory:
         for quantisation in arguments.quantisations:
             model = known_model(arguments.size, quantisation)
@@ -151,7 +163,12 @@ def _measure_all(arguments: argparse.Namespace) -> Iterator[Comparison]:
             if arguments.write:
                 continue
             for settings in _settings(arguments, model):
-                for comparison in _measure(arguments, model, path, settings, generation):
+                found = (
+                    _measure_group((card,) * arguments.devices, arguments, model, path, settings)
+                    if card and arguments.devices > 1
+                    else _measure(arguments, model, path, settings, generation)
+                )
+                for comparison in found:
                     _say(comparison)
                     yield comparison
 
@@ -217,10 +234,7 @@ def _measure(
     # What is sent to the card for the other layers is known at most.
     partly = bool(arguments.gpu) and settings.n_gpu_layers < model.all_layers
     layers = f" -ngl {settings.n_gpu_layers}" if partly else ""
-    label = (
-        f"{model.quantisation} {settings.slots} x {settings.n_ctx} {settings.kv_type}"
-        f" ubatch {settings.n_ubatch}{layers}"
-    )
+    label = f"{_label(model, settings)}{layers}"
     before = _vram_used(arguments.gpu) if arguments.gpu else 0
     with _running(arguments, path, settings) as (pid, log):
         if arguments.gpu:
@@ -228,7 +242,7 @@ def _measure(
         proc = Path(f"/proc/{pid}")
         ram = resident((proc / "status").read_text(), (proc / "smaps").read_text())
         used = _vram_used(arguments.gpu) - before if arguments.gpu else 0
-        real = reported(log.read_text(), gpu=bool(arguments.gpu))
+        real = reported(log.read_text(), "CUDA0" if arguments.gpu else None)
     predicted: dict[str, float] = dict(_parts(model, settings, gpu=bool(arguments.gpu)))
     if generation:
         need = vram_need(model, settings, generation=generation)
@@ -254,13 +268,54 @@ def _measure(
             )
 
 
-def reported(log: str, *, gpu: bool) -> dict[str, float]:
-    """MiB that llama-server says it has allocated, on the card or on the CPU, by what for."""
+def _measure_group(
+    cards: tuple[Card, ...],
+    arguments: argparse.Namespace,
+    model: Model,
+    path: Path,
+    settings: Settings,
+) -> Iterator[Comparison]:
+    """Compare what each of several devices holds.
+
+    They are one card's, so what CUDA takes for itself and the pool cannot be told apart.
+    """
+    planned = shares(cards, model, settings)
+    with _running(arguments, path, settings, planned) as (_, log):
+        _fill(arguments.port, settings)
+        text = log.read_text()
+    for number, share in enumerate(planned):
+        real = reported(text, f"CUDA{number}")
+        predicted = {
+            "model": share.need.weights,
+            "KV": share.need.kv,
+            "compute": share.need.compute,
+        }
+        for name, size in predicted.items():
+            yield Comparison(
+                what=f"{_label(model, settings)}: {name} of {number}, {len(share.layers)} layers",
+                predicted=size / MIB,
+                real=real[name],
+            )
+
+
+def _label(model: Model, settings: Settings) -> str:
+    return (
+        f"{model.quantisation} {settings.slots} x {settings.n_ctx} {settings.kv_type}"
+        f" ubatch {settings.n_ubatch}"
+    )
+
+
+def reported(log: str, device: str | None) -> dict[str, float]:
+    """MiB that llama-server says it has allocated, by what for.
+
+    Args:
+        log: What it has written, with ``-lv 4``.
+        device: As llama.cpp calls it, ``CUDA0``; None: all that is in host RAM.
+    """
     sums: dict[str, float] = {}
-    for line in log.splitlines():
-        found = _REPORTED.search(line)
-        if found and (" CUDA0 " in line) == gpu:
-            sums[found[1]] = sums.get(found[1], 0) + float(found[2])
+    for name, what, size in _REPORTED.findall(log):
+        if name == device or (device is None and not _DEVICE.fullmatch(name)):
+            sums[what] = sums.get(what, 0) + float(size)
     return sums
 
 
@@ -286,14 +341,19 @@ def allocated_on_the_cpu(
     """MiB that a llama-server says it has allocated for a model on the CPU, by what for."""
     arguments = argparse.Namespace(server=str(server), port=port, gpu=None)
     with _running(arguments, path, replace(settings, n_gpu_layers=0)) as (_, log):
-        return reported(log.read_text(), gpu=False)
+        return reported(log.read_text(), None)
 
 
 @contextmanager
 def _running(
-    arguments: argparse.Namespace, path: Path, settings: Settings
+    arguments: argparse.Namespace, path: Path, settings: Settings, group: Sequence[Share] = ()
 ) -> Iterator[tuple[int, Path]]:
     """A llama-server with the flags of the fleet; gives its process id and its log."""
+    extra = ["-lv 4" if arguments.gpu else "-lv 4 --no-warmup"]
+    if group:
+        devices = ",".join(f"CUDA{number}" for number in range(len(group)))
+        split = ",".join(str(len(share.layers)) for share in group)
+        extra.append(f"--device {devices} --split-mode layer --tensor-split {split}")
     environment = os.environ | {
         "HEARTCODE_LLAMA_SERVER": arguments.server,
         "MODEL_PATH": str(path),
@@ -307,10 +367,12 @@ def _running(
         "HEARTCODE_KV_TYPE": settings.kv_type,
         # On the CPU the holes of the file shall not become memory.
         "HEARTCODE_LOAD_MODE": "none" if arguments.gpu else "mmap",
-        "HEARTCODE_EXTRA_ARGS": "-lv 4" if arguments.gpu else "-lv 4 --no-warmup",
+        "HEARTCODE_EXTRA_ARGS": " ".join(extra),
     }
     if arguments.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = arguments.gpu
+    if group:
+        environment["GGML_CUDA_DEVICES"] = str(len(group))
     log = path.with_suffix(".log")
     with log.open("w") as file:
         process = subprocess.Popen([_START], env=environment, stdout=file, stderr=file)
@@ -392,8 +454,10 @@ def _vram_used(uuid: str) -> float:
     return float(used)
 
 
-def _card_name(uuid: str) -> str:
-    return _ask_nvidia_smi(uuid, "name")
+def _card(uuid: str) -> Card:
+    name = _ask_nvidia_smi(uuid, "name")
+    vram = int(_ask_nvidia_smi(uuid, "memory.total")) * MIB
+    return Card(name=name, vram=vram, generation=generation_of(name))
 
 
 def _ask_nvidia_smi(uuid: str, what: str) -> str:

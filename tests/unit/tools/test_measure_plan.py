@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.planning.measure import FILES, RAM, Comparison, resident
+from tools.planning.measure import FILES, RAM, Comparison, reported, resident
 
 STATUS = """\
 Name:\tllama-server
@@ -30,6 +30,18 @@ Rss:                1024 kB
 7f2000000000-7f2009600000 rw-p 00000000 00:00 0
 Rss:              153600 kB
 """
+#: As llama-server writes it with two devices.
+LOG = """\
+load_tensors:   CPU_Mapped model buffer size =   360.00 MiB
+load_tensors:        CUDA0 model buffer size =  4515.01 MiB
+load_tensors:       CUDA10 model buffer size =  4344.00 MiB
+llama_kv_cache:      CUDA0 KV buffer size =   476.00 MiB
+llama_kv_cache:      CUDA0 KV buffer size =    34.50 MiB
+llama_kv_cache:     CUDA10 KV buffer size =   408.00 MiB
+sched_reserve:      CUDA0 compute buffer size =   292.25 MiB
+sched_reserve:     CUDA10 compute buffer size =   290.00 MiB
+sched_reserve:  CUDA_Host compute buffer size =    20.00 MiB
+"""
 
 
 def test_what_the_driver_maps_is_memory_and_no_library() -> None:
@@ -49,3 +61,10 @@ def test_a_bound_may_be_over_and_never_under() -> None:
     assert Comparison(what="", predicted=150, real=100, bound=True).good
     assert not Comparison(what="", predicted=150, real=100).good
     assert not Comparison(what="", predicted=99, real=100, bound=True).good
+
+
+def test_each_device_has_what_llama_server_says_of_it() -> None:
+    assert reported(LOG, "CUDA0") == {"model": 4515.01, "KV": 476 + 34.5, "compute": 292.25}
+    assert reported(LOG, "CUDA10") == {"model": 4344, "KV": 408, "compute": 290}
+    assert reported(LOG, "CUDA1") == {}
+    assert reported(LOG, None) == {"model": 360, "compute": 20}
