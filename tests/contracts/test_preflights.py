@@ -68,6 +68,7 @@ SCRIPTS = (
     "find /lib/modules/ -name nvidia*.ko*",
     "find -L /lib/modules/ -maxdepth 3 -path */build/include",
     "find -L /var/lib/dkms/ -maxdepth 3 -name source -type l",
+    "apt-get --simulate --with-new-pkgs upgrade",
     "linux-version list | linux-version sort",
     """
     for device in "$1"/*; do

@@ -1,7 +1,7 @@
 """Asks a rig's proxy for a token of each model, and looks at its metrics for a while.
 
-python3 - --proxy=URL --metrics=URL --seconds=N --models=JSON. Ends with 1 and one line on standard
-error at the first thing that is not as it should be.
+python3 - --proxy=URL --metrics=URL --ready=N --seconds=N --models=JSON. Ends with 1 and one line on
+standard error at the first thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
-#: Seconds that the proxy and the exporter may take to have seen the last backend, and one token.
-READY_S = 60
+#: Seconds that one token may take.
 TOKEN_S = 120
 PAUSE_S = 1
 
@@ -89,9 +88,9 @@ def down(samples: Samples) -> list[str]:
     ]
 
 
-def ready(url: str) -> Samples:
+def ready(url: str, within_s: float) -> Samples:
     """Wait until all backends serve, and return what the metrics are then."""
-    deadline = time.monotonic() + READY_S
+    deadline = time.monotonic() + within_s
     while True:
         try:
             samples = read(url)
@@ -102,7 +101,7 @@ def ready(url: str) -> Samples:
         except OSError as error:
             said = f"the exporter does not answer: {error}"
         if time.monotonic() >= deadline:
-            raise SoakError(f"after {READY_S} s {said}")
+            raise SoakError(f"after {within_s:g} s {said}")
         time.sleep(PAUSE_S)
 
 
@@ -143,11 +142,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--proxy", required=True)
     parser.add_argument("--metrics", required=True)
+    parser.add_argument("--ready", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--models", type=json.loads, required=True)
     arguments = parser.parse_args()
     try:
-        samples = ready(arguments.metrics)
+        samples = ready(arguments.metrics, arguments.ready)
         models = [model for model in arguments.models if not in_quarantine(samples, model)]
         for model in models:
             token(arguments.proxy, model)

@@ -72,7 +72,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def soak(url: str, *models: str, seconds: float = 0.1) -> subprocess.CompletedProcess[str]:
-    told = (f"--proxy={url}", f"--metrics={url}/metrics", f"--seconds={seconds}")
+    told = (f"--proxy={url}", f"--metrics={url}/metrics", "--ready=60", f"--seconds={seconds}")
     return run("soak.py", *told, f"--models={json.dumps(models)}")
 
 
