@@ -157,12 +157,7 @@ def write_small(path: Path, name: str) -> None:
         n_vocab=_VOCAB,
         tied=kind.tied,
     )
-    widths: dict[str, int | list[bool]] = {
-        "attention.key_length": kind.head,
-        "attention.value_length": kind.head,
-    }
-    metadata = widths | kind.metadata
-    write_zeros(path, name, shape, "Q4_K_M", infos=list(_tensors(kind)), metadata=metadata)
+    write_zeros(path, name, shape, "Q4_K_M", infos=list(_tensors(kind)), metadata=kind.metadata)
 
 
 def small_settings(model: Model, kv_type: str) -> Settings:

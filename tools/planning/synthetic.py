@@ -21,7 +21,15 @@ _BYTES = 256
 def write_synthetic(path: Path, size: str, quantisation: str) -> None:
     """Write the model `size` (a key of SHAPES) in `quantisation` to `path`."""
     shape = SHAPES[size]
-    write_zeros(path, "llama", shape, quantisation, infos=list(tensors(shape, quantisation)))
+    infos = list(tensors(shape, quantisation))
+    metadata: dict[str, int | list[bool]] = {}
+    if shape.experts:
+        metadata |= {
+            "expert_count": shape.experts,
+            "expert_used_count": shape.experts_used,
+            "expert_feed_forward_length": shape.n_ff,
+        }
+    write_zeros(path, shape.architecture, shape, quantisation, infos=infos, metadata=metadata)
 
 
 def write_zeros(
@@ -90,6 +98,8 @@ def _add_metadata(writer: GGUFWriter, shape: Shape, quantisation: str) -> None:
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)
+    writer.add_key_length(shape.head)
+    writer.add_value_length(shape.head)
     writer.add_rope_dimension_count(shape.head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.n_vocab)

@@ -4,8 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from heartcode_models.gguf.header import read_header
+from heartcode_models.gguf.read_model import model_of
+from heartcode_models.planner.known_models import SHAPES, known_model
 
 from tools.planning.measure import FILES, RAM, Comparison, reported, resident
+from tools.planning.synthetic import write_synthetic
 
 STATUS = """\
 Name:\tllama-server
@@ -68,3 +72,12 @@ def test_each_device_has_what_llama_server_says_of_it() -> None:
     assert reported(LOG, "CUDA10") == {"model": 4344, "KV": 408, "compute": 290}
     assert reported(LOG, "CUDA1") == {}
     assert reported(LOG, None) == {"model": 360, "compute": 20}
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_a_model_of_zeros_says_what_is_planned_with(size: str, tmp_path: Path) -> None:
+    path = tmp_path / "zeros.gguf"
+    write_synthetic(path, size, "Q4_K_M")
+    read, planned = model_of(read_header(str(path))), known_model(size, "Q4_K_M")
+    for name in vars(planned).keys() - {"name", "file_bytes"}:
+        assert getattr(read, name) == getattr(planned, name), name
