@@ -71,6 +71,43 @@ def test_each_device_holds_what_was_measured(
     assert start == model.all_layers
 
 
+#: The same on an H200 with the planner's own split over equal cards (measure_plan.py --devices):
+#: size, slots, and of each device its layers, and MiB of weights, KV cache and computing.
+SPLIT = [
+    (
+        "24B",
+        2,
+        [(14, 4514.6, 476, 292.4), (14, 4344.4, 476, 292.4), (13, 4443.3, 408, 292.4)],
+    ),
+    (
+        "30B-A3B",
+        2,
+        [
+            (12, 4419.8, 204, 136.3),
+            (13, 4555.9, 221, 136.3),
+            (13, 4555.9, 221, 136.3),
+            (11, 3992.9, 170, 136.3),
+        ],
+    ),
+    ("12B", 1, [(22, 3411.7, 374, 184.3), (19, 3351.6, 306, 184.3)]),
+    ("12B", 2, [(21, 3265.4, 714, 184.3), (20, 3497.9, 646, 184.3)]),
+]
+
+
+@pytest.mark.parametrize(("size", "slots", "devices"), SPLIT)
+def test_the_planner_s_own_split_takes_what_was_measured(
+    size: str, slots: int, devices: list[tuple[int, float, float, float]]
+) -> None:
+    model = known_model(size, "Q4_K_M")
+    equal = Card(name="H200", vram=143155 * MIB, generation=HOPPER)
+    planned = shares((equal,) * len(devices), model, settings(model.all_layers, slots=slots))
+    for share, (layers, weights_mib, kv_mib, compute) in zip(planned, devices, strict=True):
+        assert len(share.layers) == layers
+        for what, measured in ((share.need.weights, weights_mib), (share.need.compute, compute)):
+            assert what / MIB == pytest.approx(measured, abs=0.15)
+        assert share.need.kv == kv_mib * MIB
+
+
 @pytest.mark.parametrize(
     ("model", "on_device", "on_host"), [(DENSE, 13302, 360), (EXPERTS, 17531, 167)]
 )
