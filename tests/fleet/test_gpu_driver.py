@@ -14,7 +14,7 @@ from tests.fleet.harness import Fleet, refusals
 
 pytestmark = pytest.mark.long
 
-UUID = "GPU-10600000-0000-4000-8000-000000000003"
+NEVER_SEEN = "GPU-10600000-0000-4000-8000-000000000009"
 SOURCES = "/etc/apt/sources.list.d/heartcode-non-free.sources"
 NO_DRIVER = "mv /usr/bin/nvidia-smi /root/"
 DRIVER_AGAIN = "mv /root/nvidia-smi /usr/bin/"
@@ -28,12 +28,13 @@ def set_driver(version: str) -> str:
 @pytest.mark.parametrize(
     ("before", "variables", "message", "after"),
     [
+        # Of one that has served the roles rig and llama_server tell: see test_cards.py.
         pytest.param(
-            "simulated-cards lose 1",
-            {},
-            f"rig2 lacks {UUID} of llama_server_gpus",
-            "simulated-cards restore 1 && systemctl restart heartcode-gpu-tune",
-            id="a card is lost",
+            "true",
+            {"llama_server_gpus": [{"uuid": NEVER_SEEN}]},
+            f"rig2 lacks {NEVER_SEEN} of llama_server_gpus",
+            "true",
+            id="a card that has never served",
         ),
         pytest.param(
             set_driver("590.48.01"),
@@ -76,19 +77,6 @@ def test_a_rig_with_the_wrong_driver_or_cards_is_refused(
     finally:
         fleet.ssh("rig2", after)
     assert message in refusals(done)
-
-
-def test_a_card_that_has_never_served_has_to_be_there(fleet: Fleet) -> None:
-    """Of one that has, the role llama_server tells this one: see test_cards.py."""
-    fleet.ssh("rig2", "simulated-cards remove 1")
-    try:
-        done = fleet.playbook("-e", "part=preflight", playbook="tests/fleet/gpu_driver.yml")
-    finally:
-        plugged = fleet.playbook(playbook="tests/nvml/rigs.yml")
-    assert f"rig2 lacks {UUID} of llama_server_gpus" in refusals(done)
-    assert plugged.returncode == 0, plugged.stdout
-    # Like any card that comes, it has no power limit yet.
-    fleet.ssh("rig2", "systemctl restart heartcode-gpu-tune")
 
 
 def run_part(fleet: Fleet, *arguments: str) -> str:
