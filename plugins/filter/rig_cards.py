@@ -276,10 +276,13 @@ def _uuid_of(way: str, name: Any, former: str | None, found: _Found) -> tuple[st
     """
     if way == "uuid":
         return str(name), None
-    # The others have moved up where one is missing: each backend keeps the card that it had.
-    if way == "pci_order" and found.lost and former:
-        return former, None
     place = _place_of(way, name, found)
+    # The others have moved up where one is missing: each backend keeps the card that it had, unless
+    # a new one is in its place.
+    if way == "pci_order" and found.lost and former:
+        there = found.at(place)
+        is_replaced = there and there not in found.former and former in found.lost
+        return (there if there and is_replaced else former), None
     if uuid := found.at(place):
         return uuid, None
     # A card that has gone since: its backend waits for it (docs/adr/0015).

@@ -347,6 +347,19 @@ def test_a_card_of_another_kind_takes_no_place_in_a_group() -> None:
     assert uuids(seen=shown("8.6"), bus=bus, deployed=alone) == [A, D, C]
 
 
+def test_a_card_that_is_replaced_is_taken_by_its_place_in_the_order() -> None:
+    places = {**PLACES, D: PLACES[B]}
+    shown = [{"uuid": uuid, "pci.bus_id": places[uuid]} for uuid in (A, D, C)]
+    bus = on_the_bus(A, B, C)
+    alone: list[Any] = [{"pci_order": n} for n in range(3)]
+    assert uuids(seen=shown, bus=bus, listed=alone, deployed={"0": A, "1": B, "2": C}) == [A, D, C]
+    listed = [{"gpus": [0, 1]}, {"pci_order": 2}]
+    deployed = {"0": f"{A}+{B}", "1": C}
+    assert uuids(seen=shown, bus=bus, listed=listed, deployed=deployed) == [f"{A}+{D}", C]
+    # One that has only moved up takes nobody's place.
+    assert uuids(A, C, listed=alone, deployed={"0": A, "1": B, "2": C}) == [A, B, C]
+
+
 def test_a_group_is_named_by_place_while_no_driver_answers() -> None:
     listed = [{"gpus": [0, 1]}]
     expected = ["PCI-0000:01:00.0+PCI-0000:02:00.0"]
