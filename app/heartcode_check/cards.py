@@ -17,7 +17,11 @@ _SERVED = "GET /fleet says what the card serves"
 
 @dataclass(frozen=True)
 class Card:
-    """A card, or a rig that tells of none: its number is "-" then, and its state the rig's."""
+    """A backend's card or cards, or a rig that tells of none.
+
+    Its number is "-" then, and its state the rig's. `count` is how many cards it has, `gone` says
+    which of them is gone, and why.
+    """
 
     rig: str
     number: str
@@ -25,10 +29,13 @@ class Card:
     model: str
     state: str
     in_use: str
+    count: int
+    gone: str
 
     def row(self) -> tuple[str, ...]:
         """Return it as a row below HEADINGS."""
-        return self.rig, self.number, self.backend, self.model, self.state, self.in_use
+        number = self.number if self.count == 1 else f"{self.number} ({self.count} cards)"
+        return self.rig, number, self.backend, self.model, self.state, self.in_use
 
 
 class UnreadableError(ValueError):
@@ -66,18 +73,21 @@ def _cards(rig: Any) -> Iterator[Card]:
             str(card.get("model", _UNKNOWN)),
             str(rig["state"] if is_the_rig_s else card["state"]),
             in_use,
+            # One that does not name them is of an older version, and has one.
+            max(1, len(list(card.get("cards") or ()))),
+            printable(str(card.get("gone", ""))),
         )
 
 
 def verdict(cards: Sequence[Card]) -> tuple[str, str, str]:
     """Return whether it is "ok", "warn" or "fail", the reason, and what to do about it."""
-    total = sum(card.number != _UNKNOWN for card in cards)
+    total = sum(card.count for card in cards if card.number != _UNKNOWN)
     bad = [card for card in cards if card.state != "up"]
     if not bad:
         rigs = len({card.rig for card in cards})
         return "ok", f"all {total} cards of {rigs} rig{'s' if rigs > 1 else ''} serve", ""
     what, advice = _fault(bad[0])
-    up = len(cards) - len(bad)
+    up = sum(card.count for card in cards if card.state == "up")
     if not up:
         return "fail", f"none of {total} cards serves: {what}", advice
     more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -87,6 +97,9 @@ def verdict(cards: Sequence[Card]) -> tuple[str, str, str]:
 def _fault(card: Card) -> tuple[str, str]:
     """What is wrong with a card or its rig, and what to do."""
     rig, number = card.rig, card.number
+    name, gone = f"card {number} of {rig}", ""
+    if card.count > 1:
+        name, gone = f"backend {number} of {rig} with {card.count} cards", card.gone
     of_state = {
         "unreachable": (
             f"{rig} is unreachable",
@@ -101,16 +114,16 @@ def _fault(card: Card) -> tuple[str, str]:
             f"To end that, on {rig}: rm /run/heartcode/draining",
         ),
         "other_model": (
-            f"card {number} of {rig} is other_model",
+            f"{name} is other_model",
             f"Run playbooks/site.yml, or wait for the one that runs; {_SERVED}",
         ),
         "gone": (
-            f"card {number} of {rig} is gone",
+            f"{name} lacks {gone}" if gone else f"{name} is gone",
             f"On {rig}: cat /run/heartcode/llama/{number}.quarantined; nvidia-smi",
         ),
     }
     other = (
-        f"card {number} of {rig} is {card.state}",
+        f"{name} is {card.state}",
         f"On {rig}: systemctl status heartcode-llama@{number}",
     )
     what, advice = of_state.get(card.state, other)

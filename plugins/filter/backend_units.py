@@ -10,14 +10,21 @@ numbers | surplus_files(places)           files and signs of theirs, for host_fi
 cards | cards_below(names, lowest)        which of a card's numbers are too low, in words
 names | copied_from(source, directory)    files that are installed as they are, for host_files
 
-`cards` is rig_backends: a mapping for each card, in the order of the backends. `places` are
+`cards` is rig_backends: a mapping for each backend, in their order. `places` are
 the directories `env`, `wanted`, `units` and `run`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
+
+from heartcode_models.planner.cards import uuids_of
 
 Card = Mapping[str, Any]
 Cards = Sequence[Card]
@@ -113,15 +120,15 @@ def ports(numbers: Iterable[int], base_port: int) -> list[dict[str, Any]]:
 
 
 def moved(deployed: Mapping[str, str], cards: Cards) -> list[dict[str, str]]:
-    """Return the units whose card gets another number.
+    """Return the units of which a card gets another number.
 
     `deployed` are the UUIDs of the cards by the number of the backend that has them now.
     """
-    numbers = {card["uuid"]: number for number, card in enumerate(cards)}
+    numbers = {uuid: number for number, card in enumerate(cards) for uuid in uuids_of(card["uuid"])}
     return [
         {"name": _unit(number), "state": "stopped"}
-        for number, uuid in deployed.items()
-        if numbers.get(uuid, int(number)) != int(number)
+        for number, backend in deployed.items()
+        if any(numbers.get(uuid, int(number)) != int(number) for uuid in uuids_of(backend))
     ]
 
 

@@ -3,7 +3,7 @@
 files | backend_sizes(known, found)                     MiB of each one's file
 cards | backend_ram(values, shapes, sizes, host_mib)    what each one has of the host's RAM
 sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in each one's turn
-timeouts | start_timeout_s(at_a_time)                   seconds to a token, from any one's start
+timeouts | start_timeout_s(at_a_time, cards)            seconds to a token, from any one's start
 files | kept_models(found, directory)                   the path of each one's file
 kept | unnamed_models(named, wanted)                    those that nothing names, for host_files
 
@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[2] / "app"))
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import PASCAL, uuids_of
 from heartcode_models.planner.host_ram import LlamaServer, cache_for_each, server_ram
 from heartcode_models.planner.settings import ALL_LAYERS, Settings, layers_of
 from heartcode_models.units import MIB, mib
@@ -34,10 +35,10 @@ Cards = Sequence[Card]
 
 #: At most what the proxy takes for HEARTCODE_HOST_CACHE_TOKENS.
 MOST_TOKENS = 100_000_000
-#: For CUDA, allocations and the first token, seconds.
-FIRST_TOKEN_S = 300
-#: For what comes before the first turn, seconds.
-BEFORE_TURNS_S = 120
+#: For CUDA, allocations and the first token, seconds; and for CUDA on each further card of a group.
+FIRST_TOKEN_S, FURTHER_CARD_S = 300, 60
+#: For what comes before the first turn, seconds; and for asking after each further card of a group.
+BEFORE_TURNS_S, ASKING_S = 120, 20
 #: MiB of the host that are nobody's share, and MiB that no backend may take.
 SYSTEM_MIB, LEFT_MIB = 1024, 512
 #: MiB of a llama-server's reserve.
@@ -82,16 +83,27 @@ def unnamed_models(
 
 
 def load_timeouts_s(sizes: Sequence[int], cards: Cards, mib_s: float) -> list[int]:
-    """Return in how many seconds each backend has a token once its turn has begun."""
+    """Return in how many seconds each backend has a token once its turn has begun.
+
+    A group's cards get their layers one after the other: the whole file at a card's pace.
+    """
     return [
-        FIRST_TOKEN_S + math.ceil(size / float(card.get("load_mib_s", mib_s)))
+        FIRST_TOKEN_S
+        + FURTHER_CARD_S * (_count(card) - 1)
+        + math.ceil(size / float(card.get("load_mib_s", mib_s)))
         for size, card in zip(sizes, cards, strict=True)
     ]
 
 
-def start_timeout_s(timeouts: Sequence[int], at_a_time: int) -> int:
+def _count(card: Card) -> int:
+    """How many cards a backend has."""
+    return len(uuids_of(card["uuid"]))
+
+
+def start_timeout_s(timeouts: Sequence[int], at_a_time: int, cards: Cards) -> int:
     """Return the seconds from a start to the token: all others may take their turns before."""
-    return BEFORE_TURNS_S + sum(timeouts) // int(at_a_time) + max(timeouts)
+    before = BEFORE_TURNS_S + ASKING_S * (max(map(_count, cards)) - 1)
+    return before + sum(timeouts) // int(at_a_time) + max(timeouts)
 
 
 def backend_ram(
@@ -157,7 +169,8 @@ def _server(values: Mapping[str, Any], model: Model | None, size_mib: int) -> Ll
         # Of a number of layers nothing follows where nobody knows how many there are.
         n_gpu_layers=layers_of(values["n_gpu_layers"], used) if whole else 0,
     )
-    return LlamaServer(used, settings)
+    # What CUDA takes is taken to be the same for every card (docs/adr/0015).
+    return LlamaServer(used, settings, PASCAL, len(values.get("tensor_split", [1])))
 
 
 def _stand_in(size_mib: int) -> Model:

@@ -1,6 +1,7 @@
 """Filters for what a rig's driver says of its cards, beside what the inventory says of them.
 
 lines | nvidia_smi_cards(fields)                  a mapping for each card of nvidia-smi's answer
+backends | backend_cards                          the UUIDs of all their cards
 cards | expected_capabilities(own, of_the_rig)    what compute capabilities each card may have
 expected | unexpected_cards(seen)                 a sentence for each card that has another one
 cards | strange_power_limits(of_the_host, of_models)
@@ -9,15 +10,23 @@ cards | card_modes(of_the_host)                   by UUID what heartcode.gpu.pow
 cards | refused_power_limits(of_the_host, of_models, seen)
                                                   a sentence for each limit out of a card's range
 
-`cards` is llama_server_gpus: a mapping for each card. A power limit is in watts, or `stock` for the
-card's own default, or "" where nothing is said.
+`cards` and `backends` are rig_backends: a mapping for each backend, with its card or cards as its
+uuid; what is said of a group is said of each of its cards. A power limit is in watts, or `stock`
+for the card's own default, or "" where nothing is said.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
+
+from heartcode_models.planner.cards import uuids_of
 
 Card = Mapping[str, Any]
 Seen = Sequence[Mapping[str, str]]
@@ -39,6 +48,16 @@ def nvidia_smi_cards(lines: Iterable[str], fields: Sequence[str]) -> list[dict[s
     ]
 
 
+def backend_cards(backends: Iterable[Card]) -> list[str]:
+    """Return the UUIDs of all cards, in the order of their backends."""
+    return [card["uuid"] for card in _each(backends)]
+
+
+def _each(backends: Iterable[Card]) -> list[Card]:
+    """What is said of each card, with its own UUID."""
+    return [{**one, "uuid": uuid} for one in backends for uuid in uuids_of(one["uuid"])]
+
+
 def expected_capabilities(
     cards: Iterable[Card], own: Mapping[str, Any], of_the_rig: Iterable[Any]
 ) -> dict[str, list[str]]:
@@ -47,8 +66,7 @@ def expected_capabilities(
     `own` names the one that a certain card must have, by UUID.
     """
     common = [str(one) for one in of_the_rig]
-    uuids = [card["uuid"] for card in cards]
-    return {uuid: [str(own[uuid])] if own.get(uuid) else common for uuid in uuids}
+    return {uuid: [str(own[uuid])] if own.get(uuid) else common for uuid in backend_cards(cards)}
 
 
 def unexpected_cards(expected: Mapping[str, Sequence[str]], seen: Seen) -> list[str]:
@@ -90,7 +108,7 @@ def card_modes(cards: Iterable[Card], of_the_host: Any) -> dict[str, dict[str, A
 
     Without one its model's counts, which the program knows when it has asked the card.
     """
-    limits = {card["uuid"]: card.get("power_limit_w", of_the_host) for card in cards}
+    limits = {card["uuid"]: card.get("power_limit_w", of_the_host) for card in _each(cards)}
     return {
         uuid: {} if limit == "" else {"power_limit_w": _watts(limit)}
         for uuid, limit in limits.items()
@@ -111,7 +129,7 @@ def refused_power_limits(
     """
     by_uuid = {card["uuid"]: card for card in seen}
     said = []
-    for card in cards:
+    for card in _each(cards):
         there = by_uuid.get(card["uuid"], {})
         try:
             least, most = float(there["least_w"]), float(there["most_w"])
@@ -144,6 +162,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "nvidia_smi_cards": nvidia_smi_cards,
+            "backend_cards": backend_cards,
             "expected_capabilities": expected_capabilities,
             "unexpected_cards": unexpected_cards,
             "strange_power_limits": strange_power_limits,

@@ -2,19 +2,29 @@
 
 generation | generation_backends           the numbers of its backends
 generation | generation_surplus            those of backends that have come since
+answers | generation_moved                 units to be stopped first: others get cards of theirs
 generation | generation_services           proxy, exporter and what sets the cards, to take it in
 answers | generation_stands_in(host)       the rigs that can take a rig's requests meanwhile
 
-`generation` is what plugins/modules/host_generation.py has told of it, `answers` what each rig's
-proxy has: a result of a loop over rigs, with `health` and `models`.
+`generation` is what plugins/modules/host_generation.py has told of it. `answers` of
+`generation_stands_in` are what each rig's proxy has said: a result of a loop over rigs, with
+`health` and `models`; those of `generation_moved` are lines of backends' settings that name their
+cards, as grep shows them, `now` and `before`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads this file by its path, and has no setting for where else Python is to look.
+sys.path.append(str(Path(__file__).parents[2] / "app"))
+
+from heartcode_models.planner.cards import uuids_of
 
 Generation = Mapping[str, Any]
 Units = list[dict[str, Any]]
@@ -35,6 +45,23 @@ def backends(generation: Generation) -> list[int]:
 def surplus(generation: Generation) -> list[int]:
     """Return the numbers of those that it did not have."""
     return sorted(set(_numbers(generation["paths"])).difference(backends(generation)))
+
+
+_CARDS = re.compile(r".*/(\d+)\.env:HEARTCODE_GPU_UUID=(.*)")
+
+
+def moved(answers: Mapping[str, Any]) -> Units:
+    """Return the units of which another backend gets a card: its memory would be taken twice."""
+    now, before = (
+        {int(found[1]): uuids_of(found[2]) for line in lines if (found := _CARDS.fullmatch(line))}
+        for lines in (answers[name]["stdout_lines"] for name in ("now", "before"))
+    )
+    numbers = {uuid: number for number, cards in before.items() for uuid in cards}
+    return [
+        {"name": f"heartcode-llama@{number}.service", "state": "stopped"}
+        for number, cards in sorted(now.items())
+        if any(numbers.get(uuid, number) != number for uuid in cards)
+    ]
 
 
 def services(generation: Generation) -> Units:
@@ -86,6 +113,7 @@ class FilterModule:
         return {
             "generation_backends": backends,
             "generation_surplus": surplus,
+            "generation_moved": moved,
             "generation_services": services,
             "generation_stands_in": stands_in,
         }

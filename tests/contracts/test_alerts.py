@@ -90,7 +90,7 @@ def test_a_card_rings_where_it_takes_more_than_can_be_planned_for(name: str, kep
 def test_the_status_page_marks_memory_where_the_alert_rings() -> None:
     (rule,) = (rule for rule in RULES if rule["alert"] == "HeartCodeVramFull")
     page = (ROOT / "roles/gateway/files/status/status/view.js").read_text()
-    assert f"card.memory / card.memoryTotal >{rule['expr'].split('>')[1]})" in page
+    assert f"card.fullest >{rule['expr'].split('>')[1]})" in page
 
 
 def test_there_is_no_runbook_without_an_alert() -> None:

@@ -91,7 +91,15 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
         ),
         "a card twice": (
             {"llama_server_gpus": [{"uuid": CARD}, {"pci_order": 0}]},
-            f"({CARD} stands there twice)",
+            f"({CARD} stands there twice, in entries 1 and 2): a card serves one backend",
+        ),
+        "a card in two groups": (
+            {"llama_server_gpus": [{"gpus": [CARD]}, {"gpus": [0]}]},
+            f"({CARD} stands there twice, in entries 1 and 2): a card serves one backend",
+        ),
+        "a group that is no list": (
+            {"llama_server_gpus": [{"gpus": CARD}]},
+            f"entry 1 of llama_server_gpus: gpus is '{CARD}'; give a list of cards",
         ),
         "a card that was never there": (
             {"llama_server_gpus": [{"uuid": CARD[:-1] + "9"}]},

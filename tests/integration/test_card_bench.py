@@ -33,6 +33,7 @@ def run(
     *candidates: dict[str, Any],
     card: str = "",
     layers: str = "0",
+    split: str | None = None,
     **changes: Any,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     task = {"prompt_tokens": 64, "answer_tokens": 8, "depth": 32, "repetitions": 1, "timeout_s": 60}
@@ -51,7 +52,8 @@ def run(
             "N_THREADS": "1",
             "HEARTCODE_LOAD_MODE": "none",
             "CUDA_VISIBLE_DEVICES": card,
-        },
+        }
+        | ({"HEARTCODE_TENSOR_SPLIT": split} if split else {}),
         capture_output=True,
         text=True,
         check=False,
@@ -102,6 +104,17 @@ def test_a_card_that_is_gone_is_not_measured_on_the_cpu(tmp_path: Path, bench: P
     done, results = run(tmp_path, bench, GOOD, card="GPU-00000000-0000-0000-0000-000000000001")
     assert (done.returncode, results["measured"]) == (1, [])
     assert "CUDA0" in results["failed"][0]
+
+
+def test_a_group_is_measured_as_one(tmp_path: Path, bench: Path) -> None:
+    bench.write_text('#!/bin/sh\necho "$@" >&2\n')
+    done, results = run(tmp_path, bench, GOOD, card="GPU-1,GPU-2", split="20,13")
+    assert done.returncode == 1
+    devices = "--device CUDA0/CUDA1 --split-mode layer --tensor-split 20/13"
+    assert devices in results["failed"][0]
+    done, _ = run(tmp_path, bench, GOOD, card="GPU-1,GPU-2")
+    assert done.returncode == 78
+    assert "HEARTCODE_TENSOR_SPLIT" in done.stderr
 
 
 def test_a_run_that_does_not_end_is_the_last(tmp_path: Path, bench: Path) -> None:

@@ -22,11 +22,19 @@ def rig(tmp_path: Path) -> Rig:
 
 
 def check(rig: Rig, uuid: str, programs: str = "") -> tuple[int, str]:
-    """Return the exit status and what is said."""
+    """Return the exit status and what is said of this card."""
+    status, said = check_all(rig, uuid, programs)
+    assert not said or said.startswith(f"{uuid}: ")
+    return status, said.removeprefix(f"{uuid}: ")
+
+
+def check_all(rig: Rig, uuid: str, programs: str = "") -> tuple[int, str]:
+    """Return the exit status and what is said, with the card that it is said of."""
     assert rig.path
     directory = rig.path.parent / "bin"
-    directory.mkdir()
-    (directory / "nvidia-smi").symlink_to(NVIDIA_SMI)
+    directory.mkdir(exist_ok=True)
+    if not (directory / "nvidia-smi").exists():
+        (directory / "nvidia-smi").symlink_to(NVIDIA_SMI)
     env = environment(rig.path)
     env["PATH"] = programs or f"{directory}:{env['PATH']}"
     done = subprocess.run(
@@ -76,6 +84,30 @@ def test_a_host_without_a_driver(rig: Rig) -> None:
     assert check(rig, rig.cards[0]["uuid"], str(empty)) == (3, "there is no nvidia-smi")
 
 
+def test_a_group_is_there_when_all_of_its_cards_are(rig: Rig) -> None:
+    first, second = (card["uuid"] for card in rig.cards)
+    group = f"{second}+{first}"
+    assert check_all(rig, group) == (0, "")
+    rig.lose(0)
+    assert check_all(rig, group) == (1, f"{first}: nvidia-smi lists other cards, but not this one")
+    assert check_all(rig.fail(), group)[0] == 2
+
+
+def test_a_card_in_whose_way_another_of_the_group_is_hides_none_that_is_lost(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """Of the first nobody can tell, as the driver stops at the lost one behind it."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    answers = 'echo "Unable to determine the device handle: GPU is lost"; exit 15'
+    lost = 'case "$*" in *GPU-b*) echo "GPU-b, [GPU is lost]"; exit 15;; esac'
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{lost}\n{answers}\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    assert check_all(rig, "GPU-a+GPU-b+GPU-c", path) == (1, "GPU-b: the GPU is lost")
+    assert check_all(rig, "GPU-a+GPU-c", path) == (3, "GPU-a: nvidia-smi stops at a lost card")
+
+
 def test_a_question_that_cannot_be_killed_stays_the_only_one(rig: Rig, tmp_path: Path) -> None:
     """Here nobody tries: a process that outlives SIGKILL is the kernel's alone to make."""
     programs, signs = tmp_path / "bin", tmp_path / "run/llama"
@@ -99,7 +131,7 @@ def test_a_question_that_cannot_be_killed_stays_the_only_one(rig: Rig, tmp_path:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
-        return done.returncode, done.stdout.strip()
+        return done.returncode, done.stdout.strip().removeprefix(f"{uuid}: ")
 
     try:
         assert ask() == (3, "nvidia-smi does not answer and cannot be killed")

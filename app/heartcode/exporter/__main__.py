@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
 
 from heartcode import __version__
+from heartcode.exporter.cards import labels_of
 from heartcode.exporter.gpu_collector import GpuCollector
 from heartcode.exporter.llama_counters import LlamaCounters
 from heartcode.exporter.quarantine import Quarantine
@@ -43,9 +44,9 @@ class _Facts(Collector):
 
 def registry(settings: Settings) -> CollectorRegistry:
     """Return all that a scrape collects, and begin to read it."""
+    cards = list(labels_of(settings.gpu_uuids, settings.backends))
     gpus = GpuCollector(
-        settings.gpu_uuids,
-        settings.backends,
+        cards,
         interval_s=settings.gpu_interval_s,
         timeout_s=settings.gpu_timeout_s,
     )
@@ -53,7 +54,7 @@ def registry(settings: Settings) -> CollectorRegistry:
     collected = CollectorRegistry()
     for collector in (
         SummedFiles(settings.metrics_dir),
-        Quarantine(settings.run_dir, settings.backends),
+        Quarantine(settings.run_dir, settings.backends, cards),
         gpus,
         llamas,
         _Facts(settings),

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from heartcode.exporter import readings
+from heartcode.exporter.cards import Labels
 
 #: After these the last values say nothing of the card any more; after the others they stay.
 _NOT_THERE = ("lost", "missing", "driver")
@@ -32,7 +32,7 @@ _RESTART_S = 5.0
 class _Card:
     """What is known of one card."""
 
-    labels: tuple[str, str, str]
+    labels: Labels
     series: Sequence[tuple[str, str, float]] = ()
     texts: dict[str, str] = field(default_factory=dict)
     read_at: float | None = None
@@ -46,8 +46,7 @@ class GpuCollector(Collector):
     """The cards of the rig's backends.
 
     Args:
-        uuids: the cards' UUIDs in the order of the backends; what is no UUID is no card.
-        backends: the backends' URLs.
+        cards: what each of them is called.
         interval_s: seconds between two readings.
         timeout_s: seconds that the driver may take; then the card does not count as up.
         clock: for tests.
@@ -55,8 +54,7 @@ class GpuCollector(Collector):
 
     def __init__(
         self,
-        uuids: Sequence[str],
-        backends: Sequence[str],
+        cards: Iterable[Labels],
         *,
         interval_s: float,
         timeout_s: float,
@@ -64,11 +62,7 @@ class GpuCollector(Collector):
     ) -> None:
         self._interval_s, self._timeout_s, self._clock = interval_s, timeout_s, clock
         self._lock = threading.Lock()
-        self._cards = {
-            uuid: _Card((str(number), uuid, urlsplit(backend).netloc))
-            for number, (uuid, backend) in enumerate(zip(uuids, backends, strict=False))
-            if uuid.startswith("GPU-")
-        }
+        self._cards = {uuid: _Card((gpu, uuid, backend)) for gpu, uuid, backend in cards}
 
     def start(self) -> None:
         """Read the cards from now on, in a thread that ends with the process."""

@@ -36,11 +36,12 @@ BACKEND_INFO = Reading(
 )
 BACKEND_QUARANTINED = Reading(
     name="backend_quarantined",
-    text="1 if the backend's card is gone, so that its llama-server is not started.",
+    text="1 if a card of the backend is gone, so that its llama-server is not started.",
     labels=("backend",),
 )
 
-#: What names a card: its backend's number, its UUID and its backend, as in the `backend_` metrics.
+#: What names a card: its backend's number (of a group with its place in that, as in 1.0), its UUID
+#: and its backend, as in the `backend_` metrics.
 CARD = ("gpu", "uuid", "backend")
 #: Why a card could not be read.
 GPU_READ_ERROR_REASONS = {
@@ -55,6 +56,11 @@ GPU_READ_ERROR_REASONS = {
 GPU_UP = Reading(
     name="gpu_up",
     text="1 if the card answers; 0 if it is gone, hangs or was never there.",
+    labels=CARD,
+)
+GPU_QUARANTINED = Reading(
+    name="gpu_quarantined",
+    text="1 if this is the card for which its backend is not started.",
     labels=CARD,
 )
 GPU_READING_AGE = Reading(
@@ -195,6 +201,7 @@ READINGS = (
     BUILD_INFO,
     BACKEND_INFO,
     BACKEND_QUARANTINED,
+    GPU_QUARANTINED,
     GPU_UP,
     GPU_INFO,
     *GPU_FIELDS.values(),

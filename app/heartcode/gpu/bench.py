@@ -1,7 +1,8 @@
-"""Measures one card with llama-bench: `python -m heartcode.gpu.bench TASK RESULTS`.
+"""Measures a backend with llama-bench: `python -m heartcode.gpu.bench TASK RESULTS`.
 
-heartcode-bench@N.service runs it while the card's llama-server is stopped, with that one's settings
-in the environment (MODEL_PATH, N_GPU_LAYERS, N_THREADS, HEARTCODE_LOAD_MODE, CUDA_VISIBLE_DEVICES).
+heartcode-bench@N.service runs it while the llama-server of its card or cards is stopped, with that
+one's settings in the environment (MODEL_PATH, N_GPU_LAYERS, N_THREADS, HEARTCODE_LOAD_MODE,
+CUDA_VISIBLE_DEVICES and, for a group, HEARTCODE_TENSOR_SPLIT).
 TASK is JSON, written by the role tuning:
 
     {"prompt_tokens": 1024, "answer_tokens": 200, "depth": 2048, "repetitions": 2,
@@ -66,7 +67,7 @@ class Task:
                 env.get("HEARTCODE_LLAMA_BENCH", _BENCH),
                 *("--model", env["MODEL_PATH"], "--n-gpu-layers", _layers(env["N_GPU_LAYERS"])),
                 # As the llama-server: without its card it would measure the CPU.
-                *(("--device", "CUDA0") if env.get("CUDA_VISIBLE_DEVICES") else ()),
+                *_devices(env),
                 *("--threads", env["N_THREADS"], "--load-mode", env["HEARTCODE_LOAD_MODE"]),
                 *("--n-prompt", str(int(task["prompt_tokens"]))),
                 *("--n-gen", str(int(task["answer_tokens"]))),
@@ -102,6 +103,18 @@ class Results:
 def _layers(value: str) -> str:
     """As llama-bench takes them: it knows numbers alone, and -1 for all (tools/llama-bench)."""
     return "-1" if value == "all" else value
+
+
+def _devices(env: Mapping[str, str]) -> tuple[str, ...]:
+    """As heartcode-llama-server has them; a comma would make llama-bench measure one by one."""
+    visible = env.get("CUDA_VISIBLE_DEVICES", "")
+    if not visible:
+        return ()
+    devices = [f"CUDA{number}" for number in range(visible.count(",") + 1)]
+    if len(devices) == 1:
+        return ("--device", *devices)
+    split = env["HEARTCODE_TENSOR_SPLIT"].replace(",", "/")
+    return ("--device", "/".join(devices), "--split-mode", "layer", "--tensor-split", split)
 
 
 def _attention(candidate: Candidate) -> str:

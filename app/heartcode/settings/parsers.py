@@ -119,14 +119,16 @@ def token_bytes(text: str) -> tuple[int, ...]:
         raise ValueError("is not a list of whole numbers from 0 to 1000000") from None
 
 
-def gpu_uuids(text: str) -> tuple[str, ...]:
-    """Return the names of cards, of which none is named twice."""
-    uuids = tuple(part.strip() for part in text.split(",")) if text else ()
+def gpu_uuids(text: str) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each backend's cards, of which none is named twice."""
+    entries = text.split(",") if text else ()
+    found = tuple(tuple(uuid.strip() for uuid in entry.split("+")) for entry in entries)
+    uuids = [uuid for cards in found for uuid in cards]
     if not all(uuids):
         raise ValueError("has an empty UUID")
     if len(set(uuids)) != len(uuids):
         raise ValueError("names a card twice")
-    return uuids
+    return found
 
 
 def speeds(text: str) -> tuple[float, ...]:

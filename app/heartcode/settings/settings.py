@@ -49,7 +49,7 @@ class Settings:
 
     backends: tuple[str, ...]
     slots: tuple[int, ...]
-    gpu_uuids: tuple[str, ...]
+    gpu_uuids: tuple[tuple[str, ...], ...]
     gpu_interval_s: float
     gpu_timeout_s: float
     llama_counters_interval_s: float
@@ -119,7 +119,7 @@ class Settings:
         if len(values.get("models", ())) not in (0, 1, len(values.get("backends", ()))):
             problems.append("HEARTCODE_MODEL names neither one model nor one for each backend")
         if len(values.get("gpu_uuids", ())) not in (0, len(values.get("backends", ()))):
-            problems.append("HEARTCODE_GPU_UUIDS does not name one card for each backend")
+            problems.append("HEARTCODE_GPU_UUIDS does not name cards for each backend")
         if problems:
             raise SettingsError(problems)
         return cls(**values)

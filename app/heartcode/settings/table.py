@@ -54,8 +54,9 @@ TABLE: tuple[Setting, ...] = (
         default="",
         unit="UUIDs, separated by commas",
         sentence=(
-            "The cards of the backends, in the order of HEARTCODE_BACKENDS, for the exporter; what "
-            "does not begin with GPU- is no card. Empty: no card is read."
+            "The cards of the backends, in the order of HEARTCODE_BACKENDS, for the exporter and "
+            "/fleet; several of one backend with + between them. What does not begin with GPU- is "
+            "no card. Empty: no card is read."
         ),
         parse=parsers.gpu_uuids,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import uuids_of
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.tuning.card import TunedCard, cards_of
 from heartcode_models.tuning.choose import Measured, Turn, best
@@ -56,8 +57,9 @@ def _grid(host: Mapping[str, Any]) -> Any:
 
 
 def _plan(card: TunedCard, host: Mapping[str, Any]) -> dict[str, Any]:
-    if card.card is None and host["backend"] != "cpu":
-        return {"uuid": card.uuid, "candidates": [], "left_out": ["the card is not there"]}
+    if not card.cards and host["backend"] != "cpu":
+        which = "the card" if len(uuids_of(card.uuid)) == 1 else "a card of the group"
+        return {"uuid": card.uuid, "candidates": [], "left_out": [f"{which} is not there"]}
     grid = grid_of(card, _model(host, card), host["grid"])
     return {
         "uuid": card.uuid,

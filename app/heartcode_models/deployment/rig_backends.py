@@ -6,11 +6,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from heartcode_models.deployment.candidates import Candidate, Library, by_file
+from heartcode_models.deployment.cards import (
+    MaybeCards,
+    all_known,
+    architectures,
+    cards_of,
+    mixed_groups,
+    named,
+    too_old,
+)
 from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
-from heartcode_models.planner.cards import CPU, UNTOLD, Card, Rig, make_card
-from heartcode_models.planner.facts import capability_of, from_nvidia_smi, from_sysfs
-from heartcode_models.planner.host_ram import room_of_the_cpu
+from heartcode_models.planner.cards import AND, UNTOLD, Rig, uuids_of
+from heartcode_models.planner.choose import Refusal
+from heartcode_models.planner.grouping import few_cards, left_over
+from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.rig_plan import RigPlan, Server, plan_rig, threads_for
 from heartcode_models.planner.settings import ALL_LAYERS, HandSet
 from heartcode_models.units import MIB
@@ -25,8 +35,6 @@ _UNPLANNED = {
     "n_gpu_layers": ALL_LAYERS,
     "load_mode": "none",
 }
-#: With dp4a, on which llama.cpp's quantised kernels rest.
-_OLDEST_CAPABILITY = 61
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,8 @@ class Deployment:
     Attributes:
         name: The rig's.
         backends: For each backend in order all of its settings, named as in ``llama_server_gpus``;
-            empty with faults.
+            empty with faults. Of a group ``uuid`` is those of its cards (`uuids_of`), and
+            ``tensor_split`` says how its layers are shared out.
         models: The files as the roles model and model_mirror are asked for them, the first for
             every backend that does not name another.
         cuda_arch: What llama.cpp is compiled for, as cmake wants it (``61-real;75-real``); "" where
@@ -62,8 +71,10 @@ def deploy(host: Mapping[str, Any]) -> Deployment:
 
     Args:
         host: What the role rig knows of it: ``name``, ``ram_mib``, ``cores``, ``nvidia_smi`` and
-            ``bus`` (lines), ``gpus`` (its cards in the order of their backends, each with what is
-            set for it), ``former`` (the backends of the last deployment), ``backend``
+            ``bus`` (lines), ``gpus`` (its backends in their order, each with its card or cards and
+            what is set for it), ``found`` (whether these are cards that nobody has named, and of
+            which the planner makes groups where a model wants them), ``former`` (the backends of
+            the last deployment), ``backend``
             (llama_cpp_backend), ``values`` (what is set for all cards, None where it is not),
             ``model_name`` (llama_server_model_name or ""), ``models`` (questions to
             scripts/model.py), ``shapes``, ``catalogue``, ``lock``, ``endpoint`` and ``token`` (see
@@ -76,44 +87,80 @@ def deploy(host: Mapping[str, Any]) -> Deployment:
 
 
 def _deploy(host: Mapping[str, Any]) -> Deployment:
-    gpus: Sequence[Mapping[str, Any]] = host["gpus"]
     library = Library(host, host["shapes"])
     first, *more = [library.candidates(question) for question in host["models"]]
     known = by_file([*first, *(one for several in more for one in several)])
-    choices = [_choice(gpu, first, known, library) for gpu in gpus]
-    cards = _cards(host, gpus)
-    if too_old := _too_old(cards):
-        return Deployment(name=host["name"], faults=too_old)
+    choices = [_choice(gpu, first, known, library) for gpu in host["gpus"]]
     unknown = [one.unknown for choice in choices for one in choice if one.model is None]
-    waiting = [gpu["uuid"] for gpu, card in zip(gpus, cards, strict=True) if card is None]
+    if unknown and host["found"]:
+        # What the planner cannot know it leaves as it was.
+        host = {**host, "gpus": _as_before(host)}
+        choices = [first] * len(host["gpus"])
+    cards = cards_of(host)
+    if faults := (*too_old(cards), *mixed_groups(host["gpus"], cards)):
+        return Deployment(name=host["name"], faults=faults)
+    waiting = [name for name, card in named(host["gpus"], cards) if card is None]
     if unknown or waiting:
-        made = _unplanned(host, choices, unknown, waiting)
+        made = _unplanned(host, cards, choices, unknown, waiting)
+    elif host["found"] and host["backend"] != "cpu":
+        made = _grouped(host, all_known(cards), first)
     else:
-        made = _planned(host, _plan(host, cards, first, choices), choices)
+        made = _planned(host, _plan(host, all_known(cards), first, choices), choices)
     if made.faults:
         return made
-    waits = any(str(gpu["uuid"]).startswith(UNTOLD) for gpu in gpus)
-    return replace(made, cuda_arch=_architectures(host, cards), waits=waits)
+    waits = any(
+        uuid.startswith(UNTOLD) for gpu in host["gpus"] for uuid in uuids_of(str(gpu["uuid"]))
+    )
+    return replace(made, cuda_arch=architectures(host, cards), waits=waits)
+
+
+def _grouped(
+    host: Mapping[str, Any], cards: Sequence[Cards], first: Sequence[Candidate]
+) -> Deployment:
+    """For cards that nobody has named: as few for each backend as hold the model."""
+    rig = _rig(host, cards)
+    made = few_cards(rig, _models(first), _hand(host["values"], "inventory", host))
+    gpus = [{"uuid": AND.join(card.uuid for card in group)} for group in made.groups]
+    grouped = {**host, "gpus": gpus}
+    choices = [first] * len(gpus)
+    deployment = _planned(grouped, _plan(grouped, made.groups, first, choices), choices)
+    return replace(deployment, notes=left_over(rig, made, "gpus in llama_server_gpus"))
+
+
+def _as_before(host: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Cards that nobody has named, in the groups in which they serve."""
+    cards = [str(gpu["uuid"]) for gpu in host["gpus"]]
+    groups = {
+        uuid: former["uuid"]
+        for former in host["former"]
+        if set(uuids_of(former["uuid"])) <= set(cards)
+        for uuid in uuids_of(former["uuid"])
+    }
+    return [{"uuid": one} for one in dict.fromkeys(groups.get(card, card) for card in cards)]
+
+
+def _rig(host: Mapping[str, Any], cards: Sequence[Cards]) -> Rig:
+    return Rig(
+        name=host["name"],
+        cards=tuple(card for group in cards for card in group),
+        ram=int(host["ram_mib"]) * MIB,
+        cores=int(host["cores"]),
+    )
 
 
 def _plan(
     host: Mapping[str, Any],
-    cards: Sequence[Card | None],
+    cards: Sequence[Cards],
     first: Sequence[Candidate],
     choices: Sequence[Sequence[Candidate]],
 ) -> RigPlan:
-    rig = Rig(
-        name=host["name"],
-        cards=tuple(card for card in cards if card),
-        ram=int(host["ram_mib"]) * MIB,
-        cores=int(host["cores"]),
-    )
     return plan_rig(
-        rig,
+        _rig(host, cards),
         _models(first),
         _hand(host["values"], "inventory", host),
         [_hand(gpu, f"card {gpu['uuid']}", host) for gpu in host["gpus"]],
         [_models(choice) for choice in choices],
+        groups=cards,
     )
 
 
@@ -151,91 +198,13 @@ def _hand(values: Mapping[str, Any], where: str, host: Mapping[str, Any]) -> Han
     return HandSet.from_mapping(given, where)
 
 
-# --- cards -------------------------------------------------------------------------------------
-
-
-def _cards(host: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> list[Card | None]:
-    """The card of each backend; None where its memory is not known before a driver tells it."""
-    if host["backend"] == "cpu":
-        room = room_of_the_cpu(int(host["ram_mib"]) * MIB, len(gpus))
-        return [Card(name="CPU", vram=room, uuid=gpu["uuid"], generation=CPU) for gpu in gpus]
-    seen = {card.uuid: card for line in host["nvidia_smi"] if (card := from_nvidia_smi(line))}
-    for uuid, told in _bus(host).items():
-        if card := from_sysfs(told):
-            seen[uuid] = replace(card, uuid=uuid)
-    for former in host["former"]:
-        told_card = former.get("card")
-        # The host computed then, and nobody has looked at the card.
-        if told_card and told_card["name"] != CPU.name:
-            seen.setdefault(former["uuid"], _remembered(former["uuid"], told_card))
-    known = [seen.get(gpu["uuid"]) for gpu in gpus]
-    return [card or _like(known, gpu["uuid"]) for card, gpu in zip(known, gpus, strict=True)]
-
-
-def _like(known: Sequence[Card | None], uuid: str) -> Card | None:
-    """For a card that has dropped out before anything was remembered: one like another of the rig.
-
-    It serves nothing until it is back, and has its share of the host meanwhile.
-    """
-    other = next((card for card in known if card), None)
-    return replace(other, uuid=uuid) if other and not uuid.startswith(UNTOLD) else None
-
-
-def _bus(host: Mapping[str, Any]) -> dict[str, str]:
-    """What the bus tells of each card, by the name that a card has there."""
-    lines = (line.partition(" ") for line in host["bus"])
-    return {UNTOLD + place: told for place, _, told in lines}
-
-
-def _remembered(uuid: str, told: Mapping[str, Any]) -> Card:
-    """A card that does not answer any more, as it was at the last deployment.
-
-    It keeps its backend, and its share of the host: the others would be planned anew without it.
-    """
-    card = make_card(
-        told["name"],
-        vram=int(told["vram_mib"]) * MIB,
-        link=int(told["link"]),
-        uuid=uuid,
-        capability=told["capability"],
-    )
-    assert card is not None  # noqa: S101 (its memory is given)
-    return card
-
-
-def _too_old(cards: Sequence[Card | None]) -> tuple[str, ...]:
-    """A sentence for each card that llama.cpp's kernels are not for."""
-    return tuple(
-        f"{card.uuid} ({card.name}) has compute capability"
-        f" {card.capability[:-1]}.{card.capability[-1]}, and llama.cpp's kernels need 6.1. Leave it"
-        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(UNTOLD)}]"
-        for card in cards
-        if card and card.capability and int(card.capability) < _OLDEST_CAPABILITY
-    )
-
-
-def _architectures(host: Mapping[str, Any], cards: Sequence[Card | None]) -> str:
-    """What llama.cpp is compiled for: machine code for each generation in the rig, and no other."""
-    bus = _bus(host)
-    known = {
-        card.capability if card else capability_of(bus.get(gpu["uuid"], "").partition(" ")[0])
-        for gpu, card in zip(host["gpus"], cards, strict=True)
-    }
-    return ";".join(f"{capability}-real" for capability in sorted(known - {""}, key=int))
-
-
 # --- what comes of it --------------------------------------------------------------------------
 
 
 def _planned(
     host: Mapping[str, Any], plan: RigPlan, choices: Sequence[Sequence[Candidate]]
 ) -> Deployment:
-    faults = [
-        f"{refusal.card.uuid}: {refusal.reason}. Would fit:"
-        f" {'; '.join(refusal.would_fit) or 'nothing that is known here'}. Or leave the card out:"
-        f" llama_server_gpus_except: [{refusal.card.uuid}]"
-        for refusal in plan.refusals
-    ]
+    faults = [_fault(refusal, alone=len(host["gpus"]) == 1) for refusal in plan.refusals]
     faults += plan.problems
     table = report.table([plan])
     if faults:
@@ -256,6 +225,16 @@ def _planned(
     )
 
 
+def _fault(refusal: Refusal, *, alone: bool) -> str:
+    uuids = [card.uuid for card in refusal.cards]
+    would_fit = "; ".join(refusal.would_fit) or "nothing that is known here"
+    text = f"{AND.join(uuids)}: {refusal.reason}. Would fit: {would_fit}"
+    if len(uuids) > 1 and alone:
+        return text  # nothing would be left
+    cards = "card" if len(uuids) == 1 else "cards"
+    return f"{text}. Or leave the {cards} out: llama_server_gpus_except: [{', '.join(uuids)}]"
+
+
 def _backend(
     number: int,
     server: Server,
@@ -267,7 +246,16 @@ def _backend(
     del settings["n_cpu_moe"]  # the planner's alone: nothing starts a llama-server with it yet
     if server.plan.settings.n_gpu_layers >= server.plan.model.all_layers:
         settings["n_gpu_layers"] = ALL_LAYERS
-    card = server.plan.card
+    cards = [
+        {
+            "name": card.name,
+            "vram_mib": card.vram // MIB,
+            "link": card.link,
+            "capability": card.capability,
+        }
+        for card in server.plan.cards
+    ]
+    group = {"cards": cards, "tensor_split": list(server.plan.tensor_split)}
     return {
         **settings,
         "n_threads": server.n_threads,
@@ -275,12 +263,7 @@ def _backend(
         "load_mode": load_mode,
         "model_file": chosen.file,
         "model_name": _name(chosen, number, host),
-        "card": {
-            "name": card.name,
-            "vram_mib": card.vram // MIB,
-            "link": card.link,
-            "capability": card.capability,
-        },
+        **({"card": cards[0]} if len(cards) == 1 else group),
         **host["gpus"][number],
     }
 
@@ -317,6 +300,7 @@ def _questions(
 
 def _unplanned(
     host: Mapping[str, Any],
+    cards: Sequence[MaybeCards],
     choices: Sequence[Sequence[Candidate]],
     unknown: Sequence[str],
     waiting: Sequence[str],
@@ -361,13 +345,16 @@ def _unplanned(
     backends = [
         {
             **fallback,
+            **_by_memory(group),
             **before,
             **values,
             "model_file": one.file,
             "model_name": _name(one, number, host),
             **gpu,
         }
-        for number, (gpu, one, before) in enumerate(zip(gpus, chosen, former, strict=True))
+        for number, (gpu, group, one, before) in enumerate(
+            zip(gpus, cards, chosen, former, strict=True)
+        )
     ]
     return Deployment(
         name=host["name"],
@@ -375,6 +362,13 @@ def _unplanned(
         models=_questions(chosen, host["models"]),
         notes=notes,
     )
+
+
+def _by_memory(cards: MaybeCards) -> dict[str, Any]:
+    """How the layers of a model that is not known are shared out: by what each card has."""
+    if len(cards) == 1:
+        return {}
+    return {"tensor_split": [card.vram // MIB if card else 1 for card in cards]}
 
 
 def _former(

@@ -76,6 +76,8 @@ PASCAL = Generation(
 )
 #: Begins the name of a card that is known by its PCI address alone, until a driver tells its UUID.
 UNTOLD = "PCI-"
+#: Stands between the UUIDs of a backend's cards, in the order in which its llama-server sees them.
+AND = "+"
 #: llama.cpp's cpu backend: no card, and no CUDA.
 CPU = Generation(
     name="CPU",
@@ -108,6 +110,11 @@ class Card:
     uuid: str = ""
     generation: Generation = UNKNOWN
     capability: str = ""
+
+
+def uuids_of(backend: str) -> tuple[str, ...]:
+    """The UUIDs of a backend's cards, from its own name: one for a card that is alone."""
+    return tuple(backend.split(AND))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -334,10 +334,7 @@ def _alternatives(cards: Cards, model: Model, least: Settings, hand: HandSet) ->
     yield from _smaller_settings(cards, model, least, hand)
     yield from _smaller_models(cards, model, least)
     if number := cards_that_hold(cards[-1], model, least, len(cards) + 1):
-        yield (
-            f"a group of {number} {cards[-1].name}, which plan.py plans and site.yml does not"
-            " deploy"
-        )
+        yield f"a group of {number} {cards[-1].name}"
     for name in MINING_CARDS if len(cards) == 1 else ():
         other = make_card(name)
         if other and fits((other,), model, least):

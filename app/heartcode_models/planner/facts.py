@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import X1_LINK, Card, Rig, make_card
+from heartcode_models.planner.cards import AND, X1_LINK, Card, Rig, make_card, uuids_of
 from heartcode_models.planner.description import parse_rig
 from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.grouping import mixed, plan_grouped
+from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.units import MIB
@@ -93,16 +95,37 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
         {key.removeprefix("llama_server_"): value for key, value in variables.items()}, "inventory"
     ).over(hand)
     listed = variables.get("llama_server_gpus") or []
-    rig = rig_of(host, [str(gpu.get("uuid")) for gpu in listed])
-    by_uuid = {
-        str(gpu.get("uuid")): HandSet.from_mapping(gpu, f"card {gpu.get('uuid')}") for gpu in listed
-    }
-    by_card = [by_uuid.get(card.uuid, HandSet()) for card in rig.cards]
-    files = {str(gpu.get("uuid")): str(gpu.get("model_file") or "") for gpu in listed}
-    own_models = [
-        find_models(file) if (file := files.get(card.uuid, "")) else () for card in rig.cards
+    names = [uuids_of(str(gpu.get("uuid"))) for gpu in listed]
+    rig = rig_of(host, [uuid for group in names for uuid in group])
+    models = find_models(str(host.get("model") or "8B"))
+    if host.get("found") or not listed:
+        return plan_grouped(rig, models, own)
+    backends = _backends_of(rig, names)
+    said = dict(zip(names, listed, strict=True))
+    by_backend = [said.get(group, {}) for group, _ in backends]
+    hands = [
+        HandSet.from_mapping(gpu, f"card {AND.join(group)}")
+        for gpu, (group, _) in zip(by_backend, backends, strict=True)
     ]
-    return plan_rig(rig, find_models(str(host.get("model") or "8B")), own, by_card, own_models)
+    files = [str(gpu.get("model_file") or "") for gpu in by_backend]
+    own_models = [find_models(file) if file else () for file in files]
+    groups = [cards for _, cards in backends]
+    for group, cards in backends:
+        if fault := mixed(cards):
+            raise ModelError(f"the group {AND.join(group)} {fault}")
+    return plan_rig(rig, models, own, hands, own_models, groups=groups)
+
+
+def _backends_of(rig: Rig, names: Sequence[tuple[str, ...]]) -> list[tuple[tuple[str, ...], Cards]]:
+    """The cards of each backend that is named, as far as they are there, with how it is named.
+
+    Where none of them is, all cards that there are, as before anybody has named them.
+    """
+    there = {card.uuid: card for card in rig.cards}
+    present = [(group, tuple(there[one] for one in group if one in there)) for group in names]
+    return [(group, cards) for group, cards in present if cards] or [
+        ((card.uuid,), (card,)) for card in rig.cards
+    ]
 
 
 def rig_of(host: Mapping[str, Any], uuids: list[str]) -> Rig:

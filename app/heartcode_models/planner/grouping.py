@@ -42,25 +42,35 @@ def few_cards(rig: Rig, models: Sequence[Model], hand: HandSet) -> Grouping:
     if _is_partial(models, hand):
         return Grouping(groups=alone, left=())
     groups: list[Cards] = []
-    left: list[int] = []
-    waiting: list[int] = []
+    waiting: dict[str, list[int]] = {}
     for number, card in enumerate(rig.cards):
-        if waiting and rig.cards[waiting[-1]].generation != card.generation:
-            left, waiting = [*left, *waiting], []
         if _holds((card,), models, hand):
             groups.append((card,))
             continue
-        waiting.append(number)
-        together = tuple(rig.cards[one] for one in waiting)
-        if len(waiting) > 1 and _holds(together, models, hand):
+        beside = waiting.setdefault(card.generation.name, [])
+        beside.append(number)
+        together = tuple(rig.cards[one] for one in beside)
+        if len(beside) > 1 and _holds(together, models, hand):
             groups.append(together)
-            waiting = []
-    left += waiting
+            beside.clear()
+    left = sorted(one for beside in waiting.values() for one in beside)
     if not groups:
         return Grouping(groups=_by_generation(rig), left=())
     if all(len(group) == 1 for group in groups):
         return Grouping(groups=alone, left=())  # each of the others says what it lacks
     return Grouping(groups=tuple(groups), left=tuple(left))
+
+
+def mixed(cards: Cards) -> str | None:
+    """Why these cannot be a group, None where they can."""
+    kinds = {card.generation.name: card.name for card in cards}
+    if len(kinds) == 1:
+        return None
+    apart = " from ".join(f"{card} ({name or 'unknown'})" for name, card in kinds.items())
+    return (
+        "mixes cards of different generations, for which llama.cpp is built and CUDA's share is"
+        f" known apart: keep {apart}"
+    )
 
 
 def _by_generation(rig: Rig) -> tuple[Cards, ...]:
@@ -129,13 +139,8 @@ def _check(rig: Rig, groups: Sequence[Sequence[int]]) -> None:
                     f"card {card} stands twice in {where}; a card serves one backend: name it once"
                 )
             seen[card] = number
-        kinds = {rig.cards[card].generation.name: rig.cards[card].name for card in group}
-        if len(kinds) > 1:
-            apart = " from ".join(f"{card} ({name or 'unknown'})" for name, card in kinds.items())
-            raise ModelError(
-                f"group {number} mixes cards of different generations, for which llama.cpp is built"
-                f" and CUDA's share is known apart: keep {apart}"
-            )
+        if fault := mixed(tuple(rig.cards[card] for card in group)):
+            raise ModelError(f"group {number} {fault}")
 
 
 def plan_grouped(
@@ -148,16 +153,21 @@ def plan_grouped(
     """
     made = asked_for(rig, groups) if groups else few_cards(rig, models, hand)
     plan = plan_rig(rig, models, hand, groups=made.groups)
+    return replace(plan, notes=(*plan.notes, *left_over(rig, made, "--groups")))
+
+
+def left_over(rig: Rig, made: Grouping, way: str) -> tuple[str, ...]:
+    """A sentence where cards are left, with the way to larger groups."""
     if not made.left:
-        return plan
-    cards = ", ".join(map(str, made.left))
+        return ()
+    cards = ", ".join(rig.cards[one].uuid or str(one) for one in made.left)
     one = len(made.left) == 1
     note = (
         f"card{'' if one else 's'} {cards} {'is' if one else 'are'} left and serve{'s' * one}"
-        " nothing here: another model, or larger groups (--groups), would use"
+        f" nothing here: another model, or larger groups ({way}), would use"
         f" {'it' if one else 'them'}"
     )
-    return replace(plan, notes=(*plan.notes, note))
+    return (note,)
 
 
 def proposals(rig: Rig, models: Sequence[Model], hand: HandSet) -> Iterator[RigPlan]:

@@ -94,6 +94,36 @@ def shares(cards: Cards, model: Model, settings: Settings) -> tuple[Share, ...]:
     return _Spread(cards, model, settings).best()
 
 
+def needs(
+    cards: Cards,
+    model: Model,
+    settings: Settings,
+    tensor_split: Sequence[float],
+    *,
+    flash_attention: bool = True,
+) -> tuple[VramNeed, ...]:
+    """What each card takes with a split that is given; a card that is alone has all layers."""
+    if len(cards) == 1:
+        card = cards[0]
+        need = vram_need(
+            model, settings, flash_attention=flash_attention, generation=card.generation
+        )
+        return (need,)
+    ends = list(accumulate(assigned(tensor_split, model.all_layers), initial=0))
+    copies = part_copies(settings, several=True)
+    return tuple(
+        vram_need(
+            model,
+            settings,
+            flash_attention=flash_attention,
+            generation=card.generation,
+            layers=range(*ends[number : number + 2]),
+            part=Part(last=number == len(cards) - 1, copies=copies),
+        )
+        for number, card in enumerate(cards)
+    )
+
+
 def _need_alone(card: Card, model: Model, settings: Settings) -> VramNeed:
     if card.generation is CPU:
         return cpu_need(model, settings)

@@ -1,5 +1,6 @@
 """A plan as a table with its reasons, as JSON and as inventory variables."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -268,23 +269,30 @@ def inventory(plan: RigPlan) -> str:
     """A rig's variables for the inventory, as YAML.
 
     Raises:
-        ModelError: it has groups, or experts in host RAM, which site.yml does not deploy.
+        ModelError: it has experts in host RAM, which site.yml does not deploy.
     """
-    for one in plan.servers:
-        if len(one.plan.cards) > 1 or one.plan.settings.n_cpu_moe:
-            raise ModelError(
-                f"{plan.rig.name}: site.yml deploys single cards with the whole model on each, so"
-                " there are no variables for groups or n_cpu_moe; take a model that a card holds"
-            )
+    if any(one.plan.settings.n_cpu_moe for one in plan.servers):
+        raise ModelError(
+            f"{plan.rig.name}: site.yml deploys all of a model on cards, so there are no variables"
+            " for n_cpu_moe; take more cards, or a model that they hold"
+        )
     lines = [
         f"{plan.rig.name}:",
         f"  llama_server_load_mode: {plan.load_mode}",
         "  llama_server_gpus:",
     ]
-    for number, server in enumerate(plan.servers):
-        uuid = server.plan.card.uuid or f"GPU-...  # card {number}: nvidia-smi -L"
-        lines.append(f"    # {server.plan.card.name} with {server.plan.model.quantisation}")
-        lines.append(f"    - uuid: {uuid}")
+    numbers = itertools.count()
+    for server in plan.servers:
+        cards = server.plan.cards
+        uuids = [
+            card.uuid or f"GPU-...  # card {number}: nvidia-smi -L"
+            for card, number in zip(cards, numbers, strict=False)
+        ]
+        lines.append(f"    # {named(cards)} with {server.plan.model.quantisation}")
+        if len(uuids) == 1:
+            lines.append(f"    - uuid: {uuids[0]}")
+        else:
+            lines += ["    - gpus:", *(f"        - {uuid}" for uuid in uuids)]
         values = values_of(server)
         if server.plan.settings.n_gpu_layers >= server.plan.model.all_layers:
             values["n_gpu_layers"] = ALL_LAYERS

@@ -326,11 +326,8 @@ def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
             f"the host's memory is taken to give {HOST_BANDWIDTH / 1e9:.1f} GB/s, as one module of"
             " DDR3-1600; backends that answer at once share it"
         )
-    if any(len(server.plan.cards) > 1 or server.plan.settings.n_cpu_moe for server in servers):
-        notes.append(
-            "site.yml deploys single cards with all of a model on each: groups and n_cpu_moe are"
-            " planned here only"
-        )
+    if any(server.plan.settings.n_cpu_moe for server in servers):
+        notes.append("site.yml deploys all of a model on cards: n_cpu_moe is planned here only")
     return notes
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import Card
+from heartcode_models.planner.cards import Card, uuids_of
 from heartcode_models.planner.facts import rig_of
+from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.settings import ALL_LAYERS, HandSet
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
 
@@ -16,13 +17,15 @@ _ROOM = ("n_ctx", "slots", "n_gpu_layers")
 
 @dataclass(frozen=True, kw_only=True)
 class TunedCard:
-    """One card of a host with its backend's settings.
+    """One card of a host, or a group of them, with its backend's settings.
 
     Attributes:
         rig: The host's inventory name.
-        uuid: As in the inventory.
+        uuid: As in the inventory; of a group all of them (`uuids_of`).
         model_file: The GGUF that its backend serves.
-        card: Its memory; None on the cpu backend where there is none.
+        cards: The card, or those of the group; none where one of them is not there, or the CPU
+            computes and no card's memory counts.
+        tensor_split: How the layers of a group are shared out.
         n_ctx: Tokens of one conversation.
         slots: Conversations at a time.
         n_gpu_layers: Layers on the card, or `ALL_LAYERS`.
@@ -33,7 +36,8 @@ class TunedCard:
     rig: str
     uuid: str
     model_file: str
-    card: Card | None
+    cards: Cards
+    tensor_split: tuple[float, ...]
     n_ctx: int
     slots: int
     n_gpu_layers: int | str
@@ -53,7 +57,7 @@ def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
         ModelError: a value cannot be, or a card is not there.
     """
     gpus = host["gpus"]
-    cards = _present(host, [gpu["uuid"] for gpu in gpus])
+    cards = _present(host, [uuid for gpu in gpus for uuid in uuids_of(gpu["uuid"])])
     for gpu in gpus:
         uuid = gpu["uuid"]
         where = f"{host['name']} {uuid}"
@@ -70,13 +74,22 @@ def cards_of(host: Mapping[str, Any]) -> Iterator[TunedCard]:
             rig=str(host["name"]),
             uuid=uuid,
             model_file=gpu["model_file"],
-            card=cards.get(uuid),
+            cards=_cards(gpu, cards),
+            tensor_split=tuple(gpu.get("tensor_split", ())),
             n_ctx=room.n_ctx or 0,
             slots=room.slots or 0,
             n_gpu_layers=ALL_LAYERS if room.n_gpu_layers is None else room.n_gpu_layers,
             fixed=fixed,
             current=Candidate.from_data(values, where),
         )
+
+
+def _cards(gpu: Mapping[str, Any], present: Mapping[str, Card]) -> Cards:
+    uuids = uuids_of(gpu["uuid"])
+    if len(uuids) > 1 and "tensor_split" not in gpu:
+        return ()  # the CPU computes for them
+    found = tuple(card for uuid in uuids if (card := present.get(uuid)))
+    return found if len(found) == len(uuids) else ()
 
 
 def _present(host: Mapping[str, Any], uuids: list[str]) -> dict[str, Card]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import UNKNOWN
+from heartcode_models.planner.cards import UNKNOWN, Card
+from heartcode_models.planner.layer_split import needs
 from heartcode_models.planner.settings import Settings, layers_of
-from heartcode_models.planner.vram import usable, vram_need
+from heartcode_models.planner.vram import VramNeed, usable
 from heartcode_models.tuning.candidate import NAMES, Candidate, checked
 from heartcode_models.tuning.card import TunedCard
 from heartcode_models.units import mib
@@ -65,7 +66,11 @@ def _range(name: str, values: Mapping[str, Sequence[Any]], card: TunedCard) -> S
 
 
 def needed(card: TunedCard, model: Model, candidate: Candidate) -> int:
-    """Bytes of VRAM that the card's backend takes with a candidate."""
+    """Bytes of VRAM that the backend takes with a candidate, of all its cards."""
+    return sum(need.total for need in _needs(card, model, candidate))
+
+
+def _needs(card: TunedCard, model: Model, candidate: Candidate) -> tuple[VramNeed, ...]:
     settings = Settings(
         n_ctx=card.n_ctx,
         slots=card.slots,
@@ -74,17 +79,20 @@ def needed(card: TunedCard, model: Model, candidate: Candidate) -> int:
         n_ubatch=candidate.n_ubatch,
         n_gpu_layers=layers_of(card.n_gpu_layers, model),
     )
-    generation = card.card.generation if card.card else UNKNOWN
-    return vram_need(
-        model, settings, flash_attention=candidate.flash_attention, generation=generation
-    ).total
+    cards = card.cards or (Card(name="", vram=0, generation=UNKNOWN),)
+    return needs(
+        cards, model, settings, card.tensor_split, flash_attention=candidate.flash_attention
+    )
 
 
 def _lacking(card: TunedCard, model: Model, candidate: Candidate) -> int:
     """Bytes that a candidate needs beyond what can be planned for; 0 or less: it fits."""
-    if card.card is None:
+    if not card.cards:
         return 0
-    return needed(card, model, candidate) - usable(card.card.vram)
+    return max(
+        need.total - usable(one.vram)
+        for one, need in zip(card.cards, _needs(card, model, candidate), strict=True)
+    )
 
 
 def measured_turn(card: TunedCard, turn: Mapping[str, int], depth: int) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heartcode_models.planner.choose import named
 from heartcode_models.tuning.card import TunedCard
 from heartcode_models.tuning.choose import Measured, Turn
 
@@ -45,7 +46,7 @@ def table(outcomes: Sequence[Outcome], turn: Turn) -> str:
 
 
 def _rows(outcome: Outcome, turn: Turn) -> Iterator[tuple[str, ...]]:
-    name = outcome.card.card.name if outcome.card.card else outcome.card.uuid
+    name = named(outcome.card.cards) if outcome.card.cards else outcome.card.uuid
     yield (outcome.card.rig, name, "before", *_cells(outcome.before, turn))
     same = outcome.after is not None and outcome.after == outcome.before
     yield ("", "", "as it is" if same else "after", *_cells(outcome.after, turn))

@@ -76,6 +76,20 @@ def test_a_backend_whose_card_gets_another_number_is_stopped_first() -> None:
     ]
 
 
+def test_a_unit_stops_before_one_of_its_cards_gets_another_number() -> None:
+    def stopped(deployed: dict[str, str], *cards: str) -> list[str]:
+        units = backend_units.moved(deployed, [{"uuid": card} for card in cards])
+        return [unit["name"].split("@")[1].split(".")[0] for unit in units]
+
+    alone, groups = {"0": "a", "1": "b", "2": "c", "3": "d"}, {"0": "a+b", "1": "c+d"}
+    assert stopped(groups, "a+b", "c+d") == []
+    # Single cards become groups, and groups single cards.
+    assert stopped(alone, "a+b", "c+d") == ["1", "2", "3"]
+    assert stopped(groups, "a", "b", "c", "d") == ["0", "1"]
+    # One that gets another order or loses a card keeps its own.
+    assert stopped(groups, "b+a", "d") == []
+
+
 def test_nothing_is_left_of_a_backend_that_is_no_more() -> None:
     units = backend_units.surplus_units(["7"])
     assert [unit["name"] for unit in units] == [

@@ -34,8 +34,15 @@ def test_a_turn_is_as_long_as_the_file_takes_and_a_start_all_turns() -> None:
     cards = [CARDS[0], CARDS[1] | {"load_mib_s": 100}]
     timeouts = backends.load_timeouts_s([1000, 5001], cards, 25)
     assert timeouts == [340, 351]
-    assert backends.start_timeout_s(timeouts, 1) == 120 + 691 + 351
-    assert backends.start_timeout_s(timeouts, 2) == 120 + 345 + 351
+    assert backends.start_timeout_s(timeouts, 1, cards) == 120 + 691 + 351
+    assert backends.start_timeout_s(timeouts, 2, cards) == 120 + 345 + 351
+
+
+def test_a_group_s_turn_is_as_long_as_its_cards_take_one_after_the_other() -> None:
+    cards = [CARDS[0], {"uuid": "GPU-2+GPU-3+GPU-4"}]
+    timeouts = backends.load_timeouts_s([1000, 14000], cards, 25)
+    assert timeouts == [340, 300 + 2 * 60 + 560]
+    assert backends.start_timeout_s(timeouts, 1, cards) == 120 + 2 * 20 + sum(timeouts) + 980
 
 
 MODEL = known_model("8B", "Q4_K_M")

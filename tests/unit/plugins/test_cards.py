@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from plugins.filter.cards import (
+    backend_cards,
     card_modes,
     expected_capabilities,
     nvidia_smi_cards,
@@ -102,3 +103,23 @@ def test_a_limit_within_range_is_taken(limit: Any) -> None:
 
 def test_a_card_that_is_not_there_is_passed_over() -> None:
     assert refused_power_limits(CARDS, 5000, {}, []) == []
+
+
+def test_what_is_said_of_a_group_is_said_of_each_of_its_cards() -> None:
+    backends: list[dict[str, Any]] = [
+        {"uuid": "GPU-2+GPU-1", "power_limit_w": 150},
+        {"uuid": "GPU-3"},
+    ]
+    assert backend_cards(backends) == ["GPU-2", "GPU-1", "GPU-3"]
+    assert expected_capabilities(backends, {"GPU-1": 75}, [61]) == {
+        "GPU-2": ["61"],
+        "GPU-1": ["75"],
+        "GPU-3": ["61"],
+    }
+    assert card_modes(backends, "") == {
+        "GPU-2": {"power_limit_w": 150.0},
+        "GPU-1": {"power_limit_w": 150.0},
+        "GPU-3": {},
+    }
+    (said,) = refused_power_limits(backends, "", {}, SEEN)
+    assert "150 W is out of range for GPU-1" in said

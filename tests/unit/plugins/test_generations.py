@@ -85,3 +85,28 @@ def test_a_rig_that_is_ready_and_has_all_models_stands_in() -> None:
     assert generations.stands_in(answers, "rig1") == ["rig3"]
     assert generations.stands_in(answers[:2], "rig1") == []
     assert generations.stands_in(answers[:2], "rig2") == ["rig1"]
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "stopped"),
+    [
+        (["a", "b"], ["a", "b"], []),
+        # Single cards become the groups that they were, and groups the single cards.
+        (["a", "b", "c", "d"], ["a+b", "c+d"], [1, 2, 3]),
+        (["a+b", "c+d"], ["a", "b", "c", "d"], [0, 1]),
+        (["b", "a"], ["a", "b"], [0, 1]),
+        # One that is replaced gets nobody's.
+        (["a+x"], ["a+b"], []),
+    ],
+)
+def test_what_has_another_one_s_card_is_stopped_first(
+    now: list[str], before: list[str], stopped: list[int]
+) -> None:
+    def lines(cards: list[str]) -> dict[str, list[str]]:
+        text = "/some/where/llama/{}.env:HEARTCODE_GPU_UUID={}"
+        return {"stdout_lines": [text.format(*one) for one in enumerate(cards)]}
+
+    units = generations.moved({"now": lines(now), "before": lines(before)})
+    assert units == [
+        {"name": f"heartcode-llama@{number}.service", "state": "stopped"} for number in stopped
+    ]

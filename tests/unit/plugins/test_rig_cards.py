@@ -26,7 +26,7 @@ def seen(*uuids: str) -> list[dict[str, str]]:
     return [{"uuid": uuid, "pci.bus_id": PLACES[uuid]} for uuid in uuids]
 
 
-def of(*shown: str, bus: Any = None, **changes: Any) -> dict[str, list[Any]]:
+def of(*shown: str, bus: Any = None, **changes: Any) -> dict[str, Any]:
     host: dict[str, Any] = {
         "name": "rig1",
         "listed": [],
@@ -199,7 +199,15 @@ def test_a_card_that_is_not_there_is_told_with_those_that_are() -> None:
     [
         ("GPU-1", "entry 1 of llama_server_gpus is 'GPU-1'; write each card as `- uuid: GPU-...`"),
         ({"slots": 2}, "names its card by nothing; give one of uuid"),
-        ({"gpus": [A, B]}, "entry 1 of llama_server_gpus is a group of cards (gpus)"),
+        ({"gpus": [A], "pci": "01:00.0"}, "names its card by pci and gpus; give one of uuid"),
+        ({"gpus": []}, "gpus is []; give a list of cards"),
+        ({"gpus": A}, f"gpus is '{A}'; give a list of cards"),
+        ({"gpus": 2}, "gpus is 2; give a list of cards"),
+        ({"gpus": [{"uuid": A}]}, "write each card by itself, as in [0, 1, '03:00.0']"),
+        ({"gpus": [A, None]}, "gpus holds None"),
+        ({"gpus": [A, "GPU-1"]}, "entry 1 of llama_server_gpus: GPU-1 is not the UUID of a GPU"),
+        ({"gpus": [A, 180.0]}, "YAML has taken it for a number: put it into quotes"),
+        ({"gpus": [A, True]}, "'True' is no PCI address like 0000:03:00.0"),
         ({"uuid": A, "pci": "01:00.0"}, "names its card by uuid and pci; give one of uuid"),
         ({"uuid": "GPU-1"}, "GPU-1 is not the UUID of a GPU"),
         ({"uuid": "0"}, "0 is not the UUID of a GPU"),
@@ -217,7 +225,8 @@ def test_an_entry_that_cannot_be_is_told(entry: object, message: str) -> None:
 def test_each_card_has_one_backend() -> None:
     text = fault(A, B, listed=[{"uuid": A}, {"pci": "01:00.0"}])
     assert text == (
-        f"llama_server_gpus must list each of the rig's GPUs once ({A} stands there twice)"
+        f"llama_server_gpus must list each of the rig's GPUs once ({A} stands there twice,"
+        " in entries 1 and 2): a card serves one backend"
     )
 
 
@@ -264,3 +273,99 @@ def test_another_kernel_is_no_other_rig(counted: int, planned: int, ram: int) ->
 
 def test_a_record_of_before_says_nothing_of_the_rig() -> None:
     assert rig_ram(7_838, {"backends": []}) == 7_838
+
+
+# --- groups ------------------------------------------------------------------------------------
+
+
+def test_a_group_has_its_cards_in_the_order_in_which_they_are_named() -> None:
+    listed = [{"gpus": [2, A, "02:00.0"], "slots": 3}, {"pci_order": 3}]
+    found = of(A, B, C, D, listed=listed)
+    assert found["backends"] == [{"uuid": f"{C}+{A}+{B}", "slots": 3}, {"uuid": D}]
+    assert (found["faults"], found["found"]) == ([], False)
+
+
+def test_a_list_of_one_card_is_a_card() -> None:
+    assert uuids(A, B, listed=[{"gpus": [B]}]) == [B]
+
+
+@pytest.mark.parametrize(
+    ("listed", "where"),
+    [
+        ([{"gpus": [A, B]}, {"uuid": B}], "in entries 1 and 2"),
+        ([{"gpus": [A, B]}, {"gpus": [C, 1]}], "in entries 1 and 2"),
+        ([{"gpus": [B, B]}], "in entry 1"),
+    ],
+)
+def test_a_card_serves_one_backend(listed: Any, where: str) -> None:
+    assert fault(A, B, C, listed=listed).endswith(
+        f"({B} stands there twice, {where}): a card serves one backend"
+    )
+
+
+def test_a_card_of_a_group_that_is_not_there_is_told() -> None:
+    assert fault(A, C, listed=[{"gpus": [A, B]}]).startswith(f"there is no card {B}, which")
+
+
+def test_a_group_that_has_lost_a_card_keeps_it() -> None:
+    deployed = {"0": f"{A}+{B}", "1": C}
+    for named in ([A, B], [0, 1], ["01:00.0", "02:00.0"]):
+        listed = [{"gpus": named}, {"uuid": C}]
+        assert uuids(A, C, listed=listed, deployed=deployed) == [f"{A}+{B}", C]
+    assert fault(A, C, listed=[{"gpus": [0, 1, 2]}], deployed=deployed).startswith(
+        "no card of NVIDIA that the driver shows is at number 2 in the order"
+    )
+
+
+def test_cards_that_were_a_group_are_found_in_its_order() -> None:
+    found = of(A, B, C, D, deployed={"0": f"{C}+{A}", "1": B})
+    assert [one["uuid"] for one in found["backends"]] == [C, A, B, D]
+    assert found["found"]
+
+
+def test_a_card_stands_once_where_a_run_has_ended_amid_a_change() -> None:
+    assert uuids(A, B, C, deployed={"0": f"{A}+{B}", "1": B, "2": C}) == [A, B, C]
+
+
+def test_a_card_that_is_left_takes_a_lost_one_s_place_in_its_group() -> None:
+    found = of(A, C, D, deployed={"0": f"{A}+{B}+{C}"})
+    assert [one["uuid"] for one in found["backends"]] == [A, D, C]
+    assert found["notes"] == [f"rig1: {D} takes the place of {B}"]
+
+
+def test_a_card_of_another_kind_takes_no_place_in_a_group() -> None:
+    def shown(of_d: str) -> list[dict[str, str]]:
+        kinds = {A: "6.1", C: "6.1", D: of_d}
+        return [one | {"compute_cap": kinds[one["uuid"]]} for one in seen(A, C, D)]
+
+    deployed = {"0": f"{A}+{B}", "1": C}
+    bus = on_the_bus(A, C, D)
+    assert uuids(seen=shown("8.6"), bus=bus, deployed=deployed) == [A, B, C, D]
+    assert uuids(seen=shown("6.1"), bus=bus, deployed=deployed) == [A, D, C]
+    # The only card of a backend is replaced by any.
+    alone = {"0": A, "1": B, "2": C}
+    assert uuids(seen=shown("8.6"), bus=bus, deployed=alone) == [A, D, C]
+
+
+def test_a_card_that_is_replaced_is_taken_by_its_place_in_the_order() -> None:
+    places = {**PLACES, D: PLACES[B]}
+    shown = [{"uuid": uuid, "pci.bus_id": places[uuid]} for uuid in (A, D, C)]
+    bus = on_the_bus(A, B, C)
+    alone: list[Any] = [{"pci_order": n} for n in range(3)]
+    assert uuids(seen=shown, bus=bus, listed=alone, deployed={"0": A, "1": B, "2": C}) == [A, D, C]
+    listed = [{"gpus": [0, 1]}, {"pci_order": 2}]
+    deployed = {"0": f"{A}+{B}", "1": C}
+    assert uuids(seen=shown, bus=bus, listed=listed, deployed=deployed) == [f"{A}+{D}", C]
+    # One that has only moved up takes nobody's place.
+    assert uuids(A, C, listed=alone, deployed={"0": A, "1": B, "2": C}) == [A, B, C]
+
+
+def test_a_group_is_named_by_place_while_no_driver_answers() -> None:
+    listed = [{"gpus": [0, 1]}]
+    expected = ["PCI-0000:01:00.0+PCI-0000:02:00.0"]
+    assert uuids(bus=on_the_bus(A, B), listed=listed) == expected
+
+
+def test_the_cpu_backend_has_groups_too() -> None:
+    listed = [{"gpus": ["a", "b"]}, {"uuid": "c"}]
+    assert uuids(listed=listed, backend="cpu", looked=False) == ["a+b", "c"]

@@ -57,6 +57,11 @@ HOSTS: dict[str, dict[str, Any]] = {
     "cpu": {"ram_mib": 3950} | backends(SIX, n_gpu_layers=0),
     "cache_by_hand": {"ram_mib": 15564} | backends(SIX, cache_ram_mib=100),
 }
+GROUP: dict[str, Any] = {
+    "uuid": "+".join(card["uuid"] for card in (*CARDS, SIX[5])),
+    "tensor_split": [12, 11, 10],
+}
+HOSTS["grouped"] = backends([CARDS[0] | GROUP, SIX[4]])
 HOSTS["by_hand"] = HOSTS["small"] | {"llama_server_memory_max_mib": 900}
 
 Files = dict[str, dict[str, str]]
@@ -238,3 +243,30 @@ def test_loads_at_a_time_shorten_the_wait(rendered: dict[str, Files]) -> None:
     files = rendered["two_at_a_time"]
     assert files["0.env"]["HEARTCODE_LOADS_AT_A_TIME"] == "2"
     assert files["0.conf"]["TimeoutStartSec"] == str(120 + (488 + 363) // 2 + 488)
+
+
+def test_a_group_has_its_cards_in_their_order_and_what_they_take(
+    rendered: dict[str, Files],
+) -> None:
+    files = rendered["grouped"]
+    group, alone = files["0.env"], files["1.env"]
+    uuids = GROUP["uuid"].split("+")
+    assert group["HEARTCODE_GPU_UUID"] == "+".join(uuids)
+    assert group["CUDA_VISIBLE_DEVICES"] == ",".join(uuids)
+    assert group["HEARTCODE_TENSOR_SPLIT"] == "12,11,10"
+    assert "HEARTCODE_TENSOR_SPLIT" not in alone
+    assert files["heartcode.env"]["HEARTCODE_GPU_UUIDS"] == f"{GROUP['uuid']},{SIX[4]['uuid']}"
+    # CUDA's part of the host's RAM for each card.
+    alone_mib, group_mib = (int(files[f"{n}.conf"]["MemoryMax"][:-1]) for n in (1, 0))
+    assert group_mib > alone_mib + 2 * 357
+    assert int(group["HEARTCODE_LOAD_TIMEOUT_S"]) == int(alone["HEARTCODE_LOAD_TIMEOUT_S"]) + 120
+
+
+def test_a_single_card_s_settings_say_nothing_of_groups(rendered: dict[str, Files]) -> None:
+    assert set(rendered["mixed"]["0.env"]) == {
+        *("MODEL_PATH", "N_GPU_LAYERS", "N_CTX", "N_BATCH", "N_THREADS", "PORT", "HEARTCODE_MODEL"),
+        *("HEARTCODE_UBATCH", "HEARTCODE_SLOTS", "HEARTCODE_CACHE_RAM_MIB", "HEARTCODE_LOAD_MODE"),
+        *("HEARTCODE_KV_TYPE", "HEARTCODE_FLASH_ATTENTION", "HEARTCODE_EXTRA_ARGS"),
+        *("HEARTCODE_LOADS_AT_A_TIME", "HEARTCODE_LOAD_TIMEOUT_S"),
+        *("HEARTCODE_GPU_UUID", "CUDA_VISIBLE_DEVICES"),
+    }

@@ -535,6 +535,28 @@ def test_all_cards_serve(server: Server) -> None:
     assert done.stdout.endswith("All 5 checks passed.\n")
 
 
+def test_cards_of_a_group_are_counted_and_the_one_that_is_gone_is_named(server: Server) -> None:
+    (rig,) = rigs_with()
+    group, alone = rig["backends"]
+    group["cards"], alone["cards"] = ["GPU-a", "GPU-b"], ["GPU-c"]
+    fleet(server, [rig])
+    done = check(server.url)
+    assert done.returncode == 0, done.stdout
+    assert "all 3 cards of 1 rig serve" in line(done, "cards")
+    assert table(done)[1] == "rig1  0 (2 cards)  127.0.0.1:8081  a model  up     0 of 2"
+    group |= {"state": "gone", "gone": "GPU-b: the GPU is lost"}
+    fleet(server, [rig])
+    done = check(server.url)
+    assert done.returncode == 3
+    said = "1 of 3 cards serve: backend 0 of rig1 with 2 cards lacks GPU-b: the GPU is lost"
+    assert said in line(done, "cards")
+    assert "cat /run/heartcode/llama/0.quarantined" in line(done, "cards")
+    # What no proxy would say is no list of cards.
+    group["cards"] = 3
+    fleet(server, [rig])
+    assert "the list of rigs and cards cannot be read" in line(check(server.url), "cards")
+
+
 def test_a_rig_that_is_gone(server: Server) -> None:
     fleet(server, FLEET["rigs"])
     done = check(server.url)

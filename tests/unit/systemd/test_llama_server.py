@@ -38,3 +38,37 @@ def test_other_layers_are_named_and_end_with_78(tmp_path: Path, layers: str) -> 
     assert (done.returncode, done.stdout) == (78, "")
     said = f"N_GPU_LAYERS, if it is not all, must be a whole number, but is '{layers}'"
     assert said in done.stderr
+
+
+def test_a_card_is_named_as_the_device(tmp_path: Path) -> None:
+    done = start(tmp_path, CUDA_VISIBLE_DEVICES="GPU-1", HEARTCODE_TENSOR_SPLIT="")
+    assert " --device CUDA0 -ngl " in done.stdout
+    assert "--tensor-split" not in done.stdout
+
+
+def test_a_group_s_layers_are_shared_out_as_planned(tmp_path: Path) -> None:
+    visible = {"CUDA_VISIBLE_DEVICES": "GPU-3,GPU-1,GPU-2", "HEARTCODE_TENSOR_SPLIT": "14,14,13"}
+    done = start(tmp_path, **visible)
+    assert done.returncode == 0, done.stderr
+    devices = "--device CUDA0,CUDA1,CUDA2 --split-mode layer --tensor-split 14,14,13"
+    assert f" {devices} -ngl " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("", "must be whole numbers with commas between them, but is ''"),
+        ("14,,13", "must be whole numbers"),
+        ("14,half,13", "must be whole numbers"),
+        ("14,14,13 --host 0.0.0.0", "must be whole numbers"),
+        ("14,27", "(14,27) needs a number for each of CUDA_VISIBLE_DEVICES (GPU-3,GPU-1,GPU-2)"),
+        ("1,2,3,4", "needs a number for each"),
+    ],
+)
+def test_layers_that_are_not_shared_out_among_the_cards_end_with_78(
+    tmp_path: Path, split: str, says: str
+) -> None:
+    visible = {"CUDA_VISIBLE_DEVICES": "GPU-3,GPU-1,GPU-2", "HEARTCODE_TENSOR_SPLIT": split}
+    done = start(tmp_path, **visible)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert says in done.stderr

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, jsonify, request
 from heartcode import __version__
 from heartcode.api.context import current_runtime
 from heartcode.errors import ApiError
-from heartcode.health.quarantine import is_gone
+from heartcode.health.quarantine import reason
 from heartcode.routing.backend import Backend
 from heartcode.routing.served_model import ADVICE
 from heartcode.runtime.runtime import Runtime
@@ -69,22 +69,26 @@ def _shown(runtime: Runtime) -> dict[str, Any]:
 def _backend(runtime: Runtime, number: int, backend: Backend) -> dict[str, Any]:
     model = next((m.id for m in runtime.registry.models if backend in m.backends), "-")
     served = backend.served
+    cards = runtime.settings.gpu_uuids
+    gone = reason(runtime.settings.run_dir, number)
     return {
         "number": number,
         "backend": backend.name,
         "model": model,
-        "state": _state(runtime, number, backend),
+        "state": _state(backend, is_gone=gone is not None),
         "slots": backend.slots,
         "busy": backend.in_flight,
         "n_ctx": served.n_ctx or None,
         "serves": None if served.identity is None else str(served.identity),
         "version": (served.identity and served.identity.build) or "-",
+        **({"cards": list(cards[number])} if cards else {}),
+        **({"gone": gone} if gone else {}),
         **({"advice": ADVICE} if served.is_other else {}),
     }
 
 
-def _state(runtime: Runtime, number: int, backend: Backend) -> str:
-    if is_gone(runtime.settings.run_dir, number):
+def _state(backend: Backend, *, is_gone: bool) -> str:
+    if is_gone:
         return "gone"
     if not backend.breaker.known:
         return "starting"

@@ -93,10 +93,15 @@ def test_slots_that_do_not_fit(slots: str) -> None:
 
 def test_cards_are_named_for_all_backends_or_not_at_all() -> None:
     assert Settings.from_env(BACKENDS).gpu_uuids == ()
-    assert Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": " GPU-a "}).gpu_uuids == ("GPU-a",)
+    one = Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": " GPU-a "})
+    assert one.gpu_uuids == (("GPU-a",),)
+    group = Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": "GPU-a+GPU-c + GPU-b"})
+    assert group.gpu_uuids == (("GPU-a", "GPU-c", "GPU-b"),)
 
 
-@pytest.mark.parametrize("uuids", ["GPU-a,GPU-b", "GPU-a,", "GPU-a,GPU-a"])
+@pytest.mark.parametrize(
+    "uuids", ["GPU-a,GPU-b", "GPU-a,", "GPU-a,GPU-a", "GPU-a+GPU-a", "GPU-a+", "+"]
+)
 def test_cards_that_do_not_fit(uuids: str) -> None:
     with pytest.raises(SettingsError, match="HEARTCODE_GPU_UUIDS"):
         Settings.from_env({**BACKENDS, "HEARTCODE_GPU_UUIDS": uuids})

@@ -112,7 +112,11 @@ def test_a_model_larger_than_a_card_is_planned_over_groups() -> None:
     [
         (["--groups", "0+1,1"], 1, "card 1 stands twice in groups 0 and 1"),
         (["--groups", "3", "--model", "24B"], 1, "rig1 has 2; give 1 to 2"),
-        (["--groups", "2", "--inventory"], 1, "deploys single cards"),
+        (
+            ["--groups", "2", "--model", "30B-A3B Q4_K_M", "--n-cpu-moe", "all", "--inventory"],
+            1,
+            "no variables for n_cpu_moe",
+        ),
         (["--groups", "2", "--groupings"], 2, "leave --groups and --inventory out"),
         (["--groups", "2", "--facts", "-"], 2, "leave --facts out"),
         (["--groupings", "--slots", "64"], 1, "none of the models that are known here fits"),

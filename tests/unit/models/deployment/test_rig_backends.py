@@ -61,6 +61,7 @@ def of(*gpus: dict[str, Any] | str, **changes: Any) -> Deployment:
         "nvidia_smi": MIXED,
         "bus": [],
         "gpus": [{"uuid": gpu} if isinstance(gpu, str) else gpu for gpu in gpus or (A, B)],
+        "found": False,
         "former": [],
         "backend": "cuda",
         "values": {},
@@ -347,3 +348,116 @@ def test_the_role_gets_an_answer_for_each_rig(
     told = json.loads(capsys.readouterr().out)
     assert told["one"]["backends"][0]["uuid"] == A
     assert told["two"]["faults"] == ["inventory: n_ctx must be a whole number, not 'x'"]
+
+
+# --- groups ------------------------------------------------------------------------------------
+
+SIX = [f"GPU-10600000-0000-4000-8000-00000000000{n}" for n in range(6)]
+SIX_P106 = [P106.format(uuid, n + 1) for n, uuid in enumerate(SIX)]
+#: A file that is given, as the rig says what it is.
+LARGE: dict[str, Any] = {
+    "models": [question(file="large.gguf")],
+    "shapes": {"large.gguf": known_model("24B", "Q4_K_M").as_data()},
+    "nvidia_smi": SIX_P106,
+}
+
+
+def test_a_model_that_no_card_holds_gets_groups_of_the_cards_that_are_found() -> None:
+    made = of(*SIX, found=True, **LARGE)
+    assert made.faults == ()
+    assert [one["uuid"] for one in made.backends] == ["+".join(SIX[:3]), "+".join(SIX[3:])]
+    assert {tuple(one["tensor_split"]) for one in made.backends} == {(14, 14, 13)}
+    assert {one["n_gpu_layers"] for one in made.backends} == {"all"}
+    first = made.backends[0]
+    assert "card" not in first
+    assert [card["name"] for card in first["cards"]] == ["P106-100"] * 3
+    assert "2 x 3 P106-100" in made.table
+    # A second run, which finds them as they serve, chooses the same.
+    again = of(*SIX, found=True, former=made.backends, **LARGE)
+    assert again.backends == made.backends
+    # And so it does where two cards do not answer any more, one of each group.
+    gone = {**LARGE, "nvidia_smi": SIX_P106[1:5]}
+    assert of(*SIX, found=True, former=made.backends, **gone).backends == made.backends
+
+
+def test_a_model_that_each_card_holds_makes_no_groups_of_what_is_found() -> None:
+    assert of(A, B, found=True).backends == of(A, B).backends
+
+
+def test_cards_that_are_left_are_named() -> None:
+    made = of(*SIX[:5], found=True, **LARGE)
+    assert [one["uuid"] for one in made.backends] == ["+".join(SIX[:3])]
+    (note,) = made.notes
+    assert note.startswith(f"cards {SIX[3]}, {SIX[4]} are left and serve nothing here: ")
+    assert "larger groups (gpus in llama_server_gpus)" in note
+
+
+def test_groups_and_single_cards_serve_models_of_their_own_side_by_side() -> None:
+    gpus: list[dict[str, Any]] = [
+        {"uuid": "+".join(SIX[3:]), "model_file": "large.gguf", "slots": 2},
+        {"uuid": SIX[0]},
+        {"uuid": "+".join(SIX[1:3])},
+    ]
+    made = backends(*gpus, **{**LARGE, "models": [question("stheno", "Q4_K_M")]})
+    assert [one["model_file"] for one in made] == [
+        "large.gguf",
+        *["Llama-3.1-8B-Stheno-v3.4-Q4_K_M.gguf"] * 2,
+    ]
+    assert made[0]["slots"] == 2
+    assert [len(one.get("tensor_split", [0])) for one in made] == [3, 1, 2]
+    assert sum(made[0]["tensor_split"]) == 41
+
+
+def test_a_group_of_several_generations_is_refused() -> None:
+    turing = f"{C}, NVIDIA GeForce GTX 1660 Ti, 6144, 200, 3, 1, 00000000:03:00.0, 7.5"
+    (fault,) = of(f"{A}+{C}", B, nvidia_smi=[*MIXED, turing]).faults
+    assert fault.startswith(f"the group {A}+{C} of llama_server_gpus mixes cards of different")
+    assert "keep P106-100 (Pascal) from" in fault
+
+
+def test_a_model_that_needs_more_than_the_rig_has_is_refused() -> None:
+    for gpus, found in ((SIX[:2], True), (["+".join(SIX[:2])], False)):
+        (fault,) = of(*gpus, found=found, **LARGE).faults
+        assert fault.startswith(f"{SIX[0]}+{SIX[1]}: Mistral-Small-24B Q4_K_M with ")
+        assert "a group of 3 P106-100" in fault
+        assert "llama_server_gpus_except" not in fault
+    # Beside others the group may be left out.
+    (fault,) = of(f"{SIX[0]}+{SIX[1]}", "+".join(SIX[2:]), **LARGE).faults
+    assert fault.endswith(
+        f"Or leave the cards out: llama_server_gpus_except: [{', '.join(SIX[:2])}]"
+    )
+    # A card that is named alone is not put into a group behind its owner's back.
+    (fault, *_) = of(SIX[0], "+".join(SIX[1:]), **LARGE).faults
+    assert fault.startswith(f"{SIX[0]}: ")
+
+
+def test_before_there_is_a_driver_groups_are_planned_by_places() -> None:
+    places = [f"0000:0{n}:00.0" for n in range(1, 4)]
+    bus = [f"{place} 0x1c07 1 2.5 GT/s PCIe" for place in places]
+    cards = [f"PCI-{place}" for place in places]
+    made = of(*cards, found=True, **{**LARGE, "nvidia_smi": []}, bus=bus)
+    assert [one["uuid"] for one in made.backends] == ["+".join(cards)]
+    assert made.waits
+    assert made.cuda_arch == "61-real"
+
+
+def test_layers_of_a_model_that_nobody_knows_are_shared_out_by_memory(catalogue: str) -> None:
+    made = of(f"{A}+{B}", models=[question("other", "Q8_0")], catalogue=catalogue)
+    assert made.backends[0]["tensor_split"] == [6075, 8116]
+
+
+def test_groups_stay_where_the_hub_does_not_answer(catalogue: str) -> None:
+    served = [
+        {"uuid": f"{B}+{A}", "model_file": "other-Q8_0.gguf", "n_ctx": 6144, "tensor_split": [9, 7]}
+    ]
+    smi = [*MIXED, P106.format(C, 3)]
+    asked = {"models": [question("other", "Q8_0")], "catalogue": catalogue, "nvidia_smi": smi}
+    made = of(B, A, C, found=True, former=served, **asked)
+    assert [one["uuid"] for one in made.backends] == [f"{B}+{A}", C]
+    assert made.backends[0]["tensor_split"] == [9, 7]
+
+
+def test_the_cpu_computes_for_a_group_as_for_a_card() -> None:
+    of_a_group = backends(f"{A}+{B}", backend="cpu", ram_mib=15_600)
+    (alone,) = backends(A, backend="cpu", ram_mib=15_600)
+    assert of_a_group == [{**alone, "uuid": f"{A}+{B}"}]

@@ -267,3 +267,39 @@ def test_no_hosts_are_an_error() -> None:
 )
 def test_an_id_tells_the_generation(device: str, capability: str) -> None:
     assert capability_of(device) == capability
+
+
+SIX = [f"GPU-{n}{n}, NVIDIA P106-100, 6144, 145, 1, 1, 00000000:0{n}:00.0, 6.1" for n in range(6)]
+
+
+def test_groups_of_the_inventory_are_planned_as_they_stand_there() -> None:
+    gpus: list[dict[str, Any]] = [
+        {"uuid": "GPU-33+GPU-11+GPU-22", "slots": 1},
+        {"uuid": "GPU-00", "model_file": "stheno-8B-Q4_K_M.gguf"},
+    ]
+    made = plan(nvidia_smi=SIX, model="24B Q4_K_M", variables={"llama_server_gpus": gpus})
+    assert [[card.uuid for card in s.plan.cards] for s in made.servers] == [
+        ["GPU-33", "GPU-11", "GPU-22"],
+        ["GPU-00"],
+    ]
+    assert made.servers[0].plan.settings.slots == 1
+    assert made.servers[1].plan.model.name == "Llama-3.1-8B"
+
+
+def test_cards_that_are_found_are_grouped_as_site_yml_does() -> None:
+    gpus = [{"uuid": f"GPU-{n}{n}"} for n in (5, 0, 1, 2, 3, 4)]
+    asked = {"nvidia_smi": SIX, "model": "24B Q4_K_M", "variables": {"llama_server_gpus": gpus}}
+    made = plan(**asked, found=True)
+    assert [[card.uuid for card in s.plan.cards] for s in made.servers] == [
+        ["GPU-55", "GPU-00", "GPU-11"],
+        ["GPU-22", "GPU-33", "GPU-44"],
+    ]
+    # What is named stays as it is named.
+    assert len(plan(**asked, found=False).refusals) == 6
+
+
+def test_a_group_of_several_generations_is_told() -> None:
+    smi = [P106, "GPU-cc, NVIDIA RTX 3060, 12288, 200, 4, 16, 00000000:05:00.0, 8.6"]
+    gpus = [{"uuid": "GPU-aa+GPU-cc"}]
+    text = failure(nvidia_smi=smi, variables={"llama_server_gpus": gpus})
+    assert "the group GPU-aa+GPU-cc mixes cards of different generations" in text

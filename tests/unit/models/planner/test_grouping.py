@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
 from heartcode_models.planner.cards import HOPPER
@@ -179,8 +180,32 @@ def test_the_report_of_a_group_adds_up() -> None:
     assert [share["output"] for share in first["shares"]] == [False, False, True]
     for share in first["shares"]:
         assert share["vram_mib"]["total"] <= share["vram_mib"]["usable"]
-    with pytest.raises(ModelError, match="deploys single cards"):
-        report.inventory(made)
+    listed = yaml.safe_load(report.inventory(made))["rig"]["llama_server_gpus"]
+    assert [gpu["gpus"] for gpu in listed] == [["GPU-..."] * 3] * 2
+    assert [gpu["n_gpu_layers"] for gpu in listed] == ["all", "all"]
+    experts = plan("P106-100, 32 GB RAM", "30B-A3B Q4_K_M", n_cpu_moe="all")
+    with pytest.raises(ModelError, match="no variables for n_cpu_moe"):
+        report.inventory(experts)
+
+
+def test_cards_of_another_generation_do_not_keep_a_group_apart() -> None:
+    small = replace(RIG.cards[0], generation=HOPPER)
+    between = replace(RIG, cards=(RIG.cards[0], small, RIG.cards[1], small, RIG.cards[2]))
+    made = few_cards(between, find_models("24B"), NOTHING)
+    assert made.groups == (RIG.cards[:3],)
+    assert made.left == (1, 3)
+
+
+@pytest.mark.parametrize("model", ["12B", "24B", "30B-A3B"])
+def test_cards_in_the_order_of_their_groups_make_the_same_groups(model: str) -> None:
+    """As a second run finds them: numbers stay."""
+    rig = parse_rig("P106-100 x 2 + P104-100 x 2 + RTX 3060 12 GB + P106-100 x 4, 32 GB RAM")
+    rig = replace(rig, cards=tuple(replace(card, uuid=str(n)) for n, card in enumerate(rig.cards)))
+    first = few_cards(rig, find_models(model), NOTHING)
+    served = [card for group in first.groups for card in group]
+    order = (*served, *(card for card in rig.cards if card not in served))
+    again = few_cards(replace(rig, cards=order), find_models(model), NOTHING)
+    assert again.groups == first.groups
 
 
 def test_a_group_takes_host_ram_for_each_of_its_cards() -> None:

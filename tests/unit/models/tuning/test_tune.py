@@ -240,3 +240,42 @@ def test_a_card_without_results_changes_nothing(tune: Any) -> None:
 def test_nonsense_is_no_measurement(tune: Any, speeds: Any) -> None:
     found = {"GPU-aa": {"measured": [result(speeds)]}}
     assert "is no measurement" in tune("choose", host(results=found), fails=True)
+
+
+SIX = [f"GPU-{n}{n}, NVIDIA P106-100, 6144, 145, 1, 1, 00000000:0{n}:00.0, 6.1" for n in range(6)]
+GROUP = {"uuid": "GPU-00+GPU-11+GPU-22", "model_file": FILE, "tensor_split": [14, 14, 13]}
+
+
+def grouped(**changes: Any) -> dict[str, Any]:
+    large = {"n_gpu_layers": "all", "n_ctx": 10240, "slots": 3}
+    given = {"model": "24B Q4_K_M", "nvidia_smi": SIX, "gpus": [GROUP], "values": DEFAULTS | large}
+    return host(**(given | changes))
+
+
+def test_a_group_is_measured_with_what_fits_each_of_its_cards(tune: Any) -> None:
+    (group,) = tune("grid", grouped())
+    assert group["uuid"] == GROUP["uuid"]
+    assert "512/512 q8_0 on" in names(group["candidates"])
+    assert any(why.startswith("512/256 f16 fa on: lacks") for why in group["left_out"])
+    # What one card lacks the others cannot give.
+    uneven = GROUP | {"tensor_split": [20, 11, 10]}
+    told = tune("grid", grouped(gpus=[uneven]), fails=True)
+    assert "no settings to measure fit 3 x 10240 tokens" in told
+
+
+def test_a_group_of_which_a_card_is_gone_is_left_out(tune: Any) -> None:
+    (group,) = tune("grid", grouped(nvidia_smi=SIX[1:]))
+    assert (group["candidates"], group["left_out"]) == ([], ["a card of the group is not there"])
+
+
+def test_what_is_best_for_a_group_is_kept_under_its_name(tune: Any) -> None:
+    measured = {GROUP["uuid"]: {"measured": [result((250, 25))], "failed": []}}
+    told = tune("choose", grouped(results=measured))
+    assert set(told["cards"]) == {GROUP["uuid"]}
+    assert "3 P106-100" in told["table"]
+
+
+def test_no_card_s_memory_counts_for_a_group_where_the_cpu_computes(tune: Any) -> None:
+    alone = {name: value for name, value in GROUP.items() if name != "tensor_split"}
+    (group,) = tune("grid", grouped(backend="cpu", gpus=[alone]))
+    assert group["left_out"] == []

@@ -1,19 +1,21 @@
 /* Makes rigs and cards of Prometheus' series. Knows nothing of the page. */
 
-// What is one number for each card, by metric.
-const CARD_VALUES = {
+// What is one number for each backend, by metric, and for each of its cards.
+const BACKEND_VALUES = {
     backend_quarantined: 'quarantined',
     backend_serves_other_model: 'servesOther',
     backend_slots: 'slots',
     backend_up: 'generates',
+    llama_requests_processing: 'busy',
+    'backend:llama_completion_tokens:rate5m': 'tokens',
+};
+const CARD_VALUES = {
     gpu_memory_total_bytes: 'memoryTotal',
     gpu_memory_used_bytes: 'memory',
     gpu_power_limit_watts: 'wattsLimit',
     gpu_power_watts: 'watts',
     gpu_temperature_celsius: 'celsius',
     gpu_up: 'answers',
-    llama_requests_processing: 'busy',
-    'backend:llama_completion_tokens:rate5m': 'tokens',
 };
 const RIG_VALUES = {active_requests: 'active', inference_queue_depth: 'waiting'};
 // Of gpu_throttled; a power cap is a setting and not a fault.
@@ -81,6 +83,7 @@ export function fleetOf(now, scraped, known) {
     for (const rig of fleet.rigs) {
         rig.cards = [...rig.cards.values()].sort((a, b) => inOrder(a.backend, b.backend));
         for (const card of rig.cards) {
+            gather(card);
             card.state = stateOf(card, rig);
             if (card.state === 'gone') {
                 delete card.tokens; // the mean of five minutes, most of them before
@@ -103,33 +106,66 @@ function take(rig, {metric, value}) {
         return;
     }
     if (!rig.cards.has(metric.backend)) {
-        rig.cards.set(metric.backend, {rig: rig.name, backend: metric.backend, faults: []});
+        rig.cards.set(metric.backend, {rig: rig.name, backend: metric.backend, parts: new Map()});
     }
     const card = rig.cards.get(metric.backend);
-    if (metric.gpu !== undefined) {
-        card.gpu = metric.gpu;
-        card.uuid = metric.uuid;
-    }
-    if (name in CARD_VALUES) {
-        card[CARD_VALUES[name]] = number;
-    } else if (name === 'gpu_info') {
-        card.product = metric.name.replace(/^NVIDIA /, '');
+    if (name in BACKEND_VALUES) {
+        card[BACKEND_VALUES[name]] = number;
     } else if (name === 'llama_build_info') {
         card.build = metric.version;
     } else if (name === 'backend_info') {
         card.model = metric.model;
-    } else if (name === 'gpu_temperature_limit_celsius' && metric.limit === 'slowdown') {
-        card.celsiusLimit = number;
-    } else if (name === 'gpu_throttled' && number === 1 && metric.reason in FAULTS) {
-        card.faults.push(FAULTS[metric.reason]);
+    } else if (metric.gpu !== undefined) {
+        if (!card.parts.has(metric.uuid)) {
+            card.parts.set(metric.uuid, {gpu: metric.gpu, uuid: metric.uuid, faults: []});
+        }
+        takeOfCard(card.parts.get(metric.uuid), name, metric, number);
     }
+}
+
+function takeOfCard(part, name, metric, number) {
+    if (name in CARD_VALUES) {
+        part[CARD_VALUES[name]] = number;
+    } else if (name === 'gpu_info') {
+        part.product = metric.name.replace(/^NVIDIA /, '');
+    } else if (name === 'gpu_temperature_limit_celsius' && metric.limit === 'slowdown') {
+        part.celsiusLimit = number;
+    } else if (name === 'gpu_throttled' && number === 1 && metric.reason in FAULTS) {
+        part.faults.push(FAULTS[metric.reason]);
+    }
+}
+
+/* Makes one card of a backend's cards: sums, the hottest, the fullest, and which of them are gone. */
+function gather(card) {
+    const parts = [...card.parts.values()].sort((a, b) => inOrder(a.gpu, b.gpu));
+    card.count = Math.max(1, parts.length);
+    if (parts.length) {
+        card.gpu = parts.length === 1 ? parts[0].gpu : `${parts[0].gpu} to ${parts[parts.length - 1].gpu}`;
+        card.uuid = parts.map(({uuid}) => uuid).join('+');
+    }
+    const products = new Map();
+    for (const {product} of parts.filter((part) => part.product !== undefined)) {
+        products.set(product, (products.get(product) || 0) + 1);
+    }
+    card.product = [...products].map(([name, times]) => times > 1 ? `${times} × ${name}` : name).join(' + ') || undefined;
+    for (const field of ['memory', 'memoryTotal', 'watts', 'wattsLimit']) {
+        card[field] = sum(parts, field);
+    }
+    const known = parts.filter(({celsius}) => celsius !== undefined);
+    const hottest = known.find(isHot) || known.sort((a, b) => b.celsius - a.celsius)[0] || {};
+    card.celsius = hottest.celsius;
+    card.celsiusLimit = hottest.celsiusLimit;
+    card.fullest = Math.max(...parts.map((part) => part.memory / part.memoryTotal).filter(Number.isFinite));
+    card.faults = parts.flatMap(({faults}) => faults);
+    card.answers = parts.some(({answers}) => answers === 0) ? 0 : (parts[0] || {}).answers;
+    card.lost = parts.filter(({answers, celsius}) => answers === 0 && celsius === undefined).map(({gpu}) => gpu);
 }
 
 function stateOf(card, rig) {
     if (!rig.isUp) {
         return 'unknown';
     }
-    if (card.quarantined === 1 || (card.answers === 0 && card.celsius === undefined)) {
+    if (card.quarantined === 1 || card.lost.length) {
         return 'gone';
     }
     if (card.answers === 0) {
@@ -153,7 +189,19 @@ export function isHot(card) {
 
 /* What a person calls it. */
 export function titleOf(card) {
-    return card.gpu === undefined ? `backend ${card.backend.split(':').pop()}` : `card ${card.gpu}`;
+    return card.gpu === undefined ? `backend ${card.backend.split(':').pop()}`
+        : `${card.count > 1 ? 'cards' : 'card'} ${card.gpu}`;
+}
+
+/* The word for how it is; of several cards, which are gone. */
+export function wordOf(card) {
+    return card.state === 'gone' && card.count > 1 && card.lost.length ? `${card.lost.join(', ')} gone`
+        : STATES[card.state][1];
+}
+
+/* How many cards these are: a backend may have several. */
+export function countOf(cards) {
+    return cards.reduce((all, card) => all + card.count, 0);
 }
 
 export function isBad(card) {

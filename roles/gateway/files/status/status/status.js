@@ -1,6 +1,6 @@
 /* Looks after the page: asks every few seconds while somebody looks, and says when nobody answers. */
 import {Failure, ask, isReady} from './ask.js';
-import {STATES, alertsOf, fleetOf, hourOf, isBad, titleOf} from './fleet.js';
+import {STATES, alertsOf, countOf, fleetOf, hourOf, titleOf, wordOf} from './fleet.js';
 import {forgetKey, keepKey, keptKey} from './key.js';
 import {clock, count, span} from './texts.js';
 import {idOf, showAlerts, showFleet, showHour, showRigs} from './view.js';
@@ -83,10 +83,11 @@ function show(fleet, alerts, ready) {
 /* What is most important, as a sentence, and a line for each part that is not as it should be. */
 function verdictOf(fleet, ready) {
     const cards = fleet.rigs.flatMap((rig) => rig.cards);
-    const working = cards.filter((card) => ['good', 'warn'].includes(STATES[card.state][0])).length;
+    const working = countOf(cards.filter((card) => ['good', 'warn'].includes(STATES[card.state][0])));
+    const all = countOf(cards);
     const troubles = fleet.rigs.flatMap((rig) => rig.isUp ? rig.cards
         .filter((card) => STATES[card.state][0] !== 'good')
-        .map((card) => ({id: idOf(rig.name, card.backend), text: `${rig.name}, ${titleOf(card)}: ${STATES[card.state][1]}`}))
+        .map((card) => ({id: idOf(rig.name, card.backend), text: `${rig.name}, ${titleOf(card)}: ${wordOf(card)}`}))
         : [{id: idOf(rig.name), text: `${rig.name} does not answer`}]);
     if (!fleet.rigs.length) {
         return {state: 'none', text: 'Prometheus knows no rigs', troubles};
@@ -94,11 +95,11 @@ function verdictOf(fleet, ready) {
     if (!ready) {
         return {state: 'bad', text: 'The fleet is not serving requests', troubles};
     }
-    const isWhole = working === cards.length && !seen.down;
+    const isWhole = working === all && !seen.down;
     return {
         state: !isWhole ? 'warn' : troubles.length ? 'warn' : 'good', troubles,
-        text: isWhole ? cards.length === 1 ? 'The card works' : `All ${cards.length} cards work`
-            : `${working} of ${count(cards.length, 'card')} ${working === 1 ? 'works' : 'work'}`,
+        text: isWhole ? all === 1 ? 'The card works' : `All ${all} cards work`
+            : `${working} of ${count(all, 'card')} ${working === 1 ? 'works' : 'work'}`,
     };
 }
 
@@ -113,7 +114,7 @@ function announce(fleet) {
     for (const rig of fleet.rigs) {
         states.set(rig.name, rig.isUp ? 'answers' : 'does not answer');
         for (const card of rig.isUp ? rig.cards : []) {
-            states.set(`${rig.name}, ${titleOf(card)}:`, STATES[card.state][1]);
+            states.set(`${rig.name}, ${titleOf(card)}:`, wordOf(card));
         }
     }
     const changes = [...states].filter(([name, state]) => seen.states && (seen.states.get(name) || state) !== state);

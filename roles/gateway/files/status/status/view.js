@@ -1,6 +1,6 @@
 /* The page's elements. What has not changed is left alone, so that focus and screen readers stay where they are. */
 import {Spark, most} from './spark.js';
-import {STATES, isBad, isHot, sum, titleOf} from './fleet.js';
+import {STATES, countOf, isBad, isHot, sum, titleOf, wordOf} from './fleet.js';
 import {NONE, clock, count, decimal, gib, rate, span} from './texts.js';
 
 const byId = (id) => document.getElementById(id);
@@ -221,9 +221,9 @@ export function showRigs(fleet, downSince) {
         const bad = rig.cards.filter(isBad);
         const kind = !rig.isUp || (bad.length && bad.length === rig.cards.length) ? 'bad'
             : rig.cards.some((card) => STATES[card.state][0] !== 'good') ? 'warn' : 'good';
-        const working = rig.cards.length - bad.length;
+        const working = countOf(rig.cards) - countOf(bad);
         setMark(part.mark, kind, !rig.isUp ? 'does not answer'
-            : bad.length ? `${working} of ${count(rig.cards.length, 'card')} ${working === 1 ? 'works' : 'work'}` : 'works');
+            : bad.length ? `${working} of ${count(countOf(rig.cards), 'card')} ${working === 1 ? 'works' : 'work'}` : 'works');
         mark(part.element, 'data-state', kind);
         say(part.facts, rig.isUp ? factsOf(rig) : downText(rig, downSince.get(rig.name)));
         part.note.hidden = rig.cards.length > 0;
@@ -235,7 +235,7 @@ export function showRigs(fleet, downSince) {
 
 function factsOf(rig) {
     return [
-        count(rig.cards.length, 'card'),
+        count(countOf(rig.cards), 'card'),
         rig.active !== undefined && count(rig.active, 'request'),
         rig.waiting > 0 && `${rig.waiting} waiting`,
         `${rate(sum(rig.cards, 'tokens'))} tokens/s`,
@@ -258,9 +258,9 @@ function downText(rig, since) {
 
 function updateCard(part, card) {
     const {cells, bars} = part;
-    const [kind, word] = STATES[card.state];
+    const [kind] = STATES[card.state];
     mark(part.element, 'data-state', kind);
-    setMark(part.mark, kind, card.state === 'slowed' ? card.faults[0] : word);
+    setMark(part.mark, kind, card.state === 'slowed' ? card.faults[0] : wordOf(card));
     const title = titleOf(card);
     say(part.title, title[0].toUpperCase() + title.slice(1));
     say(part.product, card.product || '');
@@ -272,7 +272,7 @@ function updateCard(part, card) {
     showPips(part.slots, isServing ? card : {});
     showBar(bars.celsius, decimal(card.celsius, 0, ' °C'), card.celsius / (card.celsiusLimit || 100), isHot(card));
     showBar(bars.memory, card.memory === undefined ? NONE : `${gib(card.memory)} of ${gib(card.memoryTotal)}`,
-            card.memory / card.memoryTotal, card.memory / card.memoryTotal > 0.9905);
+            card.memory / card.memoryTotal, card.fullest > 0.9905);
     showBar(bars.watts, card.wattsLimit === undefined ? decimal(card.watts, 0)
         : `${decimal(card.watts, 0)} of ${decimal(card.wattsLimit, 0)}`, card.watts / card.wattsLimit, false);
 }

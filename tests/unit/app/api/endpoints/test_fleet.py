@@ -94,6 +94,25 @@ def test_backends_that_answer_fail_and_lose_their_card(settings: Settings, tmp_p
     assert states(client) == ("degraded", ["down", "up"])
 
 
+def test_a_backend_of_several_cards_says_which_of_them_is_gone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    cards = (("GPU-a", "GPU-b"), ("GPU-c",))
+    app = create_app(replace(settings, gpu_uuids=cards))
+    for backend in app.extensions["heartcode"].pool.backends:
+        backend.has_answered()
+    client = app.test_client()
+    group, alone = shown(client)["backends"]
+    assert (group["cards"], alone["cards"]) == (["GPU-a", "GPU-b"], ["GPU-c"])
+    assert "gone" not in group
+    sign = tmp_path / "llama/0.quarantined"
+    sign.parent.mkdir()
+    sign.write_text("GPU-b: the GPU is lost\n")
+    group, alone = shown(client)["backends"]
+    assert (group["state"], group["gone"]) == ("gone", "GPU-b: the GPU is lost")
+    assert (alone["state"], "gone" in alone) == ("up", False)
+
+
 def test_a_backend_that_serves_another_model(client: FlaskClient, runtime: Runtime) -> None:
     first, second = runtime.pool.backends
     for backend in (first, second):
