@@ -92,15 +92,24 @@ def test_the_walk_along_the_ring_ends(
     assert sorted(sent, reverse=True) == tries
 
 
+def be_unreachable(connection: Connection, _: Request) -> None:
+    """Answer as the relay does for a rig that it cannot reach."""
+    connection.answer("502 Bad Gateway", b"{}")
+
+
+@pytest.mark.parametrize("variant", ["default", "four_rigs"])
+@pytest.mark.parametrize("behave", [fail, be_unreachable, reset_at_once])
 def test_a_busy_rig_is_waited_for_where_the_others_fail(
-    start_gateway: StartGateway, stand_ins: list[Upstream]
+    start_gateway: StartGateway, stand_ins: list[Upstream], behave: Behaviour, variant: str
 ) -> None:
     first, *others = stand_ins
     first.behave = be_busy
     for rig in others:
-        rig.behave = fail
-    gateway = start_gateway("four_rigs", rigs=ports(stand_ins))
-    assert [ask(gateway).status_code for _ in range(4)] == [200] * 4
+        rig.behave = behave
+    # None is left out for what it did to the one before: so the busy one is asked first and last.
+    forget = {"fail_timeout=5s": "fail_timeout=0"}
+    gateway = start_gateway(variant, rigs=ports(stand_ins), instead=forget)
+    assert [ask(gateway).status_code for _ in range(16)] == [200] * 16
 
 
 def test_a_rig_that_says_nothing_has_had_the_request_s_time(

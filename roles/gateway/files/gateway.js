@@ -194,7 +194,8 @@ function next(r) {
     if (failed && status === '504' && (code || ofThisStage(v.upstream_connect_time).pop() !== '-')) {
         return lost(r, 504, code || 'rig_timeout');
     }
-    if (failed && (!code || statuses.length >= fleet.rigs_asked && fleet.rigs.length > fleet.rigs_asked)) {
+    // Where one is only busy it is waited for, whatever the others are.
+    if (failed && !isBusy && (!code || statuses.length >= fleet.rigs_asked && fleet.rigs.length > fleet.rigs_asked)) {
         v.heartcode_failures = String(Number(v.heartcode_failures || 0) + 1);
         if (Number(v.heartcode_failures) >= MAX_FAILURES) {
             return lost(r, Number(status), code || 'rig_failed');
