@@ -152,6 +152,10 @@ test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one
 	@pytest tests/one_host
 	@$(MAKE) test-peer
 
+.PHONY: test-faults
+test-faults: bootstrap ## Go through the fault matrix on the fleet of `make up`: make test-faults FAULTS=name,name
+	@FAULTS='$(FAULTS)' pytest -q tests/fleet/test_faults.py
+
 .PHONY: test-peer
 test-peer: bootstrap ## Run llama.cpp's own server tests against llama-server and through the proxy, and compare
 	@tools/peer_test.py

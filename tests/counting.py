@@ -1,8 +1,12 @@
 """Requests to the model that counts, and what they must answer."""
 
+import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import requests
 
@@ -59,3 +63,94 @@ def text_of(event: dict[str, Any]) -> str:
 def count_to(number: int) -> list[str]:
     """What the model says, word by word."""
     return [str(n) for n in range(1, number + 1)]
+
+
+@dataclass
+class Count:
+    """What became of one request to count.
+
+    Attributes:
+        last: The number that ends a whole answer.
+        stream: Whether it was streamed.
+        began: When it was asked, by the monotonic clock, in seconds.
+        ended: When it was over.
+        status: Of the answer, 0 without one.
+        numbers: Those that have come, in order.
+        heard: When each event of a stream with a number came.
+        error: What has ended it, "" where its end came.
+    """
+
+    last: int
+    stream: bool
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+    status: int = 0
+    numbers: list[int] = field(default_factory=list)
+    heard: list[float] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.error and self.numbers == list(range(1, self.last + 1))
+
+    @property
+    def left_out(self) -> int:
+        """Numbers that are missing before the last one that has come, or before the end."""
+        until = max(self.numbers, default=0) if self.error else self.last
+        return len(set(range(1, until + 1)) - set(self.numbers))
+
+    @property
+    def doubled(self) -> int:
+        """Numbers that have come again, or that nobody has asked for."""
+        return len(self.numbers) - len(set(self.numbers) & set(range(1, self.last + 1)))
+
+    def __str__(self) -> str:
+        what = "stream" if self.stream else "whole"
+        until = f"{len(self.numbers)} numbers until {self.numbers[-1:]}"
+        took = f"{self.ended - self.began:.1f} s"
+        return f"{what}, status {self.status}, {until}, {took}: {self.error or 'ended'}"
+
+
+def count(where: Door, text: str, made: Count, *, timeout_s: float = 120) -> Count:
+    """Have one client count, and note in `made` what becomes of it; nothing that fails raises.
+
+    Read line by line from the socket: thousands of events a second are to cost little of a machine
+    that all of a fleet runs on.
+    """
+    messages = [{"role": "user", "content": text}]
+    body = {"messages": messages, "max_tokens": made.last, "stream": made.stream}
+    told = urlsplit(where.url)
+    connection = http.client.HTTPConnection(told.hostname or "", told.port, timeout=timeout_s)
+    try:
+        head = {"Content-Type": "application/json", **where.authorization}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), head)
+        answer = connection.getresponse()
+        made.status = answer.status
+        if answer.status != http.client.OK:
+            made.error = answer.read(500).decode(errors="replace")
+        elif made.stream:
+            _hear(answer, made)
+        else:
+            said = json.loads(answer.read())["choices"][0]["message"]["content"]
+            made.numbers = list(map(int, said.split()))
+    except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+        made.error = repr(error)
+    finally:
+        connection.close()
+        made.ended = time.monotonic()
+    return made
+
+
+def _hear(answer: http.client.HTTPResponse, made: Count) -> None:
+    while line := answer.readline():
+        if line == b"data: [DONE]\n":
+            return
+        if line.startswith(b"data: "):
+            event = json.loads(line[6:])
+            if "error" in event:
+                made.error = line.decode().strip()
+                return
+            if said := text_of(event):
+                made.heard.append(time.monotonic())
+                made.numbers += map(int, said.split())
+    made.error = "the stream ended without [DONE]"

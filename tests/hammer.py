@@ -11,7 +11,7 @@ from typing import Self
 
 import requests
 
-from tests.counting import Door, chat, count_to, events, text_of
+from tests.counting import Count, Door, count
 
 
 class _Clients:
@@ -78,46 +78,72 @@ class Hammer(_Clients):
         assert set(self.statuses) == {200}
 
 
-class Conversations(_Clients):
-    """Clients that let the model count, again and again, half of them in streams.
+class Load(_Clients):
+    """Clients that let the model count, again and again, and what became of each request.
 
-    Each request is a conversation of its own, so all rigs get some. At the end of its `with` every
-    answer must have been whole. `failures` says what was not; `answers` counts what was.
+    Each request is a conversation of its own, so all rigs get some.
+
+    Attributes:
+        told: what is over, in the order in which it ended.
     """
 
-    def __init__(self, where: Door, *, clients: int = 3, numbers: int = 120) -> None:
+    def __init__(
+        self, where: Door, *, streams: int, whole: int, numbers: int, pause_s: float = 0.3
+    ) -> None:
+        """Have so many clients ask for streams, and so many for whole answers."""
         super().__init__(
-            threading.Thread(target=self._ask, args=(bool(number % 2),))
-            for number in range(clients)
+            threading.Thread(target=self._ask, args=(stream,))
+            for stream in [True] * streams + [False] * whole
         )
-        self.answers = 0
+        self.told: list[Count] = []
         self._where = where
         self._numbers = numbers
+        self._pause_s = pause_s
         self._names = itertools.count()
 
     def _ask(self, stream: bool) -> None:  # noqa: FBT001 - of a thread
         # Steady, and something of a small machine is left for what is to be watched.
-        while not self._done.wait(0.3):
-            name = next(self._names)
-            try:
-                said = self._answer(f"Count, please, for the {name}th time!", stream=stream)
-            except (requests.RequestException, AssertionError, ValueError, KeyError) as error:
-                self.failures.append(f"{name}: {error!r}")
-                continue
-            if said != count_to(self._numbers):
-                self.failures.append(f"{name}: {len(said)} numbers: {said[-3:]}")
-            else:
-                self.answers += 1
+        while not self._done.wait(self._pause_s):
+            text = f"Count, please, for the {next(self._names)}th time!"
+            self._note(count(self._where, text, Count(last=self._numbers, stream=stream)))
 
-    def _answer(self, text: str, *, stream: bool) -> list[str]:
-        messages = [{"role": "user", "content": text}]
-        with chat(
-            self._where, max_tokens=self._numbers, messages=messages, stream=stream
-        ) as response:
-            assert response.status_code == 200, response.text
-            if stream:
-                return "".join(map(text_of, events(response))).split()
-            return str(response.json()["choices"][0]["message"]["content"]).split()
+    def _note(self, made: Count) -> None:
+        self.told.append(made)
+
+    def wait_for_answers(self, limit_s: float = 180) -> None:
+        """Return when as many requests as there are clients have been asked since and are whole."""
+        since = time.monotonic()
+
+        def come() -> int:
+            return sum(made.began > since and made.is_whole for made in list(self.told))
+
+        while come() < len(self._threads):
+            assert time.monotonic() < since + limit_s, f"only {come()} whole answers: {self.last()}"
+            time.sleep(0.1)
+
+    def last(self) -> str:
+        """The last things that went wrong, in words."""
+        return "; ".join(str(made) for made in self.told if not made.is_whole)[-1000:]
 
     def _verify(self) -> None:
-        assert self.answers > 0
+        assert self.told
+
+
+class Conversations(Load):
+    """A load of which every answer must be whole at the end of its `with`.
+
+    Half of its clients ask for streams. `failures` says what was not whole; `answers` counts what
+    was.
+    """
+
+    def __init__(self, where: Door, *, clients: int = 3, numbers: int = 120) -> None:
+        super().__init__(where, streams=clients // 2, whole=clients - clients // 2, numbers=numbers)
+
+    @property
+    def answers(self) -> int:
+        return sum(made.is_whole for made in self.told)
+
+    def _note(self, made: Count) -> None:
+        super()._note(made)
+        if not made.is_whole:
+            self.failures.append(str(made))

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,24 @@ class Fleet:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    @contextmanager
+    def without_power(self, rig: str) -> Iterator[None]:
+        """A rig whose power is cut, and that is booted again at the end."""
+        self.tool("stop", rig)
+        try:
+            yield
+        finally:
+            self.tool("start", rig)
+
+    @contextmanager
+    def without_cable(self, rig: str) -> Iterator[None]:
+        """A rig whose cable is pulled, and plugged in again at the end."""
+        self.tool("cut", rig)
+        try:
+            yield
+        finally:
+            self.tool("restore", rig)
+
     def playbook(
         self,
         *arguments: str,
@@ -264,9 +283,9 @@ class Fleet:
         """Return the units that have been started since."""
         return {unit for unit, start in self.starts().items() if before.get(unit) != start}
 
-    def state(self, rig: str, unit: str) -> str:
+    def state(self, host: str, unit: str) -> str:
         """Return what systemd says of a unit: active, failed ..."""
-        return self.ssh(rig, f"systemctl is-active {unit}", check=False)
+        return self.ssh(host, f"systemctl is-active {unit}", check=False)
 
     def units(self, host: str) -> set[str]:
         """What runs on a host and belongs to the deployment, and what has failed there."""
@@ -324,15 +343,19 @@ class Fleet:
             if line.startswith("inference_requests_total{") and 'status="200"' in line
         )
 
-    def metrics(self, query: str) -> list[dict[str, Any]]:
-        """Ask the fleet's Prometheus, through the gateway host since it listens only there."""
+    def metrics(self, query: str, *, check: bool = True) -> list[dict[str, Any]]:
+        """Ask the fleet's Prometheus, through the gateway host since it listens only there.
+
+        Without `check` one that cannot be asked knows of nothing.
+        """
         answer = self.ssh(
             "gateway",
             "python3 -c 'import sys,urllib.parse,urllib.request as r;"
             'print(r.urlopen("http://127.0.0.1:9090/api/v1/query?query="+'
             f"urllib.parse.quote(sys.argv[1])).read().decode())' '{query}'",
+            check=check,
         )
-        result: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
+        result: list[dict[str, Any]] = json.loads(answer)["data"]["result"] if answer else []
         return result
 
 

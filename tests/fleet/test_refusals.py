@@ -258,6 +258,10 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
             {"gateway_read_timeout_s": 600},
             "gateway_read_timeout_s (600) has to be more than the 1800 s",
         ),
+        "a request that no rig is asked for": (
+            {"gateway_rigs_asked": 0},
+            "gateway_rigs_asked (0) has to be 1 or more",
+        ),
         "an address for an ACME server": (
             {
                 "gateway_tls": "acme",

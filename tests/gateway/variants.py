@@ -43,6 +43,7 @@ def variants(certificate: Path, key: Path, *, relay: bool = False) -> dict[str, 
         "default": default,
         "third_rig": default | _rigs(3),
         "four_rigs": default | _rigs(4),
+        "two_of_four_rigs": default | _rigs(4) | {"gateway_rigs_asked": 2},
         "clients": _rigs(2, _SECOND)
         | {
             "gateway_api_keys": [

@@ -152,8 +152,9 @@ def _remove_state(directory: Path) -> bool:
     """Remove the fleet's files from a state directory, and the directory if nothing else is in."""
     if not directory.is_dir():
         return False
-    # "tuned" and "gateway.key": what playbooks have found and made for machines that are gone now.
-    known = [directory / name for name in ("machines", "tuned", "gateway.key", *_FILES)]
+    # What playbooks and a test have found and made for machines that are gone now.
+    theirs = ("tuned", "gateway.key", "faults.json")
+    known = [directory / name for name in ("machines", *theirs, *_FILES)]
     known += [path for name in _FILES for path in directory.glob(f".{name}.*")]
     existing = [path for path in known if path.exists()]
     for path in existing:

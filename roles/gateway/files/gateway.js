@@ -8,7 +8,8 @@ import body from 'body.js';
 import clients from 'clients.js';
 import fleet from 'fleet.js';
 
-// nginx has asked all rigs by then; once more, as the only one may just have been restarted.
+// nginx has asked all rigs by then, or as many as a walk may; once more, as the only one may just have been restarted,
+// and others than before, as those that failed are marked.
 const MAX_FAILURES = 3;
 const RETRY_AFTER_S = '5';
 // What the groups of rigs are called that are asked through the relay.
@@ -193,10 +194,11 @@ function next(r) {
     if (failed && status === '504' && (code || ofThisStage(v.upstream_connect_time).pop() !== '-')) {
         return lost(r, 504, code || 'rig_timeout');
     }
-    if (failed && !code) {
+    // Where one is only busy it is waited for, whatever the others are.
+    if (failed && !isBusy && (!code || statuses.length >= fleet.rigs_asked && fleet.rigs.length > fleet.rigs_asked)) {
         v.heartcode_failures = String(Number(v.heartcode_failures || 0) + 1);
         if (Number(v.heartcode_failures) >= MAX_FAILURES) {
-            return lost(r, Number(status), 'rig_failed');
+            return lost(r, Number(status), code || 'rig_failed');
         }
         return r.internalRedirect('@' + v.heartcode_stage);
     }

@@ -84,7 +84,10 @@ def call(tmp_path: Path) -> Call:
         "strangers_per_minute": 30,
         "by_hash": {client["sha256"]: client for client in CLIENTS},
     }
-    for name, content in (("fleet", {"rigs": ["rig1"], "models": MODELS}), ("clients", known)):
+    for name, content in (
+        ("fleet", {"rigs": ["rig1"], "rigs_asked": 10, "models": MODELS}),
+        ("clients", known),
+    ):
         (tmp_path / f"{name}.js").write_text(f"export default {json.dumps(content)};")
     (tmp_path / "driver.js").write_text(DRIVER)
 
