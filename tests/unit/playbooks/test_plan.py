@@ -67,3 +67,20 @@ def test_what_does_not_fit_is_printed_and_fails(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "here  1 x P106-100  nothing fits" in done.stdout
     assert "the table above says what would" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("listed", "order"),
+    [([], [AA, BB]), ([{"gpus": ["02:00.0", 0], "slots": 1}], [BB, AA])],
+    ids=["found", "named"],
+)
+def test_cards_that_hold_a_model_together_are_a_group(
+    tmp_path: Path, listed: list[dict[str, object]], order: list[str]
+) -> None:
+    asked = ("-e", "plan_model='12B Q6_K'", "-e", "plan_inventory=true")
+    done = play(tmp_path, *asked, llama_server_gpus=listed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout.split("msg: |-\n")[1].split("\nPLAY RECAP")[0]
+    (group,) = yaml.safe_load(printed)["here"]["llama_server_gpus"]
+    assert group["gpus"] == order
+    assert "uuid" not in group
