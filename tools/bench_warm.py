@@ -155,6 +155,7 @@ def returning(
                 if answer.prompt_tokens < tokens:
                     raise RuntimeError(f"the prompt has {answer.prompt_tokens} tokens alone")
                 seen[what].append(answer.first_token_s or 0.0)
+                print(f"  files {is_on}, {what}: {answer.first_token_s:.2f} s", file=sys.stderr)
         llama.__exit__()
     return seen
 
@@ -194,6 +195,7 @@ def reuse(
         turns = hold(Server(url=rig.url, model="bench"), shape, mark="bench", seed=_SEED)
         seconds = time.monotonic() - begun
         found = Reuse.of(turns)
+    print(f"  files {is_on}, host cache {host_mib}: {found.share:.1%}", file=sys.stderr)
     return {
         "is_on": is_on,
         "host_mib": host_mib,

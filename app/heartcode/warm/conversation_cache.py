@@ -55,9 +55,9 @@ _LOOK_S = 2.0
 _STOP_S = 10.0
 # Until it was measured: an x1 riser's, and an 8B model's in q8_0.
 _BYTES_PER_S, _BYTES_PER_TOKEN = 200e6, 70e3
-# A file is read or written where that takes at most this part of what evaluating would take, ...
+# Ahead of a request a file is written where that takes at most this part of evaluating it, ...
 _WORTH = 0.25
-# ... and that would take longer than this.
+# ... and read where evaluating would take longer, and longer than this.
 _LITTLE_S = 0.05
 # English prose, as the prior of `Lengths`.
 _CHARS_PER_TOKEN = 4.0
@@ -86,7 +86,7 @@ class _Side:
 
     budget: Budget
     is_ours: bool = False
-    is_saving: bool = False
+    saving_now: int = 0
     is_unsaved: bool = False
     committing: int = 0
     identity: Identity | None = None
@@ -165,7 +165,7 @@ class ConversationCache:
         if body is None or not self._has_slots(lease, side):
             backend.cache.is_unsure()
             return request
-        if self._key(backend, side) and not side.is_saving:
+        if self._key(backend, side):
             self._judge_the_last(backend, side)
             self._save_former(lease, side)
             self._restore(lease, side)
@@ -196,7 +196,7 @@ class ConversationCache:
         gained = (found.chars - place.match.cached_chars) * lease.tokens_per_char
         gained_s = gained / backend.throughput.prompt.value
         cost_s = found.entry.size / side.restoring.value
-        if gained_s < _LITTLE_S or cost_s > _WORTH * gained_s:
+        if gained_s < max(_LITTLE_S, cost_s):
             return
         if not self._store.is_there(found.entry):
             self._count_restore(backend, "lost")
@@ -292,7 +292,6 @@ class ConversationCache:
     def _is_wanted(self, backend: Backend, side: _Side, sequence: KnownSequence) -> bool:
         return (
             side.is_ours
-            and not side.is_saving
             and not self._is_retired
             and sequence.is_placed
             and not sequence.is_saved
@@ -332,27 +331,31 @@ class ConversationCache:
         name, key = self._store.new_name(), self._key(backend, side)
         others_wait = bool(backend.at_work)
         began = self._clock()
-        side.is_saving = backend.is_occupied = True
-        backend.occupied_until = began + seconds
+        side.saving_now += 1
+        backend.is_occupied, backend.occupied_until = True, began + seconds
+        # Nobody else shall save it meanwhile.
+        sequence.is_saved = True
         try:
             saved = slots.save(backend, number, self._store.part(name), timeout_s=_MOST_S)
         except (BackendError, slots.RefusedError) as error:
             self._store.discard(name)
             self._saving_failed(backend, side, _result(error), why=str(error))
-            return
-        finally:
-            side.is_saving = backend.is_occupied = False
-            backend.occupied_until = 0.0
+            sequence.is_saved = False
             if others_wait:
                 side.budget.spend(self._clock() - began)
+            return
+        finally:
+            side.saving_now -= 1
+            backend.is_occupied = side.saving_now > 0
+            backend.occupied_until = 0.0
+        if others_wait:
+            side.budget.spend(saved.seconds)
         side.saving.learn(saved.size, saved.seconds)
         if not is_still_there() or saved.tokens < self._limits.min_tokens:
             # Somebody has come in between: what is in the file is not known.
             self._store.discard(name)
-            sequence.is_saved = sequence.is_saved or saved.tokens < self._limits.min_tokens
             return
         side.size.learn(saved.size, saved.tokens)
-        sequence.is_saved = True
         commit = partial(
             self._store.commit,
             name,
@@ -367,14 +370,16 @@ class ConversationCache:
 
     def _commit(self, backend: Backend, side: _Side, commit: Callable[[], Entry]) -> None:
         side.committing += 1
+        threads = gevent.get_hub().threadpool
         try:
-            entry = gevent.get_hub().threadpool.apply(commit)
+            entry = threads.apply(commit)
+            self._store.add(entry)
+            threads.apply(self._store.secure, (entry,))
         except StoreError as error:
             self._saving_failed(backend, side, "lost", why=str(error))
             return
         finally:
             side.committing -= 1
-        self._store.add(entry)
         if self._clock() >= side.pause_until:
             side.pause_s = 0.0
         metrics.WARM_SAVES.labels(backend=backend.name, result="saved").inc()

@@ -2,7 +2,9 @@
 
     store = Store.open(directory, limit_bytes=8 * 2**30, keep_s=86400)
     name = store.new_name()            # llama-server writes {name}.part
-    store.commit(name, key=key, sequence=sequence, tokens=2584, size=32_000_000)
+    entry = store.commit(name, key=key, sequence=sequence, tokens=2584, size=32_000_000)
+    store.add(entry)
+    store.secure(entry)
     found = store.best(key, prompt)
     store.is_intact(found.entry)       # before anybody relies on it
 
@@ -114,6 +116,7 @@ class Store:
         self._used: dict[str, float] = {}
         # By key and first block, so that a prompt is compared with what begins as it does.
         self._alike: dict[tuple[str, int | None], dict[str, Entry]] = {}
+        self._unsecured: set[str] = set()
         self._seen = -1
         self.refresh()
 
@@ -175,28 +178,51 @@ class Store:
     def commit(
         self, name: str, *, key: str, sequence: KnownSequence, tokens: int, size: int
     ) -> Entry:
-        """Keep what llama-server has written as `part(name)`; takes as long as the disk does.
+        """Take what llama-server has written as `part(name)`; reads all of it.
 
-        It is not known to the store before `add()`, so that this can be done in a thread.
+        It is not known to the store before `add()`, so that this can be done in a thread, and is
+        nothing to others, or after an end of this process, before `secure()`.
 
         Raises:
             StoreError: it is not there, or not whole.
         """
         try:
-            digest = self._secured(f"{name}.part", size)
+            digest = self._taken(f"{name}.part", size)
             entry = Entry(
                 name=name, key=key, sequence=sequence, tokens=tokens, size=size, digest=digest
             )
             self._path(f"{name}.part").rename(self._path(entry.file))
-            self._write_word(entry)
         except (OSError, StoreError) as error:
-            for ending in ("part", "kv", "json.part", "json"):
-                self._unlink(f"{name}.{ending}")
+            self._remove(name)
             raise StoreError(str(error)) from error
         return entry
 
+    def secure(self, entry: Entry) -> None:
+        """Let a conversation outlive this process and the host's power; takes as long as the disk.
+
+        It may be done in a thread.
+
+        Raises:
+            StoreError: it cannot be.
+        """
+        try:
+            descriptor = os.open(self._path(entry.file), os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._write_word(entry)
+        except OSError as error:
+            self._remove(entry.name)
+            raise StoreError(str(error)) from error
+        self._unsecured.discard(entry.name)
+        # It may have made room for another one in the meantime.
+        if entry.name not in self._entries:
+            self._remove(entry.name)
+
     def add(self, entry: Entry) -> None:
         """Know a conversation; those that it goes on with are not needed any more."""
+        self._unsecured.add(entry.name)
         self._know(entry, self._clock())
         for other in tuple(self._alike[entry.key, entry.sequence.first].values()):
             if other is not entry and entry.sequence.goes_on_with(other.sequence):
@@ -235,9 +261,7 @@ class Store:
     def drop(self, entry: Entry) -> None:
         """Delete a conversation."""
         self._forget(entry)
-        # The word first: a state without it is nothing.
-        self._unlink(f"{entry.name}.json")
-        self._unlink(entry.file)
+        self._remove(entry.name)
 
     def refresh(self) -> None:
         """See what others have written or deleted; delete what is too old or too much."""
@@ -261,6 +285,7 @@ class Store:
     def _forget(self, entry: Entry) -> None:
         self._entries.pop(entry.name, None)
         self._used.pop(entry.name, None)
+        self._unsecured.discard(entry.name)
         alike = self._alike.get((entry.key, entry.sequence.first), {})
         alike.pop(entry.name, None)
         if not alike:
@@ -276,7 +301,8 @@ class Store:
     def _look(self) -> None:
         found = {path.name: path for path in self._directory.iterdir()}
         for entry in tuple(self._entries.values()):
-            if f"{entry.name}.json" not in found or entry.file not in found:
+            has_word = f"{entry.name}.json" in found or entry.name in self._unsecured
+            if not has_word or entry.file not in found:
                 self._forget(entry)
         for path in found.values():
             if path.suffix == ".json" and path.stem not in self._entries:
@@ -310,8 +336,13 @@ class Store:
         with suppress(OSError):
             self._path(name).unlink()
 
-    def _secured(self, name: str, size: int) -> str:
-        """Return the hash of a file that is safe on the disk, for its owner alone."""
+    def _remove(self, name: str) -> None:
+        # The word first: a state without it is nothing.
+        for ending in ("json", "json.part", "kv", "part"):
+            self._unlink(f"{name}.{ending}")
+
+    def _taken(self, name: str, size: int) -> str:
+        """Return the hash of a file, which is for its owner alone from now on."""
         path = self._path(name)
         # llama-server runs as the same user and leaves what its umask says.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -319,9 +350,7 @@ class Store:
             os.fchmod(descriptor, 0o600)
             if os.fstat(descriptor).st_size != size:
                 raise StoreError("it is not as long as llama-server says")
-            digest = _digest(file)
-            os.fsync(descriptor)
-        return digest
+            return _digest(file)
 
     def _write_word(self, entry: Entry) -> None:
         sequence = entry.sequence

@@ -46,6 +46,7 @@ def kept(store: Store, asked: Prompt, *, key: str = KEY, state: bytes = STATE) -
     (store._directory / store.part(name)).write_bytes(state)
     entry = store.commit(name, key=key, sequence=sequence_of(asked), tokens=500, size=len(state))
     store.add(entry)
+    store.secure(entry)
     return entry
 
 
@@ -252,3 +253,31 @@ def test_a_sequence_goes_on_with_its_own_beginning_alone() -> None:
     assert not sequence(1, 2).goes_on_with(sequence(1, 2, 3))
     assert sequence(1, 9, 3).goes_on_with(sequence(1, 2, is_open=True))
     assert not sequence(9, 2).goes_on_with(sequence(1, is_open=True))
+
+
+def test_what_is_not_secured_yet_serves_this_process_alone(tmp_path: Path, clock: Clock) -> None:
+    store = opened(tmp_path, clock)
+    name = store.new_name()
+    (store._directory / store.part(name)).write_bytes(STATE)
+    asked = prompt(store, "a")
+    entry = store.commit(name, key=KEY, sequence=sequence_of(asked), tokens=500, size=len(STATE))
+    store.add(entry)
+    store.refresh()
+    assert store.best(KEY, prompt(store, "a", "b")) is not None
+    assert len(opened(tmp_path, clock)) == 0
+    store.secure(entry)
+    assert len(opened(tmp_path, clock)) == 1
+
+
+def test_what_had_to_go_before_it_was_secured_leaves_nothing(tmp_path: Path, clock: Clock) -> None:
+    store = opened(tmp_path, clock)
+    name = store.new_name()
+    (store._directory / store.part(name)).write_bytes(STATE)
+    asked = sequence_of(prompt(store, "a"))
+    entry = store.commit(name, key=KEY, sequence=asked, tokens=500, size=len(STATE))
+    store.add(entry)
+    store._forget(entry)
+    store.secure(entry)
+    assert [path.name for path in store._directory.iterdir()] == ["secret"]
+    with pytest.raises(StoreError):
+        store.secure(entry)
