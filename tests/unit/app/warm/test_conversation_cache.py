@@ -97,23 +97,23 @@ class Rig:
     def rest(self, seconds: float = 20.0) -> None:
         self.clock.now += seconds
         self.cache.save_what_is_idle(self.backend)
-        gevent.sleep(0.01)
-        wait_for_files()
+        self.wait_for_files()
+
+    def wait_for_files(self) -> None:
+        """Return when all that has been written is known."""
+        gevent.sleep(0)  # what was spawned begins
+        while any(side.committing for side in self.cache._sides.values()):
+            gevent.sleep(0.001)
 
 
 REQUEST = UpstreamRequest(method="POST", path="/v1/chat/completions", body=b'{"messages": []}')
 
 
-def wait_for_files() -> None:
-    gevent.get_hub().threadpool.join()
-    gevent.sleep(0)
-    gevent.sleep(0)
-
-
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    yield Rig(tmp_path / "kept", monkeypatch)
-    wait_for_files()
+    made = Rig(tmp_path / "kept", monkeypatch)
+    yield made
+    made.wait_for_files()
 
 
 def test_what_is_idle_for_long_enough_is_saved_once(rig: Rig) -> None:
