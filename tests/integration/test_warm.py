@@ -306,3 +306,19 @@ def test_a_stop_waits_for_what_is_not_saved_yet(
     assert len(words(files)) == 1
     restart(llama, start_llama, proxy)
     assert ask(proxy, **talk(1, 2))["restored_tokens"] > 500
+
+
+def test_a_restart_that_nobody_has_noticed_is_one(
+    start_llama: Any, start_proxy: StartProxy, files: Path
+) -> None:
+    llama = start_llama()
+    signs = files.parent / "run" / "llama"
+    signs.mkdir(parents=True)
+    (signs / "0.waiting").write_text("1\n")
+    proxy = start_proxy(llama.url, **settings(files))
+    ask(proxy, **talk(1))
+    await_saved(files)
+    llama.kill()
+    (signs / "0.waiting").write_text("2\n")
+    start_llama(port=llama.port)
+    assert ask(proxy, **talk(1, 2))["restored_tokens"] > 500

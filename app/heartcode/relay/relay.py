@@ -366,14 +366,17 @@ class _RelayedRequest:
             begun.note_in(self._info)
         return continuation
 
-    def _introduced(self, backend: Backend) -> Identity | None:
-        """Return what `backend` serves, which is what is asked for.
+    def _introduced(self, lease: Lease) -> Identity | None:
+        """Return what the backend serves, which is what is asked for.
 
         Raises:
             BackendError: when it serves something else, or does not say what.
         """
+        backend = lease.backend
         served = backend.served
         if served.is_unknown:
+            if served.is_started_anew and isinstance(lease, SlotLease):
+                lease.place.begins_anew()
             process = served.process()
             try:
                 identity = identify(backend.host, backend.port, timeout_s=self._timeouts.identity_s)
@@ -391,7 +394,7 @@ class _RelayedRequest:
         request, splice = self._request, None
         with ExitStack() as held:
             held.enter_context(lease)
-            identity = self._introduced(lease.backend)
+            identity = self._introduced(lease)
             if continuation is not None:
                 request, splice = self._resumed(lease, continuation)
             if self._warm is not None and isinstance(lease, SlotLease):

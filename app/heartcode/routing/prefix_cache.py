@@ -223,6 +223,13 @@ class Place:
         self._promised = promised
         self._older = older
 
+    def begins_anew(self) -> None:
+        """Note that the llama-server has lost everything, and gets this request first."""
+        self._cache.forget()
+        self._slot.sequence = self._sequence
+        self.match = self._promised = Match()
+        self.former = None
+
     def is_asked_for(self) -> None:
         """Note that the request names this slot, so that it is known to be there."""
         if self._sequence is not None:
