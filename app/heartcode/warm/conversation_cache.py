@@ -364,12 +364,12 @@ class ConversationCache:
             tokens=saved.tokens,
             size=saved.size,
         )
+        side.committing += 1
         gevent.spawn(self._commit, backend, side, commit)
         if saved.seconds > _SLOW_S:
             self._saving_failed(backend, side, "slow", why=f"{saved.seconds:.1f} s")
 
     def _commit(self, backend: Backend, side: _Side, commit: Callable[[], Entry]) -> None:
-        side.committing += 1
         threads = gevent.get_hub().threadpool
         try:
             entry = threads.apply(commit)
