@@ -185,6 +185,10 @@ bench-relay: bootstrap ## Measure what the proxy costs for each token, beside ng
 bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings
 	@tools/bench_gateway.py $(ARGS)
 
+.PHONY: bench-warm
+bench-warm: bootstrap ## Measure what conversations in files bring, side by side with none
+	@tools/bench_warm.py $(ARGS)
+
 .PHONY: bench-body
 bench-body: bootstrap ## Measure for how long a body keeps the gateway's nginx busy, whatever is in it
 	@tools/bench_body.py $(ARGS)

@@ -152,7 +152,13 @@ class Fleet:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory)))
             llamas = [
                 stack.enter_context(
-                    Llama(directory, server, model, slots=_SLOTS_EACH, cache_ram_mib=cache_ram_mib)
+                    Llama(
+                        directory,
+                        server,
+                        model.path,
+                        slots=_SLOTS_EACH,
+                        cache_ram_mib=cache_ram_mib,
+                    )
                 )
                 for _ in range(_RIGS * _BACKENDS_EACH)
             ]

@@ -6,6 +6,7 @@ sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in e
 timeouts | start_timeout_s(at_a_time, cards)            seconds to a token, from any one's start
 files | kept_models(found, directory)                   the path of each one's file
 kept | unnamed_models(named, wanted)                    those that nothing names, for host_files
+mib | conversations_mib                                 MiB for conversations on a disk of that size
 
 `cards` is rig_backends: all settings of each backend, in their order. What the host's RAM holds is
 the planner's to say (``heartcode_models.planner.host_ram``).
@@ -26,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[2] / "app"))
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import PASCAL, uuids_of
+from heartcode_models.planner.host_disk import room_for_conversations
 from heartcode_models.planner.host_ram import LlamaServer, cache_for_each, server_ram
 from heartcode_models.planner.settings import ALL_LAYERS, Settings, layers_of
 from heartcode_models.units import MIB, mib
@@ -104,6 +106,11 @@ def start_timeout_s(timeouts: Sequence[int], at_a_time: int, cards: Cards) -> in
     """Return the seconds from a start to the token: all others may take their turns before."""
     before = BEFORE_TURNS_S + ASKING_S * (max(map(_count, cards)) - 1)
     return before + sum(timeouts) // int(at_a_time) + max(timeouts)
+
+
+def conversations_mib(disk_mib: int) -> int:
+    """Return the MiB for conversations in files on a disk of that size, 0 where it is too small."""
+    return room_for_conversations(int(disk_mib) * MIB)
 
 
 def backend_ram(
@@ -221,4 +228,5 @@ class FilterModule:
             "unnamed_models": unnamed_models,
             "start_timeout_s": start_timeout_s,
             "backend_ram": backend_ram,
+            "conversations_mib": conversations_mib,
         }

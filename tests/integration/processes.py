@@ -324,7 +324,18 @@ class Llama(Program):
         port = port or free_port()
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        own = ["-np", str(slots), "-b", str(batch), "--port", str(port), "-m", path]
+        own = [
+            "-np",
+            str(slots),
+            "-b",
+            str(batch),
+            "-ub",
+            str(min(batch, 512)),
+            "--port",
+            str(port),
+            "-m",
+            path,
+        ]
         own += ["--alias", name] if name else []
         own += ["-c", str(n_ctx * slots)] if n_ctx else []
         arguments = [*LLAMA_FLAGS.split(), *flags.split(), *own]

@@ -24,7 +24,7 @@ from tests.integration.listening import (
     text_of,
 )
 from tests.integration.processes import Proxy
-from tests.integration.real_models import GEMMA3, SMOLLM2, RealModel
+from tools.bench.real_models import GEMMA3, SMOLLM2, RealModel
 
 pytestmark = pytest.mark.long
 

@@ -46,28 +46,42 @@ class Model:
 
 
 class Llama(Relay):
-    """A llama-server with the flags that the role gives it; one thread, as others run beside it."""
+    """A llama-server with the flags that the role gives it; one thread, as others run beside it.
+
+    `conversations` is where it saves them, if it does.
+    """
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._process.kill()
+        self._process.wait(30)
 
     def __init__(
         self,
         directory: Path,
         server: Sequence[str],
-        model: Model,
+        model: Path,
         *,
         slots: int,
         cache_ram_mib: int,
+        context: int = _CONTEXT,
+        threads: int = 1,
+        conversations: Path | None = None,
+        port: int = 0,
     ) -> None:
+        saving = ["--slot-save-path", str(conversations)] if conversations else []
         self.name = f"llama-{len(list(directory.glob('llama-*')))}"
         self._command = [
             *server,
-            *("--host", "127.0.0.1", "--model", str(model.path), "-ngl", "0", "-fit", "off"),
+            *("--host", "127.0.0.1", "--model", str(model), "-ngl", "0", "-fit", "off"),
             # A rig gives requests to who says that it serves the rig's model.
             *("--alias", "bench"),
-            *("-c", str(_CONTEXT * slots), "-np", str(slots), "-b", "512", "-ub", "512", "-t", "1"),
+            *("-c", str(context * slots), "-np", str(slots), "-b", "512", "-ub", "512"),
+            *("-t", str(threads), *saving),
             *("-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0", "--cache-ram", str(cache_ram_mib)),
             *("--metrics", "--no-ui", "--offline"),
         ]
-        super().__init__(directory, [])
+        super().__init__(directory, [], port=port)
 
     def _start(self, _: Sequence[int]) -> subprocess.Popen[bytes]:
         return self._run([*self._command, "--port", str(self.port)])

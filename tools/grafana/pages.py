@@ -457,6 +457,42 @@ REQUESTS = Dashboard(
             ],
         ),
         Panel(
+            title="Prompt tokens/s",
+            description="All of them, those that were in a cache, and those that a file has brought"
+            " there.",
+            queries=[
+                Query(
+                    "sum by (kind) (rate(inference_tokens_total"
+                    '{rig=~"$rig", model=~"$model", kind=~"prompt|cached|restored"}'
+                    "[$__rate_interval]))",
+                    "{{kind}}",
+                )
+            ],
+        ),
+        Panel(
+            title="Conversations in files",
+            description="What they take of the rigs' disks.",
+            unit="bytes",
+            queries=[Query('warm_bytes{rig=~"$rig"}', "{{rig}}")],
+        ),
+        Panel(
+            title="Conversations saved and restored",
+            description="By what came of it: all but saved and restored have been given up.",
+            unit="cps",
+            queries=[
+                Query(
+                    f'sum by (result) (rate({name}{{rig=~"$rig"}}[$__rate_interval]))',
+                    "{{result}}",
+                )
+                for name in ("warm_saves_total", "warm_restores_total")
+            ],
+        ),
+        Panel(
+            title="Conversations in files, how many",
+            description="Each is the latest turn of one.",
+            queries=[Query('warm_conversations{rig=~"$rig"}', "{{rig}}")],
+        ),
+        Panel(
             title="Requests by client",
             description="Requests a second that cards worked on, under the names of the gateway's"
             " API keys. What a rig rejects goes to another one.",

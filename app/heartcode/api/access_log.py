@@ -27,7 +27,7 @@ from heartcode.telemetry import client_names, log, metrics
 # In the log's order; None in the line of a request without an answer, and where nothing was told.
 _OF_AN_ANSWER = (
     *("backend", "retries", "resumes"),
-    *("first_token_s", "prompt_tokens", "cached_tokens", "tokens"),
+    *("first_token_s", "prompt_tokens", "cached_tokens", "restored_tokens", "tokens"),
 )
 
 # By a rig that has no slot free for who may ask another one, and by one that drains.
@@ -155,12 +155,15 @@ def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str
         line["first_token_s"] = round(token_times.first - record.started, 3)
     if usage is not None:
         prompt = round(usage.evaluated + usage.cached)
+        restored = record.info.restored_tokens if record.info else 0
         if prompt:  # unknown when the answer broke off
             line |= {"prompt_tokens": prompt, "cached_tokens": round(usage.cached)}
+            line["restored_tokens"] = restored
         line["tokens"] = round(usage.generated)
         for kind, number in (
             ("prompt", prompt),
             ("cached", usage.cached),
+            ("restored", restored),
             ("completion", usage.generated),
         ):
             metrics.TOKENS.labels(kind=kind, model=model).inc(number)

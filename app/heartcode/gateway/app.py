@@ -70,6 +70,9 @@ class Application:
     def stop(self) -> None:
         """Serve no more."""
 
+    def retire(self) -> None:
+        """Leave new requests to another process: nothing here is meant for them."""
+
     def end_requests(self) -> None:
         """Give up every client that is still being served: this process is about to end."""
         for client in tuple(self.running):

@@ -95,6 +95,8 @@ class Monitor:
 
     def look(self) -> None:
         """Do what is to be done now; may take as long as an answer may."""
+        if self.backend.is_occupied:
+            return
         self._hangs = self._hangs and not self.backend.breaker.is_proven
         if self.backend.at_work:
             silent_s = self._silent_s()

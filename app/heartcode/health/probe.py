@@ -93,6 +93,8 @@ def is_there(backend: Backend, *, timeout_s: float) -> None:
             told = identity.ask(backend.host, backend.port, timeout_s=2 * timeout_s)
             if told == served.identity.told:
                 return
+        if served.is_started_anew:
+            backend.cache.forget()
         served.note(identity.identify(backend.host, backend.port, timeout_s=2 * timeout_s), process)
 
 

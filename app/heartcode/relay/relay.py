@@ -32,7 +32,7 @@ from heartcode.relay.splice import Splice
 from heartcode.relay.too_long import prompt_tokens, with_context
 from heartcode.relay.transcript import Transcript
 from heartcode.routing.backend import Backend
-from heartcode.routing.lease import Lease
+from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.pool import NO_BACKEND, Pool
 from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.room import TOO_LONG, able, is_too_small
@@ -40,6 +40,7 @@ from heartcode.telemetry import metrics
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest, sent
 from heartcode.upstream.identity import Identity, identify
+from heartcode.warm.conversation_cache import ConversationCache
 
 _OK = 200
 # More than the events that follow the last token.
@@ -120,8 +121,16 @@ class Answer:
 class Relay:
     """The way to the backends of a pool."""
 
-    def __init__(self, pool: Pool, *, timeouts: Timeouts, max_moves: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        timeouts: Timeouts,
+        max_moves: int,
+        warm: ConversationCache | None = None,
+    ) -> None:
         self._pool = pool
+        self._warm = warm
         self._timeouts = timeouts
         self._max_moves = max_moves
 
@@ -196,6 +205,7 @@ class Relay:
             self._timeouts,
             transcript,
             largest_context=lambda: self._pool.largest_context(asked.serving),
+            warm=self._warm,
         )
 
 
@@ -246,7 +256,9 @@ class _RelayedRequest:
         transcript: Transcript | None,
         *,
         largest_context: Callable[[], int],
+        warm: ConversationCache | None,
     ) -> None:
+        self._warm = warm
         self._request = asked.upstream_request
         self._info = asked.info
         self._client = asked.client
@@ -354,14 +366,17 @@ class _RelayedRequest:
             begun.note_in(self._info)
         return continuation
 
-    def _introduced(self, backend: Backend) -> Identity | None:
-        """Return what `backend` serves, which is what is asked for.
+    def _introduced(self, lease: Lease) -> Identity | None:
+        """Return what the backend serves, which is what is asked for.
 
         Raises:
             BackendError: when it serves something else, or does not say what.
         """
+        backend = lease.backend
         served = backend.served
         if served.is_unknown:
+            if served.is_started_anew and isinstance(lease, SlotLease):
+                lease.place.begins_anew()
             process = served.process()
             try:
                 identity = identify(backend.host, backend.port, timeout_s=self._timeouts.identity_s)
@@ -379,9 +394,11 @@ class _RelayedRequest:
         request, splice = self._request, None
         with ExitStack() as held:
             held.enter_context(lease)
-            identity = self._introduced(lease.backend)
+            identity = self._introduced(lease)
             if continuation is not None:
                 request, splice = self._resumed(lease, continuation)
+            if self._warm is not None and isinstance(lease, SlotLease):
+                request = self._warm.prepared(lease, request)
             exchange = held.enter_context(self._sent(lease, request, self._timeouts.silence_s))
             if lease.backend.served.is_started_anew:  # who answers is not who was asked
                 raise BackendError(Reason.LOADING)

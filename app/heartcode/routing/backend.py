@@ -32,6 +32,9 @@ class Backend:
         cache: the conversations that it probably holds.
         throughput: how fast it is.
         served: which model it has, as it says itself.
+        is_occupied: whether its loop writes a file: what is asked of it meanwhile waits, and says
+            nothing of its health.
+        occupied_until: until when it will probably do so, by the clock of the pool.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Backend:
         self.cache = PrefixCache(slots=slots, host_chars=host_cache_chars, clock=clock)
         self.throughput = Throughput(rig_throughput)
         self.served = served or ServedModel(self.name)
+        self.is_occupied = False
+        self.occupied_until = 0.0
         self._clock = clock
         metrics.BACKEND_SLOTS.labels(backend=self.name).set(slots)
 

@@ -86,7 +86,10 @@ class SlotLease(Lease):
         released: called when the slot is free again.
 
     Attributes:
+        info: what is known of the request.
         prompt_done: when its prompt will probably have been evaluated, by `clock`.
+        restored_tokens: how many a file has brought into its slot.
+        cached_tokens: how many of the prompt's were in the slot; None until the backend has told.
     """
 
     def __init__(
@@ -99,7 +102,9 @@ class SlotLease(Lease):
         clock: Callable[[], float],
         released: Callable[[], None],
     ) -> None:
-        self._info = info
+        self.info = info
+        self.restored_tokens = 0
+        self.cached_tokens: int | None = None
         self._lengths = lengths
         self._clock = clock
         self._released = released
@@ -107,7 +112,7 @@ class SlotLease(Lease):
         self._answer_s = (
             lengths.answer_of_at_most(info.max_tokens) / backend.throughput.decode.value
         )
-        self._answer_chars = 0
+        self._answer_chars = self._tokens = 0
         self._place: Place | None = backend.cache.begin(info.prompt)
         super().__init__(backend, clock=clock)
 
@@ -119,6 +124,22 @@ class SlotLease(Lease):
         if status == HTTPStatus.OK:
             self.backend.has_answered()
 
+    @property
+    def place(self) -> Place:
+        """The slot that it has.
+
+        Raises:
+            RuntimeError: it has been released.
+        """
+        if self._place is None:
+            raise RuntimeError("the lease is released")
+        return self._place
+
+    @property
+    def tokens_per_char(self) -> float:
+        """Tokens of a prompt per character of it, as learnt from answers."""
+        return self._lengths.tokens_per_char.value
+
     def left_s(self, now: float) -> float:
         """Return in how many seconds it will probably be over."""
         answer_left = min(self._answer_s, self.prompt_done + self._answer_s - now)
@@ -129,17 +150,20 @@ class SlotLease(Lease):
         if usage is None:
             return
         self.backend.throughput.learn(usage)
-        self._lengths.learn(usage, prompt_chars=self._info.prompt.chars)
+        self._lengths.learn(usage, prompt_chars=self.info.prompt.chars)
+        self.cached_tokens = round(usage.cached)
+        self.info.restored_tokens = min(self.restored_tokens, self.cached_tokens)
         tokens_per_char = self._lengths.tokens_per_char.value
         if self._place is not None:
             self._place.found(round(usage.cached / tokens_per_char))
         self._answer_chars = round(usage.generated / tokens_per_char)
+        self._tokens = round(usage.evaluated + usage.cached + usage.generated)
 
     def release(self) -> None:
         """Free the slot; whoever waits for one is called."""
         if self._place is None:
             return
-        self._place.end(answer_chars=self._answer_chars)
+        self._place.end(answer_chars=self._answer_chars, tokens=self._tokens)
         self._place = None
         self.backend.leases.discard(self)
         self.backend.breaker.end_trial(self._trial)

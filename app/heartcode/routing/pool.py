@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 from gevent.event import Event
@@ -23,6 +24,7 @@ from heartcode.routing.admission import AdmissionQueue, Happening, Limits, Waite
 from heartcode.routing.backend import Backend
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import Candidate, Policy
+from heartcode.routing.prefix_cache import Match
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import RequestInfo
 from heartcode.routing.room import able, of_its_file, refuse_what_fits_nowhere, roomy
@@ -30,6 +32,22 @@ from heartcode.routing.throughput import Lengths
 
 #: The code of the error where none is left that could serve a request.
 NO_BACKEND = "backend_unavailable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restorable:
+    """What a file would give a request: characters of its prompt, after some seconds."""
+
+    chars: int
+    seconds: float
+
+
+#: Returns what a backend could restore of a prompt; None if nothing.
+Restoring = Callable[[Backend, Prompt], Restorable | None]
+
+
+def nothing_restorable(_backend: Backend, _prompt: Prompt) -> None:
+    """Return None: no conversations are kept in files."""
 
 
 class Pool:
@@ -41,10 +59,12 @@ class Pool:
         *,
         choose: Policy = policy.time_to_first_token,
         limits: Limits,
+        restoring: Restoring = nothing_restorable,
         clock: Callable[[], float] = time.monotonic,
         event: Callable[[], Happening] = Event,
     ) -> None:
         self.backends = tuple(backends)
+        self._restoring = restoring
         self._event = event
         self._choose = choose
         self._clock = clock
@@ -120,7 +140,14 @@ class Pool:
         now = self._clock()
         prompt, tokens_per_char = waiter.info.prompt, self._lengths.tokens_per_char.value
         candidates = [
-            _candidate(n, b, prompt, tokens_per_char=tokens_per_char, now=now)
+            _candidate(
+                n,
+                b,
+                prompt,
+                tokens_per_char=tokens_per_char,
+                now=now,
+                restorable=self._restoring(b, prompt),
+            )
             for n, b in enumerate(backends)
         ]
         best = self._choose(candidates)
@@ -165,11 +192,26 @@ def _worth_asking(waiter: Waiter[SlotLease]) -> Sequence[Backend]:
 
 
 def _candidate(
-    number: int, backend: Backend, prompt: Prompt, *, tokens_per_char: float, now: float
+    number: int,
+    backend: Backend,
+    prompt: Prompt,
+    *,
+    tokens_per_char: float,
+    now: float,
+    restorable: Restorable | None,
 ) -> Candidate:
     match = backend.cache.look_up(prompt)
     speed = backend.throughput.prompt.value
     is_free = backend.has_free_slot
+    prompt_s = policy.prompt_seconds(
+        match, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
+    )
+    if restorable is not None and restorable.chars > match.cached_chars:
+        rest = Match(cached_chars=restorable.chars)
+        rest_s = policy.prompt_seconds(
+            rest, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
+        )
+        prompt_s = min(prompt_s, restorable.seconds + rest_s)
     return Candidate(
         backend=number,
         free=is_free,
@@ -177,10 +219,9 @@ def _candidate(
         in_flight=len(backend.leases),
         last_taken=backend.last_taken,
         wait_s=0.0 if is_free else backend.slot_free_in_s(now),
-        ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now]),
-        prompt_s=policy.prompt_seconds(
-            match, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
-        ),
+        ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now])
+        + max(0.0, backend.occupied_until - now),
+        prompt_s=prompt_s,
         loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
     )
 

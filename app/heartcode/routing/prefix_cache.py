@@ -19,11 +19,11 @@ and at most `MAX_HOST_SEQUENCES` copies, each of at most `prompt_hash.MAX_BLOCKS
 from __future__ import annotations
 
 import time
-from array import array
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 
+from heartcode.routing.known_sequence import KnownSequence, first_of
 from heartcode.routing.prompt_hash import Prompt
 
 MAX_HOST_SEQUENCES = 64
@@ -37,39 +37,10 @@ _USED = attrgetter("used")
 
 
 @dataclass(slots=True, eq=False)
-class _Sequence:
-    """What a slot holds: a prompt and, as far as it is known, the answer to it."""
-
-    blocks: array[int]
-    prompt_chars: int
-    open_ended: bool
-    answer_chars: int = 0
-    first: int | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.first = _first(self.blocks)
-
-    @property
-    def chars(self) -> int:
-        return self.prompt_chars + self.answer_chars
-
-    def shared_with(self, prompt: Prompt) -> int:
-        """Return how many characters of `prompt` this sequence begins with."""
-        same = _common(self.blocks, prompt.blocks)
-        if same < len(prompt.blocks) and self._is_continued(same):
-            # What follows is the answer, which was never seen here but is in the cache.
-            return min(prompt.chars, self.chars)
-        return prompt.ends[same - 1] if same else 0
-
-    def _is_continued(self, same: int) -> bool:
-        # In a text completion the answer has lengthened the last block, which therefore differs.
-        return same > 0 and same >= len(self.blocks) - self.open_ended
-
-
-@dataclass(slots=True, eq=False)
 class _Slot:
+    number: int
     used: float
-    sequence: _Sequence | None = None
+    sequence: KnownSequence | None = None
 
 
 @dataclass(kw_only=True, slots=True)  # not frozen: a request makes one for each backend
@@ -91,7 +62,7 @@ class Match:
 class _Choice:
     slot: _Slot
     saved: bool
-    loaded: _Sequence | None
+    loaded: KnownSequence | None
     match: Match
 
 
@@ -103,10 +74,10 @@ class PrefixCache:
     ) -> None:
         self._clock = clock
         self._host_chars = host_chars
-        self._slots = [_Slot(used=clock()) for _ in range(slots)]
+        self._slots = [_Slot(number=number, used=clock()) for number in range(slots)]
         # In the order of their last use. The values mean nothing: a dictionary keeps the order.
         self._idle = dict.fromkeys(self._slots)
-        self._host: list[_Sequence] = []  # the oldest first
+        self._host: list[KnownSequence] = []  # the oldest first
 
     @property
     def sequences(self) -> int:
@@ -126,17 +97,24 @@ class PrefixCache:
         if not self._idle:
             raise RuntimeError("no slot is idle")
         choice = self._choose(prompt, self._idle)
-        slot = choice.slot
-        older: list[_Sequence] = []
+        slot, former = choice.slot, choice.slot.sequence
+        older: list[KnownSequence] = []
         if choice.loaded is not None:
             place = self._host.index(choice.loaded)
             older = self._host[:place]
             del self._host[place]
-        if choice.saved and slot.sequence is not None:
-            self._save(slot.sequence)
-        slot.sequence = _Sequence(prompt.blocks, prompt.chars, prompt.open_ended)
+        if choice.saved and former is not None:
+            self._save(former)
+        slot.sequence = KnownSequence(prompt.blocks, prompt.chars, prompt.open_ended)
         del self._idle[slot]
-        return Place(self, slot, choice.match if choice.loaded else Match(), older)
+        return Place(
+            self,
+            slot,
+            match=choice.match,
+            promised=choice.match if choice.loaded else Match(),
+            former=former,
+            older=older,
+        )
 
     def forget(self) -> None:
         """Note that the llama-server has lost everything; requests still end as they would."""
@@ -144,12 +122,29 @@ class PrefixCache:
         for slot in self._slots:
             slot.sequence = None
 
+    def idle(self) -> Iterator[tuple[int, KnownSequence, float]]:
+        """Yield each idle slot that holds something: its number, what, and for how many seconds."""
+        now = self._clock()
+        for slot in self._idle:
+            if slot.sequence is not None:
+                yield slot.number, slot.sequence, now - slot.used
+
+    def is_held(self, number: int, sequence: KnownSequence) -> bool:
+        """Return whether the slot of that number is idle and still holds `sequence`."""
+        return any(s.number == number and s.sequence is sequence for s in self._idle)
+
+    def is_unsure(self) -> None:
+        """Note that llama-server has chosen slots itself: which one holds what is a guess now."""
+        for slot in self._slots:
+            if slot.sequence is not None:
+                slot.sequence.is_placed = False
+
     def end(self, slot: _Slot) -> None:
         """Note that a slot is idle."""
         slot.used = self._clock()
         self._idle[slot] = None
 
-    def are_gone(self, copies: list[_Sequence]) -> None:
+    def are_gone(self, copies: list[KnownSequence]) -> None:
         """Forget copies that are not in host memory any more."""
         self._host = [sequence for sequence in self._host if sequence not in copies]
 
@@ -162,10 +157,12 @@ class PrefixCache:
         held = slot.sequence.chars if slot.sequence else 0
         exchanged = oldest or most < _LITTLE_IS_KEPT * held
         saved = exchanged and 0 < held <= self._host_chars
-        lost, loaded = max(0, held - most), None
+        # What is in a file besides is not lost.
+        is_kept = slot.sequence is not None and slot.sequence.is_saved
+        lost, loaded = 0 if is_kept else max(0, held - most), None
         if exchanged and self._host:
             loaded = self._best_copy(prompt, most, held)
-        if saved:  # for which other copies may have to go
+        if saved and not is_kept:  # for which other copies may have to go
             kept = sum(sequence.chars for sequence in self._host if sequence is not loaded)
             lost = max(0, min(held, kept + held - self._host_chars))
         match = Match(
@@ -175,7 +172,7 @@ class PrefixCache:
         )
         return _Choice(slot=slot, saved=saved, loaded=loaded, match=match)
 
-    def _best_copy(self, prompt: Prompt, most: int, held: int) -> _Sequence | None:
+    def _best_copy(self, prompt: Prompt, most: int, held: int) -> KnownSequence | None:
         """Return the copy that is better than what the slot has: in length and in share kept."""
         best, kept = None, most / held if held else -1.0
         for sequence in self._host:
@@ -185,7 +182,7 @@ class PrefixCache:
                 best, kept, most = sequence, share, shared
         return best
 
-    def _save(self, sequence: _Sequence) -> None:
+    def _save(self, sequence: KnownSequence) -> None:
         self._host.append(sequence)
         total = sum(sequence.chars for sequence in self._host)
         while total > self._host_chars or len(self._host) > MAX_HOST_SEQUENCES:
@@ -195,18 +192,54 @@ class PrefixCache:
 class Place:
     """The slot in which a request is computed; to be ended once.
 
-    `promised` is what a copy in host memory would have given, and `older` are the copies that would
-    have gone before it.
+    Args:
+        cache: whose slot it is.
+        slot: the slot.
+        match: what the request would find there.
+        promised: what a copy in host memory would have given.
+        former: what was in the slot.
+        older: the copies that would have gone before that copy.
+
+    Attributes:
+        number: the slot's.
     """
 
     def __init__(
-        self, cache: PrefixCache, slot: _Slot, promised: Match, older: list[_Sequence]
+        self,
+        cache: PrefixCache,
+        slot: _Slot,
+        *,
+        match: Match,
+        promised: Match,
+        former: KnownSequence | None,
+        older: list[KnownSequence],
     ) -> None:
+        self.number = slot.number
+        self.match = match
+        self.former = former
         self._cache = cache
         self._slot = slot
         self._sequence = slot.sequence
         self._promised = promised
         self._older = older
+
+    def begins_anew(self) -> None:
+        """Note that the llama-server has lost everything, and gets this request first."""
+        self._cache.forget()
+        self._slot.sequence = self._sequence
+        self.match = self._promised = Match()
+        self.former = None
+
+    def is_asked_for(self) -> None:
+        """Note that the request names this slot, so that it is known to be there."""
+        if self._sequence is not None:
+            self._sequence.is_placed = True
+
+    def is_restored(self) -> None:
+        """Note that a file was read into the slot: what it held has no copy in host memory."""
+        self._promised = Match()
+        if self.former is not None:
+            self._cache.are_gone([self.former])
 
     def found(self, cached_chars: int) -> None:
         """Take how much of the prompt really came from the cache.
@@ -217,20 +250,17 @@ class Place:
         if cached_chars < self._promised.cached_chars / 2:
             self._cache.are_gone(self._older)
 
-    def end(self, *, answer_chars: int = 0) -> None:
+    def end(self, *, answer_chars: int = 0, tokens: int = 0) -> None:
         """Note that the slot is idle; it keeps the prompt and the answer."""
         if self._sequence is not None:
             self._sequence.answer_chars = max(0, answer_chars)
+            self._sequence.tokens = tokens
         self._cache.end(self._slot)
-
-
-def _first(blocks: array[int]) -> int | None:
-    return blocks[0] if blocks else None
 
 
 def _most_alike(prompt: Prompt, slots: Iterable[_Slot]) -> tuple[int, _Slot | None]:
     """Return how many characters of `prompt` a slot begins with at most, and which."""
-    first, most, best = _first(prompt.blocks), 0, None
+    first, most, best = first_of(prompt.blocks), 0, None
     for slot in slots:
         # Asked of every slot of the rig for every request: most differ from the beginning.
         sequence = slot.sequence
@@ -241,22 +271,5 @@ def _most_alike(prompt: Prompt, slots: Iterable[_Slot]) -> tuple[int, _Slot | No
     return most, best
 
 
-def _shared(sequence: _Sequence | None, prompt: Prompt) -> int:
+def _shared(sequence: KnownSequence | None, prompt: Prompt) -> int:
     return sequence.shared_with(prompt) if sequence else 0
-
-
-def _common(one: array[int], other: array[int]) -> int:
-    """Return how many blocks two chains have in common, by bisection.
-
-    A block's hash stands for everything before it, so the first ones are equal and the rest differ.
-    """
-    if not (one and other) or one[0] != other[0]:
-        return 0  # as most are
-    low, high = 1, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[middle - 1] == other[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -3,15 +3,18 @@
     prompt = Prompt.of(fields)
 
 A prompt becomes a chain of hashes, one for each block of at most `BLOCK_CHARS` characters: equal
-hashes at one place mean equal prompts up to there. The text itself is not kept.
+hashes at one place mean equal prompts up to there. The text itself is not kept. Hashes of different
+secrets have nothing in common.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 # About 16 tokens: a prefix is known to within a twentieth of a second of a P106's work.
@@ -22,6 +25,12 @@ BLOCK_CHARS = 64
 MAX_BLOCKS = 4096
 # A chat template writes about four tokens around each message.
 _MARKUP_CHARS = 16
+
+_HASH_BYTES = 8
+#: How long a secret is.
+SECRET_BYTES = 16
+# Of hashes that nobody keeps beyond this process.
+_SECRET = secrets.token_bytes(SECRET_BYTES)
 
 # The fields in which the endpoints of design and llama-server carry text, in a template's order.
 _TEXT_FIELDS = ("tools", "system", "instructions", "prompt", "input", "messages")
@@ -45,26 +54,33 @@ class Prompt:
     open_ended: bool = False
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Prompt:
-        """Return the prompt of a request's JSON body; whatever is in it, this does not fail."""
-        blocks, ends = array("q"), array("q")
-        chain = chars = 0
+    def of(cls, fields: Mapping[str, Any], *, secret: bytes | None = None) -> Prompt:
+        """Return the prompt of a request's JSON body; whatever is in it, this does not fail.
+
+        Hashes are of this process alone where no `secret` of `SECRET_BYTES` is given.
+        """
+        hashes, ends = bytearray(), array("q")
+        chain, chars = secret or _SECRET, 0
         for value, markup in _parts(fields):
-            if len(blocks) == MAX_BLOCKS:
+            if len(ends) == MAX_BLOCKS:
                 chars += _said_length(value) + markup
                 continue
             text = _as_text(value)
             for start in range(0, len(text), BLOCK_CHARS):
-                if len(blocks) == MAX_BLOCKS:
+                if len(ends) == MAX_BLOCKS:
                     break
-                # Python's hash of a string is keyed anew in each process, so nobody can prepare
-                # prompts that collide; 64 bits make it a matter of chance that never comes.
-                chain = hash((chain, text[start : start + BLOCK_CHARS]))
-                blocks.append(chain)
+                # It begins with a secret, so nobody can prepare prompts that collide; 64 bits make
+                # it a matter of chance that never comes.
+                block = text[start : start + BLOCK_CHARS].encode(errors="surrogatepass")
+                chain = blake2b(chain + block, digest_size=_HASH_BYTES).digest()
+                hashes += chain
                 ends.append(chars + min(start + BLOCK_CHARS, len(text)))
             chars += len(text) + markup
         return cls(
-            blocks=blocks, ends=ends, chars=chars, open_ended=_ends_in_a_block(fields.get("prompt"))
+            blocks=array("q", bytes(hashes)),
+            ends=ends,
+            chars=chars,
+            open_ended=_ends_in_a_block(fields.get("prompt")),
         )
 
 

@@ -55,6 +55,7 @@ class RequestInfo:
             evaluated.
         wanted_tokens: how many it and the rest of its answer will take; None: not known.
         begun_by: what the backend served that its answer has begun with; None before that.
+        restored_tokens: how many of its prompt's tokens a file has brought, see `warm`.
     """
 
     client: str
@@ -67,17 +68,23 @@ class RequestInfo:
     dense_bytes: int = 0
     wanted_tokens: float | None = None
     begun_by: Identity | None = None
+    restored_tokens: int = 0
 
     @classmethod
     def of(
-        cls, fields: Mapping[str, Any], client: str | None, *, overflow: Overflow = Overflow.NEVER
+        cls,
+        fields: Mapping[str, Any],
+        client: str | None,
+        *,
+        overflow: Overflow = Overflow.NEVER,
+        secret: bytes | None = None,
     ) -> RequestInfo:
-        """Return what is known of a request with this JSON body."""
+        """Return what is known of a request with this JSON body; `secret` as of `Prompt`."""
         limits = [fields.get(name) for name in _LIMIT_FIELDS]
         given = [value for value in limits if isinstance(value, int) and value > 0]
         return cls(
             client=(client or "")[:_MAX_CLIENT_CHARS],
-            prompt=Prompt.of(fields),
+            prompt=Prompt.of(fields, secret=secret),
             max_tokens=min(given, default=None),
             overflow=overflow,
             tokens=_given_tokens(fields),

@@ -71,6 +71,15 @@ class ServedModel:
         """Return a number that is another one for each process of its unit; 0 without a unit."""
         return 0 if self._signs is None else self._signs.process()
 
+    def kv_cache(self) -> str:
+        """Return what its unit says of its KV cache, see `UnitSigns`; "" without a unit."""
+        return "" if self._signs is None else self._signs.kv_cache()
+
+    def note_unsaved(self, *, is_unsaved: bool) -> None:
+        """Say whether its unit should wait before it stops, see `UnitSigns`."""
+        if self._signs is not None:
+            self._signs.note_unsaved(is_unsaved=is_unsaved)
+
     def was_stopped(self, *, within_s: float) -> bool:
         """Return whether somebody stopped it on purpose in the last `within_s` seconds."""
         return self._signs is not None and self._signs.was_stopped(within_s=within_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,13 +21,19 @@ from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import Breaker
 from heartcode.routing.model_registry import ModelRegistry
 from heartcode.routing.policy import POLICIES
-from heartcode.routing.pool import Pool
+from heartcode.routing.pool import Pool, nothing_restorable
 from heartcode.routing.served_model import ServedModel
 from heartcode.routing.throughput import Lengths, Throughput
 from heartcode.routing.unit_signs import UnitSigns
 from heartcode.runtime.draining import Draining
 from heartcode.settings import Settings
+from heartcode.telemetry import log
+from heartcode.warm.conversation_cache import ConversationCache
+from heartcode.warm.conversation_cache import Limits as WarmLimits
+from heartcode.warm.keeper import Keeper
+from heartcode.warm.store import Store, StoreError
 
+_MIB = 1024 * 1024
 # While /health waits for the first verdict; a probe takes tens of milliseconds.
 _LOOK_AGAIN_S = 0.02
 # llama-server answers /slots from the queue of its results, and looks for the clients of whole
@@ -39,7 +46,7 @@ class Runtime:
     """One host with its backends, as one process serves it.
 
     `running` are the clients whose requests it is serving, `slots` is what asks for the state of
-    the backends' slots.
+    the backends' slots; `warm` keeps conversations in files, None where none are kept.
     """
 
     settings: Settings
@@ -47,6 +54,8 @@ class Runtime:
     registry: ModelRegistry
     relay: Relay
     draining: Draining
+    warm: ConversationCache | None = None
+    keeper: Keeper | None = None
     monitors: tuple[Monitor, ...] = ()
     running: set[Client] = field(default_factory=set)
     slots: SparingQuestion = field(
@@ -90,7 +99,13 @@ class Runtime:
         for backend, (prompt, decode) in zip(backends, settings.speeds_of_backends(), strict=True):
             backend.throughput.start_with(prompt=prompt, decode=decode)
         limits = Limits(length=settings.queue_length, wait_s=settings.queue_wait_s)
-        pool = Pool(backends, choose=POLICIES[settings.policy], limits=limits)
+        warm = _warm(settings)
+        pool = Pool(
+            backends,
+            choose=POLICIES[settings.policy],
+            limits=limits,
+            restoring=warm.restorable if warm is not None else nothing_restorable,
+        )
         timeouts = Timeouts(
             connect_s=settings.connect_timeout_s,
             silence_s=settings.silence_timeout_s,
@@ -98,7 +113,7 @@ class Runtime:
             ping_interval_s=settings.ping_interval_s,
             identity_s=settings.status_timeout_s,
         )
-        relay = Relay(pool, timeouts=timeouts, max_moves=settings.max_moves)
+        relay = Relay(pool, timeouts=timeouts, max_moves=settings.max_moves, warm=warm)
         registry = ModelRegistry.of(pool.backends, settings.models)
         return cls(
             settings=settings,
@@ -106,6 +121,8 @@ class Runtime:
             registry=registry,
             relay=relay,
             draining=Draining(settings.run_dir),
+            warm=warm,
+            keeper=Keeper(warm, pool.backends) if warm is not None else None,
             monitors=tuple(_monitors(pool, settings)),
         )
 
@@ -113,11 +130,20 @@ class Runtime:
         """Begin to monitor the backends, in the process that serves."""
         for monitor in self.monitors:
             monitor.start()
+        if self.keeper is not None:
+            self.keeper.start()
 
     def stop(self) -> None:
         """Monitor them no more."""
         for monitor in self.monitors:
             monitor.stop()
+        if self.keeper is not None:
+            self.keeper.stop()
+
+    def retire(self) -> None:
+        """Leave what is not asked for yet to another process, which takes all new requests."""
+        if self.warm is not None:
+            self.warm.retire()
 
     def backends_up(self, *, wait_s: float) -> int:
         """Return how many backends are known to generate, and what is asked for.
@@ -137,6 +163,22 @@ class Runtime:
         """Give up every client that is still being served: this process is about to end."""
         for client in tuple(self.running):
             client.give_up(ApiError(503, "the proxy is restarting", code="restarting"))
+
+
+def _warm(settings: Settings) -> ConversationCache | None:
+    """Return what keeps conversations; None where there is no room, or no directory for it."""
+    if not settings.warm_mib:
+        return None
+    try:
+        store = Store.open(
+            settings.warm_dir, limit_bytes=settings.warm_mib * _MIB, keep_s=settings.warm_keep_s
+        )
+    except StoreError as error:
+        # Without it everything works as it would with a setting of 0.
+        log.backend_event("warm_off", backend="", level=logging.ERROR, why=str(error))
+        return None
+    limits = WarmLimits(idle_s=settings.warm_idle_s, min_tokens=settings.warm_min_tokens)
+    return ConversationCache(store, limits)
 
 
 def _monitors(pool: Pool, settings: Settings) -> Iterator[Monitor]:

@@ -90,6 +90,7 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self.alive = False
         self.cfg.__dict__["graceful_timeout"] = math.ceil(self.request_timeout_s) + LAST_WORDS_S
         self._end_in(self.request_timeout_s)
+        self.wsgi.extensions["heartcode"].retire()
 
     def _end_in(self, seconds: float) -> None:
         # A second SIGTERM, or one after RETIRE, gives no more time.

@@ -88,6 +88,11 @@ class Settings:
     rig_addresses: tuple[str, ...]
     rig_models: tuple[tuple[str, ...], ...]
     rig_silence_s: float
+    warm_dir: Path
+    warm_mib: int
+    warm_idle_s: float
+    warm_keep_s: float
+    warm_min_tokens: int
     run_dir: Path
     metrics_dir: Path
     graceful_timeout_s: int

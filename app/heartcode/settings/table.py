@@ -426,6 +426,52 @@ TABLE: tuple[Setting, ...] = (
         parse=parsers.seconds(60),
     ),
     Setting(
+        field="warm_mib",
+        variable="HEARTCODE_WARM_MIB",
+        default="0",
+        unit="MiB",
+        sentence=(
+            "How much all conversations that are kept in files may take together (docs/warm.md); "
+            "0: none is kept."
+        ),
+        parse=parsers.whole_number(0, 100_000_000),
+    ),
+    Setting(
+        field="warm_dir",
+        variable="HEARTCODE_WARM_DIR",
+        default="/var/cache/heartcode/conversations",
+        unit="directory",
+        sentence=(
+            "Where these files lie, with the prompts and answers in them, for this user alone; the "
+            "--slot-save-path of every llama-server."
+        ),
+        parse=parsers.directory,
+    ),
+    Setting(
+        field="warm_idle_s",
+        variable="HEARTCODE_WARM_IDLE_S",
+        default="15",
+        unit="seconds",
+        sentence="How long a conversation must be idle before it is saved.",
+        parse=parsers.seconds(86400),
+    ),
+    Setting(
+        field="warm_keep_s",
+        variable="HEARTCODE_WARM_KEEP_S",
+        default="259200",
+        unit="seconds",
+        sentence="After how long without use a conversation's file is deleted.",
+        parse=parsers.seconds(365 * 86400),
+    ),
+    Setting(
+        field="warm_min_tokens",
+        variable="HEARTCODE_WARM_MIN_TOKENS",
+        default="512",
+        unit="tokens",
+        sentence="From how many tokens on a conversation is saved; shorter ones are read again.",
+        parse=parsers.whole_number(1, 1_000_000),
+    ),
+    Setting(
         field="run_dir",
         variable="HEARTCODE_RUN_DIR",
         default="/run/heartcode",

@@ -73,7 +73,8 @@ INTER_TOKEN = CountedHistogram(
 )
 TOKENS = Counter(
     "inference_tokens_total",
-    "Tokens of prompts, how many of these came from the cache, and of completions.",
+    "Tokens of prompts, how many of these came from the cache, how many of those from a file, and "
+    "of completions.",
     ["kind", "model"],
 )
 # By the names that the gateway gives its clients, see `client_names`.
@@ -135,6 +136,26 @@ BACKEND_SLOTS = Gauge(
     "Requests that the backend works on at a time.",
     ["backend"],
     multiprocess_mode="livemax",
+)
+WARM_SAVES = Counter(
+    "warm_saves_total",
+    "Conversations that were to be saved to a file, by what came of it: saved, or why not.",
+    ["backend", "result"],
+)
+WARM_RESTORES = Counter(
+    "warm_restores_total",
+    "Conversations that were to be restored from a file, by what came of it: restored, or why not.",
+    ["backend", "result"],
+)
+WARM_BYTES = Gauge(
+    "warm_bytes",
+    "Bytes of the conversations in files.",
+    multiprocess_mode="livemostrecent",
+)
+WARM_CONVERSATIONS = Gauge(
+    "warm_conversations",
+    "Conversations in files.",
+    multiprocess_mode="livemostrecent",
 )
 QUEUE_DEPTH = Gauge(
     "inference_queue_depth",

@@ -72,3 +72,25 @@ def test_layers_that_are_not_shared_out_among_the_cards_end_with_78(
     done = start(tmp_path, **visible)
     assert (done.returncode, done.stdout) == (78, "")
     assert says in done.stderr
+
+
+def test_conversations_are_saved_where_the_proxy_wants_them(tmp_path: Path) -> None:
+    assert "--slot-save-path" not in start(tmp_path).stdout
+    files = tmp_path / "conversations"
+    files.mkdir()
+    done = start(tmp_path, HEARTCODE_WARM_DIR=str(files))
+    assert f" --slot-save-path {files} " in done.stdout
+
+
+def test_without_a_directory_none_are_saved_and_all_else_works(tmp_path: Path) -> None:
+    done = start(tmp_path, HEARTCODE_WARM_DIR=str(tmp_path / "nowhere"))
+    assert done.returncode == 0
+    assert "--slot-save-path" not in done.stdout
+    assert "it saves no conversations" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["relative", "/with a space"])
+def test_a_directory_that_cannot_be_named_ends_with_78(tmp_path: Path, path: str) -> None:
+    done = start(tmp_path, HEARTCODE_WARM_DIR=path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "HEARTCODE_WARM_DIR must be an absolute path" in done.stderr

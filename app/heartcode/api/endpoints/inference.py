@@ -73,7 +73,8 @@ def relay(endpoint: Endpoint) -> Response:
     begun = Begun.of(request.headers.get(BEGUN_HEADER))
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
-        record.info = _info(endpoint.own(fields), Overflow.of(stage), begun)
+        secret = runtime.warm.secret if runtime.warm is not None else None
+        record.info = _info(endpoint.own(fields), Overflow.of(stage), begun, secret)
     elif begun is not None:
         serving = going_on(serving, begun.identity)
     transcript = transcript_of(endpoint.path, fields)
@@ -132,9 +133,12 @@ def _headers(identity: str) -> dict[str, str]:
     return {**passed_on, request_id.HEADER: identity}
 
 
-def _info(fields: Mapping[str, Any], overflow: Overflow, begun: Begun | None) -> RequestInfo:
+def _info(
+    fields: Mapping[str, Any], overflow: Overflow, begun: Begun | None, secret: bytes | None
+) -> RequestInfo:
     """Return what routing has to know; `begun` is a stream of another rig that goes on here."""
-    info = RequestInfo.of(fields, request.headers.get(CLIENT_HEADER), overflow=overflow)
+    client = request.headers.get(CLIENT_HEADER)
+    info = RequestInfo.of(fields, client, overflow=overflow, secret=secret)
     if begun is not None:
         begun.note_in(info)
         # It has had its turn. While it may try another rig, it asks for a free slot as any other.

@@ -55,6 +55,7 @@ def test_one_line_for_a_request_without_its_words(
         "first_token_s": None,
         "prompt_tokens": None,
         "cached_tokens": None,
+        "restored_tokens": None,
         "tokens": None,
     }
     assert "secret" not in caplog.text

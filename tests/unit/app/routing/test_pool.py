@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from heartcode.routing.backend import Backend
 from heartcode.routing.breaker import State
 from heartcode.routing.lease import Lease, SlotLease
 from heartcode.routing.policy import POLICIES
-from heartcode.routing.pool import Pool
+from heartcode.routing.pool import Pool, Restorable, Restoring, nothing_restorable
 from heartcode.routing.prompt_hash import Prompt
 from heartcode.routing.request_info import Overflow, RequestInfo
 from heartcode.upstream.usage import Usage
@@ -55,7 +56,7 @@ def take(pool: Pool, asked: RequestInfo | None = None, client: Client | None = N
 def learn(lease: Lease, *, prompt_speed: float, decode_speed: float = 25.0) -> None:
     """Let the backend have answered in these speeds, often enough that the priors have faded."""
     assert isinstance(lease, SlotLease)
-    tokens = lease._info.prompt.chars / 4
+    tokens = lease.info.prompt.chars / 4
     usage = Usage(
         evaluated=tokens,
         cached=0,
@@ -75,14 +76,24 @@ def clock() -> Clock:
 @pytest.fixture
 def make_pool(clock: Clock) -> MakePool:
     def make(
-        *slots: int, policy: str = "time_to_first_token", length: int = 64, wait_s: float = 30.0
+        *slots: int,
+        policy: str = "time_to_first_token",
+        length: int = 64,
+        wait_s: float = 30.0,
+        restoring: Restoring = nothing_restorable,
     ) -> Pool:
         backends = [
             Backend(f"http://127.0.0.1:{8081 + number}", slots=n, clock=clock)
             for number, n in enumerate(slots)
         ]
         limits = Limits(length=length, wait_s=wait_s)
-        return Pool(backends, choose=POLICIES[policy], limits=limits, clock=clock)
+        return Pool(
+            backends,
+            choose=POLICIES[policy],
+            limits=limits,
+            restoring=restoring,
+            clock=clock,
+        )
 
     return make
 
@@ -489,3 +500,28 @@ def test_in_any_order_slots_are_kept_and_everyone_is_served(
     gevent.joinall(running, timeout=30, raise_error=True)
     assert Counter(served) == Counter(client for client, _ in requests)
     assert all(backend.in_flight == 0 for backend in backends)
+
+
+def test_a_backend_that_can_restore_a_conversation_reads_less_of_it(make_pool: MakePool) -> None:
+    def restoring(backend: Backend, prompt: Prompt) -> Restorable | None:
+        is_second = backend.port == 8082
+        return Restorable(chars=prompt.chars, seconds=1.0) if is_second else None
+
+    for seconds, port in ((1.0, 8082), (1000.0, 8081)):
+        pool = make_pool(
+            1,
+            1,
+            restoring=lambda backend, prompt, s=seconds: (
+                replace(found, seconds=s) if (found := restoring(backend, prompt)) else None
+            ),
+        )
+        assert take(pool, info(chars=30_000)).backend.port == port
+
+
+def test_a_backend_that_writes_a_file_is_not_the_first_choice(
+    make_pool: MakePool, clock: Clock
+) -> None:
+    pool = make_pool(1, 1)
+    pool.backends[0].occupied_until = clock.now + 5.0
+    assert take(pool).backend is pool.backends[1]
+    assert take(pool).backend is pool.backends[0]

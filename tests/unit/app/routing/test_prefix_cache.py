@@ -208,3 +208,16 @@ def test_endless_prompts_take_bounded_memory() -> None:
         run(cache, Prompt.of({"prompt": f"{number} " * 300_000}))
     assert cache.sequences == MAX_HOST_SEQUENCES + 1
     assert all(len(sequence.blocks) == MAX_BLOCKS for sequence in cache._host)
+
+
+def test_a_request_that_begins_anew_finds_nothing_and_is_there_afterwards() -> None:
+    cache = PrefixCache(slots=2)
+    run(cache, talk("a" * 400))
+    place = cache.begin(talk("a" * 400, "b", "c"))
+    assert place.match.cached_chars > 0
+    run(cache, talk("x" * 400))
+    place.begins_anew()
+    assert place.match.cached_chars == 0
+    place.end(answer_chars=10)
+    assert cache.sequences == 1
+    assert cache.look_up(talk("a" * 400, "b", "c", "d", "e")).cached_chars > 400

@@ -1,0 +1,1 @@
+"""Conversations that outlive their slot, in files of llama-server (ADR 33)."""
