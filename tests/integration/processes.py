@@ -390,7 +390,8 @@ def events(response: requests.Response) -> Iterator[Any]:
     for line in response.iter_lines(chunk_size=None):
         if line == b"data: [DONE]":
             return
-        if line:
+        # Comments are signs of life, and come where a card compiles its kernels first.
+        if line and not line.startswith(b":"):
             yield json.loads(line.removeprefix(b"data: "))
     raise AssertionError("the stream ended without [DONE]")
 

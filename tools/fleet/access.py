@@ -73,8 +73,9 @@ def hang_up(run_dir: Path, machine: Machine | None = None) -> None:
 
     What is kept to a machine that has lost its power would swallow commands until it is found dead.
     """
-    for kept in ("ssh", "ansible"):
-        for control in run_dir.glob(f"{machine.number if machine else '*'}.{kept}"):
+    ours, of_ansible = (machine.number, machine.address) if machine else ("*", "*")
+    for kept in (f"{ours}.ssh", f"{of_ansible}.ansible"):
+        for control in run_dir.glob(kept):
             path = f"ControlPath={control}"
             run("ssh", "-F", "none", "-o", path, "-O", "exit", "any", check=False, timeout_s=5)
             control.unlink(missing_ok=True)

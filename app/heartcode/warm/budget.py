@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Part of the time.
-SHARE = 0.05
-# As much as is saved up: a single file that takes longer is paid off afterwards.
-_MOST_S = 2.0
+#: Part of the time; a twentieth is promised, and a little of it goes into hashes and the disk.
+SHARE = 0.04
+# As much as is saved up, so that a stream of seconds does not see more of it either. A single file
+# that takes longer is paid off afterwards.
+_MOST_S = 0.25
 
 
 class Budget:

@@ -100,6 +100,7 @@ class _Side:
     size: LearntRatio = field(
         default_factory=lambda: LearntRatio(_BYTES_PER_TOKEN, weight=1.0, memory=100_000.0)
     )
+    has_restored: bool = False
     pause_s: float = 0.0
     pause_until: float = 0.0
     restored: SlotLease | None = None
@@ -221,6 +222,7 @@ class ConversationCache:
             self._count_restore(backend, error.reason.value)
             return
         lease.place.is_restored()
+        side.has_restored = True
         side.restoring.learn(restored.size, restored.seconds)
         if not intact.get():
             self._store.drop(entry)
@@ -349,8 +351,11 @@ class ConversationCache:
             backend.is_occupied = side.saving_now > 0
             backend.occupied_until = 0.0
         if others_wait:
-            side.budget.spend(saved.seconds)
+            # As long as they noticed, and not what llama-server has counted alone.
+            side.budget.spend(max(saved.seconds, self._clock() - began))
         side.saving.learn(saved.size, saved.seconds)
+        if not side.has_restored:  # until that is known: reading is not slower than writing
+            side.restoring.learn(saved.size, saved.seconds)
         if not is_still_there() or saved.tokens < self._limits.min_tokens:
             # Somebody has come in between: what is in the file is not known.
             self._store.discard(name)

@@ -238,13 +238,15 @@ def test_ssh_config_is_understood_by_ssh_also_with_blanks_in_paths(fleet: Fleet)
 
 def test_kept_connections_of_one_machine_or_of_all_are_closed(fleet: Fleet, tmp_path: Path) -> None:
     """Also those whose other end is dead already, of which only the socket is left."""
-    kept = [tmp_path / name for name in ("0.ssh", "0.ansible", "1.ssh", "10.ssh")]
+    gateway = fleet.machines["gateway"]
+    names = ("0.ssh", f"{gateway.address}.ansible", "1.ssh", "10.183.4.11.ansible", "10.ssh")
+    kept = [tmp_path / name for name in names]
     for path in kept:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(path))
     status = tmp_path / "rig1.json"
     status.touch()
-    access.hang_up(tmp_path, fleet.machines["gateway"])
+    access.hang_up(tmp_path, gateway)
     assert [path for path in kept if path.exists()] == kept[2:]
     access.hang_up(tmp_path)
     assert [path for path in (*kept, status) if path.exists()] == [status]

@@ -20,7 +20,7 @@ def test_what_takes_longer_than_is_ever_saved_up_is_paid_off_afterwards() -> Non
     budget = Budget(clock=lambda: now)
     assert budget.allows(60.0)
     budget.spend(60.0)
-    now = 1000.0
+    now = 0.9 * 60.0 / SHARE
     assert not budget.allows(0.1)
-    now = 1300.0
+    now = 1.1 * 60.0 / SHARE
     assert budget.allows(0.1)

@@ -126,6 +126,20 @@ def test_what_is_idle_for_long_enough_is_saved_once(rig: Rig) -> None:
     assert len(rig.store) == 1
 
 
+def test_a_file_is_read_as_fast_as_it_was_written_until_that_is_known(rig: Rig) -> None:
+    rig.takes_s = 1.0
+    rig.ask("a")
+    rig.rest()
+    rig.backend.cache.forget()
+    prompt = RequestInfo.of(
+        {"messages": [{"role": "user", "content": "a" * 8000}]}, "", secret=rig.cache.secret
+    ).prompt
+    known = rig.cache.restorable(rig.backend, prompt)
+    assert known is not None
+    # The beginning's 200 MB/s count for a tenth of a second.
+    assert known.seconds > 10 * len(STATE) / 200e6
+
+
 def test_a_short_one_is_not(rig: Rig) -> None:
     lease = rig.take("a")
     with lease:
