@@ -36,7 +36,7 @@ _SETTINGS = ("{env}/{n}.env", "{wanted}/{n}.env", "{wanted}/{n}.limits.conf")
 _LIMITS = "{units}/heartcode-llama@{n}.service.d"
 # Left by a run that has ended amid a restart, see plugins/modules/host_units.py.
 _BEGUN = "{wanted}/{n}.env.begun"
-_SIGNS = ("quarantined", "waiting", "turn", "stopped")
+_SIGNS = ("quarantined", "waiting", "turn", "stopped", "kv", "unsaved")
 
 
 def _unit(number: object) -> str:

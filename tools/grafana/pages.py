@@ -471,7 +471,8 @@ REQUESTS = Dashboard(
         ),
         Panel(
             title="Conversations in files",
-            description="What they take of the rigs' disks.",
+            description="What they take of the rigs' disks, where"
+            " llama_server_conversations_mib is not 0.",
             unit="bytes",
             queries=[Query('warm_bytes{rig=~"$rig"}', "{{rig}}")],
         ),

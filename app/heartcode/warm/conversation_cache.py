@@ -408,6 +408,9 @@ class ConversationCache:
         side = self._sides.get(backend)
         if side is None:
             side = self._sides[backend] = _Side(budget=Budget(clock=self._clock))
+            # From the first one on a rate can be told.
+            metrics.WARM_SAVES.labels(backend=backend.name, result="saved")
+            metrics.WARM_RESTORES.labels(backend=backend.name, result="restored")
         return side
 
     def _key(self, backend: Backend, side: _Side) -> str:

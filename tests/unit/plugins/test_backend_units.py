@@ -111,6 +111,8 @@ def test_nothing_is_left_of_a_backend_that_is_no_more() -> None:
         "/run/llama/7.waiting",
         "/run/llama/7.turn",
         "/run/llama/7.stopped",
+        "/run/llama/7.kv",
+        "/run/llama/7.unsaved",
     ]
     # All that a backend was given is among what is taken away.
     given = {file["path"] for file in backend_units.wanted([{"uuid": "x"}] * 8, PLACES)}

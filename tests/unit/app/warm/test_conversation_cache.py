@@ -17,6 +17,7 @@ from heartcode.upstream.usage import Usage
 from heartcode.warm import slots
 from heartcode.warm.conversation_cache import ConversationCache, Limits
 from heartcode.warm.store import Store
+from prometheus_client import REGISTRY
 
 IDENTITY = Identity(told=Told(n_ctx=8192), samples="5a" * 32)
 STATE = b"state" * 1000
@@ -138,6 +139,14 @@ def test_a_file_is_read_as_fast_as_it_was_written_until_that_is_known(rig: Rig) 
     assert known is not None
     # The beginning's 200 MB/s count for a tenth of a second.
     assert known.seconds > 10 * len(STATE) / 200e6
+
+
+def test_what_came_of_files_can_be_told_before_there_is_one(rig: Rig) -> None:
+    rig.rest()
+    told = {"backend": rig.backend.name}
+    for name, result in (("warm_saves", "saved"), ("warm_restores", "restored")):
+        sample = REGISTRY.get_sample_value(f"{name}_total", {**told, "result": result})
+        assert sample is not None
 
 
 def test_a_short_one_is_not(rig: Rig) -> None:
