@@ -126,6 +126,7 @@ def test_a_package_that_fails_stops_it_and_the_rig_serves_on(fleet: Fleet) -> No
     )
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("undone")
 def test_a_rig_that_nobody_stands_in_for_is_left_alone(fleet: Fleet) -> None:
     offer_an_upgrade(fleet, "rig1")
