@@ -179,12 +179,6 @@ def gateway_disk_full(fleet: Fleet) -> Iterator[None]:
     fleet.ssh("gateway", reopen)
 
 
-@contextmanager
-def without(fleet: Fleet, what: str, rig: str = "rig1") -> Iterator[None]:
-    with fleet.without_power(rig) if what == "power" else fleet.without_cable(rig):
-        yield
-
-
 FAULTS = (
     Fault(
         name="llama-killed-idle",
@@ -301,14 +295,14 @@ FAULTS = (
     Fault(
         name="rig-power-cut",
         does="a rig's power is cut",
-        strike=lambda fleet: without(fleet, "power"),
+        strike=lambda fleet: fleet.without_power("rig1"),
         healed="power",
         alert="HeartCodeHostDown",
     ),
     Fault(
         name="rig-cable-cut",
         does="a rig's cable is pulled",
-        strike=lambda fleet: without(fleet, "cable"),
+        strike=lambda fleet: fleet.without_cable("rig1"),
         healed="plugged in",
         alert="HeartCodeHostDown",
     ),

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,23 +174,21 @@ class Fleet:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    @contextmanager
-    def without_power(self, rig: str) -> Iterator[None]:
+    def without_power(self, rig: str) -> AbstractContextManager[None]:
         """A rig whose power is cut, and that is booted again at the end."""
-        self.tool("stop", rig)
-        try:
-            yield
-        finally:
-            self.tool("start", rig)
+        return self._without("stop", "start", rig)
+
+    def without_cable(self, rig: str) -> AbstractContextManager[None]:
+        """A rig whose cable is pulled, and plugged in again at the end."""
+        return self._without("cut", "restore", rig)
 
     @contextmanager
-    def without_cable(self, rig: str) -> Iterator[None]:
-        """A rig whose cable is pulled, and plugged in again at the end."""
-        self.tool("cut", rig)
+    def _without(self, take: str, give_back: str, rig: str) -> Iterator[None]:
+        self.tool(take, rig)
         try:
             yield
         finally:
-            self.tool("restore", rig)
+            self.tool(give_back, rig)
 
     def playbook(
         self,

@@ -17,7 +17,7 @@ from heartcode.relay import sse
 from heartcode.relay.continuation import CHAT
 from heartcode.relay.token_times import TokenTimes
 from heartcode.upstream import progress
-from heartcode.upstream.exchange import BackendError, Exchange, Reason
+from heartcode.upstream.exchange import Exchange
 from heartcode.upstream.usage import Usage
 
 # Guards the proxy's memory against a backend that has gone wrong.
@@ -46,12 +46,7 @@ class WholeAnswer:
         self.token_times = TokenTimes()
         self.status = exchange.status
         self.content_type = exchange.content_type
-        body = bytearray()
-        while data := exchange.read_some():
-            body += data
-            if len(body) > MAX_HELD_BYTES:
-                raise BackendError(Reason.BROKEN, "an answer without end")
-        self.body = bytes(body)
+        self.body = exchange.read_all(MAX_HELD_BYTES)
         self.usage = Usage.in_body(self.body)
 
     @property

@@ -227,6 +227,19 @@ class Exchange:
             self._receive()
         return self._incoming.take()
 
+    def read_all(self, most_bytes: int) -> bytes:
+        """Return the rest of the answer's body.
+
+        Raises:
+            BackendError: as in `read_some()`; BROKEN when it has more than `most_bytes`.
+        """
+        body = bytearray()
+        while piece := self.read_some():
+            body += piece
+            if len(body) > most_bytes:
+                raise BackendError(Reason.BROKEN, "an answer without end")
+        return bytes(body)
+
     def take_in(self, piece: bytes) -> bytes:
         """Take what was read from `fileno()`; return what is in it of the answer's body, if any.
 

@@ -28,7 +28,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from heartcode.upstream.exchange import BackendError, Exchange, Reason, UpstreamRequest
+from heartcode.upstream.exchange import Exchange, UpstreamRequest
 
 HEADERS = {"User-Agent": "heartcode-probe"}
 MODELS = UpstreamRequest(method="GET", path="/v1/models", headers=HEADERS)
@@ -195,11 +195,7 @@ def _get(host: str, port: int, request: UpstreamRequest, timeout_s: float) -> Ma
     """Return the JSON object of an answer; an empty one for what is none."""
     with Exchange(host, port) as exchange:
         exchange.send(request, connect_timeout_s=timeout_s, silence_timeout_s=timeout_s)
-        body = bytearray()
-        while piece := exchange.read_some():
-            body += piece
-            if len(body) > _MAX_BODY_BYTES:
-                raise BackendError(Reason.BROKEN, "an answer without end")
+        body = exchange.read_all(_MAX_BODY_BYTES)
         if exchange.status != HTTPStatus.OK:
             return {}
     try:

@@ -129,11 +129,7 @@ def _ask(
         if abort_when is not None:
             abort_when(exchange.abort)
         exchange.send(request, connect_timeout_s=timeout_s, silence_timeout_s=timeout_s)
-        answer = bytearray()
-        while piece := exchange.read_some():
-            answer += piece
-            if len(answer) > _MAX_BODY_BYTES:
-                raise BackendError(Reason.BROKEN, "an answer without end")
+        answer = exchange.read_all(_MAX_BODY_BYTES)
         status = exchange.status
     try:
         told = json.loads(answer)

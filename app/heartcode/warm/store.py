@@ -34,7 +34,7 @@ from hashlib import blake2b
 from io import FileIO
 from pathlib import Path
 
-from heartcode.routing.known_sequence import KnownSequence
+from heartcode.routing.known_sequence import KnownSequence, first_of
 from heartcode.routing.prompt_hash import MAX_BLOCKS, SECRET_BYTES, Prompt
 
 #: How many conversations are kept at most.
@@ -231,9 +231,8 @@ class Store:
 
     def best(self, key: str, prompt: Prompt) -> Found | None:
         """Return what holds most of `prompt`; None if nothing does."""
-        first = prompt.blocks[0] if prompt.blocks else None
         best: Found | None = None
-        for entry in self._alike.get((key, first), {}).values():
+        for entry in self._alike.get((key, first_of(prompt.blocks)), {}).values():
             chars = entry.sequence.shared_with(prompt)
             if chars > (best.chars if best else 0):
                 best = Found(entry=entry, chars=chars)
