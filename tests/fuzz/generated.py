@@ -86,6 +86,13 @@ def generated(seed: int, number: int, key: str) -> Case:
     )
 
 
+def plain(key: str) -> Case:
+    """Return a request with nothing wrong in it, for what others cost beside it."""
+    body = {"messages": [{"role": "user", "content": PROMPT_MARK}], "max_tokens": 4}
+    data = _request(json.dumps(body).encode(), key)
+    return Case(number=0, kind="plain", pieces=(data,), ending=Ending.READ)
+
+
 @dataclass(frozen=True)
 class _Made:
     data: bytes
