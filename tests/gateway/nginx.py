@@ -27,6 +27,8 @@ RELAY = 4003
 NOWHERE = 1
 #: An address of this process alone: no other can take a port between its choice and its use.
 HOST = f"127.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}.1"
+# So many everywhere, whatever machine the tests are on: two share what they know of rigs.
+_WORKERS = 2
 # Where the relay is asked for a rig, and what it is told of them.
 _RELAYED = re.compile(rf"\b(127[.][0-9.]+):{RELAY}\b")
 _ADDRESS = re.compile(rf"\b(127[.]0[.]0[.]1|{re.escape(HOST)}):([0-9]+)\b")
@@ -104,6 +106,8 @@ class Gateway(Program):
             directory=directory,
         )
         wait_until(self._listens, "nginx listens")
+        # It listens before it has made any of them.
+        wait_until(lambda: len(self.workers()) == _WORKERS, "nginx has its workers")
 
     @property
     def authorization(self) -> dict[str, str]:
@@ -180,6 +184,7 @@ def _debian_s_configuration(directory: Path) -> str:
     conf = (etc / "nginx.conf").read_text()
     for theirs, ours in (
         ("user www-data;", user),
+        ("worker_processes auto;", f"worker_processes {_WORKERS};"),
         ("pid /run/nginx.pid;", f"pid {directory}/pid;"),
         ("include /etc/nginx/modules-enabled/*.conf;", "".join(modules)),
         ("/etc/nginx/sites-enabled/*;", f"{directory}/site.conf;"),
