@@ -112,6 +112,48 @@ def test_a_busy_rig_is_waited_for_where_the_others_fail(
     assert [ask(gateway).status_code for _ in range(16)] == [200] * 16
 
 
+def know_another_model(connection: Connection, _: Request) -> None:
+    connection.answer("404 Not Found\r\nX-HeartCode-Error: model_not_found", b"{}")
+
+
+@pytest.mark.parametrize("behave", [say_yes, be_busy])
+def test_a_model_is_asked_for_where_it_still_is(
+    start_gateway: StartGateway, stand_ins: list[Upstream], behave: Behaviour
+) -> None:
+    """As in an update that gives it another name, rig by rig."""
+    having, *others = stand_ins
+    having.behave = behave
+    for rig in others:
+        rig.behave = know_another_model
+    gateway = start_gateway("four_rigs", rigs=ports(stand_ins))
+    assert [ask(gateway).status_code for _ in range(16)] == [200] * 16
+    asked = sum(len(rig.requests) for rig in others)
+    assert asked > len(others), "not to know a model is no failure: nobody is left out for it"
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (know_another_model, (404, "model_not_found")),
+        (be_full, (429, "queue_full")),
+        (reset_at_once, (503, "rig_unavailable")),
+    ],
+)
+def test_a_model_is_unknown_where_no_rig_can_have_it(
+    start_gateway: StartGateway,
+    stand_ins: list[Upstream],
+    one: Behaviour,
+    expected: tuple[int, str],
+) -> None:
+    first, *others = stand_ins
+    first.behave = one
+    for rig in others:
+        rig.behave = know_another_model
+    gateway = start_gateway("four_rigs", rigs=ports(stand_ins))
+    answers = [ask(gateway) for _ in range(8)]
+    assert {(each.status_code, error_of(each)["code"]) for each in answers} == {expected}
+
+
 def test_a_rig_that_says_nothing_has_had_the_request_s_time(
     start_gateway: StartGateway, stand_ins: list[Upstream]
 ) -> None:

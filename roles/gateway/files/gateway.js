@@ -173,25 +173,32 @@ function give(r, name) {
     r.internalRedirect('@slot');
 }
 
-/* Decide how a request goes on that no rig has answered: nginx comes here with every 403, 502, 503 and 504.
+/* Decide how a request goes on that no rig has answered: nginx comes here with every 403, 404, 502, 503 and 504.
  * Within a stage nginx itself has asked one rig after the other, unless one took all the time there is. */
 function next(r) {
     const v = r.variables;
     const statuses = ofThisStage(v.upstream_status);
-    const status = statuses[statuses.length - 1];
-    const nobodyAsked = ofThisStage(v.upstream_addr).pop().startsWith('heartcode_');
+    const last = lastBut404(statuses);
+    const told = v.upstream_http_x_heartcode_error;
+    if (last < 0) {
+        return unknown(r, told);
+    }
+    const status = statuses[last];
+    const isConnected = ofThisStage(v.upstream_connect_time)[last] !== '-';
+    const nobodyAsked = ofThisStage(v.upstream_addr)[last].startsWith('heartcode_');
     const failed = !nobodyAsked && (status === '502' || status === '504');
-    const code = v.upstream_http_x_heartcode_error;
+    // It is the very last one's, or the one's before where there was nobody left.
+    const code = last === statuses.length - 1 && told !== 'model_not_found' ? told : undefined;
     const isBusy = statuses.includes('403');
 
     if (code === 'body_read') {
         return wasRead(r);
     }
-    if (v.heartcode_way && failed && ofThisStage(v.upstream_connect_time).pop() === '-') {
+    if (v.heartcode_way && failed && !isConnected) {
         return withoutRelay(r); // it is on this host: that nobody accepts a connection says that it is off
     }
     // The rig gave the request up, or has worked on it for longer than it may: another one would too.
-    if (failed && status === '504' && (code || ofThisStage(v.upstream_connect_time).pop() !== '-')) {
+    if (failed && status === '504' && (code || isConnected)) {
         return lost(r, 504, code || 'rig_timeout');
     }
     // Where one is only busy it is waited for, whatever the others are.
@@ -224,6 +231,23 @@ function next(r) {
     }
     r.headersOut['Retry-After'] = RETRY_AFTER_S;
     lost(r, 503, code || 'rig_unavailable');
+}
+
+/* The last rig of a stage that knows what it was asked for; -1 where none does. In an update one rig after the other
+ * gets a model's new name, and the gateway comes last: until then the old one is served where it still is. */
+function lastBut404(statuses) {
+    let last = statuses.length - 1;
+    while (last >= 0 && statuses[last] === '404') {
+        last -= 1;
+    }
+    return last;
+}
+
+function unknown(r, code) {
+    if (code === 'model_not_found') {
+        return answer(r, 404, code, 'The model that this request names does not exist.', 'model');
+    }
+    answer(r, 404, code || 'not_found', 'the rigs have nothing at this path');
 }
 
 /* Ask the rigs themselves. A stream that begins so ends with its rig. */
