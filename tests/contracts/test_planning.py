@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_formulas_name_their_source() -> None:
     assert set(VramNeed.__dataclass_fields__) == {"weights", "kv", "compute", "pool", "runtime"}
 
 
+def test_pages_name_models_that_the_catalogue_has() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "inventory").glob("*.yml")]
+    named = {
+        name for page in pages for name in re.findall(r"model_name: ([\w.-]+)", page.read_text())
+    }
+    assert {"stheno", "mistral-small"} <= named
+    assert named <= tomllib.loads((ROOT / "models/catalogue.toml").read_text()).keys()
+
+
 def shown(page: str, command: str) -> list[str]:
     """The lines that a page shows below a command, without those that it leaves out."""
     text = (ROOT / page).read_text()
@@ -83,6 +93,7 @@ def test_pages_show_what_plan_py_says_of_groups(capsys: pytest.CaptureFixture[st
     rig = "P106-100 x 6, 8 GB RAM, 2 cores"
     for page, *arguments in (
         ("README.md", "--groupings"),
+        ("README.md", "--model", "24B"),
         ("docs/planning.md", "--model", "24B"),
     ):
         assert plan.main([rig, *arguments]) == 0
