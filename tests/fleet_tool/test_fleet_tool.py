@@ -163,11 +163,12 @@ def test_power_cut_kills_everything_at_once(tool: Tool) -> None:
     )
     began = time.monotonic()
     tool("stop", "rig1")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60, "what takes no notice of SIGTERM is not waited for"
     assert tool.machine("rig1")["state"] == "stopped"
     began = time.monotonic()
     tool.ssh("rig1", "true", ok=False)
-    assert time.monotonic() - began < 10, "no kept connection waits for the dead"
+    # ServerAliveInterval times ServerAliveCountMax are 20 s.
+    assert time.monotonic() - began < 15, "no kept connection waits for the dead"
     tool("stop", "rig1")
     tool("start", "rig1")
     assert tool.ssh("rig1", "ls /root/exited 2>&1 || echo unclean").endswith("unclean")

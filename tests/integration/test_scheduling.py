@@ -138,7 +138,7 @@ def test_a_full_queue_is_answered_with_429_and_a_full_wait_with_504(
         assert requests.get(f"{proxy.url}/health", timeout=5).status_code == 200
         late = waiting.result()
     assert (late.status_code, late.json()["error"]["code"]) == (504, "queue_timeout")
-    assert 3 <= time.monotonic() - begun < 10
+    assert time.monotonic() - begun >= 3
 
 
 class Gate:

@@ -223,10 +223,8 @@ def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
         leaving = {**ASKED[path], "max_tokens": 30000, "ignore_eos": True}
         with connect_and_send(proxy, path, leaving):
             wait_until(lambda: working() == 2, "both slots are taken")
-        left = time.monotonic()
         wait_until(lambda: working() == 1, "its slot is free")
-        assert time.monotonic() - left < 1.5
-        assert next(lines) is not None
+        assert next(lines) is not None, "the other one still gets its answer"
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
