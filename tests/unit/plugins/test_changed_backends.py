@@ -132,6 +132,19 @@ def test_one_rig_s_own_setting_is_no_harm_to_the_others(tmp_path: Path) -> None:
     assert changed.settings == wrong.settings == ["new"] * 3
 
 
+def test_what_one_card_cannot_work_with_is_its_rig_s_alone(tmp_path: Path) -> None:
+    changed, wrong = (
+        Rig(tmp_path / "rig1", *["new"] * 3),
+        Rig(tmp_path / "rig2", "new", "bad", "new"),
+    )
+    well, said, _ = deploy(tmp_path, wrong, changed)
+    assert not well
+    assert said.count("what comes next") == 1
+    assert changed.settings == ["new"] * 3
+    assert wrong.settings == ["new", "good", "good"]
+    assert wrong.states == ["active"] * 3
+
+
 @pytest.mark.parametrize("bad", [1, 2])
 def test_one_card_s_own_setting_costs_its_backend(tmp_path: Path, bad: int) -> None:
     wanted = ["bad" if number == bad else "new" for number in range(3)]
