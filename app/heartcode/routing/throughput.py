@@ -20,7 +20,8 @@ import math
 
 from heartcode.upstream.usage import Usage
 
-_ABSURD = 1e9
+# More than there are tokens, bytes or seconds of anything here.
+_ABSURD = 1e12
 _PROMPT_MEMORY_S, _DECODE_MEMORY_S = 60.0, 300.0
 
 

@@ -230,13 +230,11 @@ class Store:
         self._shrink(self._limit, MAX_ENTRIES)
 
     def best(self, key: str, prompt: Prompt) -> Found | None:
-        """Return what holds most of `prompt`; None if nothing does."""
-        best: Found | None = None
-        for entry in self._alike.get((key, first_of(prompt.blocks)), {}).values():
-            chars = entry.sequence.shared_with(prompt)
-            if chars > (best.chars if best else 0):
-                best = Found(entry=entry, chars=chars)
-        return best
+        """Return what holds most of `prompt`, the smallest of several; None if nothing does."""
+        alike = self._alike.get((key, first_of(prompt.blocks)), {}).values()
+        found = [Found(entry=each, chars=each.sequence.shared_with(prompt)) for each in alike]
+        best = max(found, key=lambda one: (one.chars, -one.entry.size), default=None)
+        return best if best and best.chars else None
 
     def is_there(self, entry: Entry) -> bool:
         """Return whether the file has its length: what was deleted or cut is found at once."""

@@ -41,6 +41,13 @@ def test_it_learns_and_follows_a_change() -> None:
     assert ratio.value == pytest.approx(100, rel=0.05)
 
 
+def test_bytes_of_large_files_are_learnt_as_well() -> None:
+    """Those of a group's model: see `warm`."""
+    ratio = LearntRatio(200e6, weight=0.1, memory=10)
+    ratio.learn(40e9, 1000)
+    assert ratio.value == pytest.approx(40e6, rel=0.01)
+
+
 def test_a_few_tokens_weigh_little() -> None:
     ratio = LearntRatio(300.0, weight=0.5, memory=60)
     ratio.learn(3000, 10)

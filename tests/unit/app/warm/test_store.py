@@ -67,6 +67,19 @@ def test_what_goes_on_with_a_conversation_finds_it_and_nothing_else_does(
     assert store.is_intact(entry)
 
 
+def test_of_conversations_that_begin_alike_the_shortest_is_read(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """As new chats with the card of a character do."""
+    store = opened(tmp_path, clock)
+    kept(store, prompt(store, "a", "b", "c"), state=STATE * 3)
+    short = kept(store, prompt(store, "a", "d"), state=STATE)
+    kept(store, prompt(store, "a", "e", "f"), state=STATE * 2)
+    found = store.best(KEY, prompt(store, "a", "x"))
+    assert found is not None
+    assert found.entry is short
+
+
 def test_another_process_finds_it_too_and_has_the_same_secret(tmp_path: Path, clock: Clock) -> None:
     store = opened(tmp_path, clock)
     other = opened(tmp_path, clock)
