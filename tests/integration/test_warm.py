@@ -322,3 +322,18 @@ def test_a_restart_that_nobody_has_noticed_is_one(
     (signs / "0.waiting").write_text("2\n")
     start_llama(port=llama.port)
     assert ask(proxy, **talk(1, 2))["restored_tokens"] > 500
+
+
+def test_a_restart_that_nobody_tells_of_costs_one_prompt(
+    start_llama: Any, start_proxy: StartProxy, files: Path
+) -> None:
+    """Without a unit, and between two looks of the monitor."""
+    llama = start_llama()
+    proxy = start_proxy(llama.url, **settings(files))
+    ask(proxy, **talk(1))
+    ask(proxy, **talk(2))
+    await_saved(files, 2)
+    llama.kill()
+    start_llama(port=llama.port)
+    ask(proxy, **talk(1, 2))
+    assert ask(proxy, **talk(2, 2))["restored_tokens"] > 500

@@ -154,7 +154,7 @@ class SlotLease(Lease):
         self.cached_tokens = round(usage.cached)
         self.info.restored_tokens = min(self.restored_tokens, self.cached_tokens)
         tokens_per_char = self._lengths.tokens_per_char.value
-        if self._place is not None:
+        if self._place is not None and not self.info.reads_anew:
             self._place.found(round(usage.cached / tokens_per_char))
         self._answer_chars = round(usage.generated / tokens_per_char)
         self._tokens = round(usage.evaluated + usage.cached + usage.generated)

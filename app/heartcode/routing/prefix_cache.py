@@ -32,6 +32,8 @@ MAX_HOST_SEQUENCES = 64
 _SIMILAR = 0.1
 _LITTLE_IS_KEPT = 0.5
 _WORTH_LOADING = 0.25
+# Every prompt begins with a token that all have in common, some with none.
+_NOTHING_CHARS = 16
 
 _USED = attrgetter("used")
 
@@ -144,6 +146,12 @@ class PrefixCache:
         slot.used = self._clock()
         self._idle[slot] = None
 
+    def idle_are_gone(self) -> None:
+        """Note that nothing is left of what nobody is asking for."""
+        self._host.clear()
+        for slot in self._idle:
+            slot.sequence = None
+
     def are_gone(self, copies: list[KnownSequence]) -> None:
         """Forget copies that are not in host memory any more."""
         self._host = [sequence for sequence in self._host if sequence not in copies]
@@ -237,18 +245,29 @@ class Place:
 
     def is_restored(self) -> None:
         """Note that a file was read into the slot: what it held has no copy in host memory."""
-        self._promised = Match()
+        self.match = self._promised = Match()
         if self.former is not None:
             self._cache.are_gone([self.former])
 
     def found(self, cached_chars: int) -> None:
         """Take how much of the prompt really came from the cache.
 
-        If a copy was not there, older ones are not there either. The slots need no correction: the
-        one that was asked holds the prompt by now.
+        If a copy was not there, older ones are not there either. The slot that was asked needs no
+        correction: it holds the prompt by now. But if it was named, and had nothing of what it was
+        sure to hold, its llama-server has been started anew, or somebody has emptied the slots past
+        the proxy: the others hold nothing either.
         """
         if cached_chars < self._promised.cached_chars / 2:
             self._cache.are_gone(self._older)
+        elif self._is_sure and cached_chars <= _NOTHING_CHARS < self.match.cached_chars:
+            self._cache.idle_are_gone()
+
+    @property
+    def _is_sure(self) -> bool:
+        # That a request names a slot says nothing of a copy that was to be loaded into it.
+        is_named = self._sequence is not None and self._sequence.is_placed
+        was_there = self.former is not None and self.former.is_placed
+        return is_named and was_there and not self._promised.cached_chars
 
     def end(self, *, answer_chars: int = 0, tokens: int = 0) -> None:
         """Note that the slot is idle; it keeps the prompt and the answer."""

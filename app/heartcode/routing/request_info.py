@@ -55,6 +55,7 @@ class RequestInfo:
             evaluated.
         wanted_tokens: how many it and the rest of its answer will take; None: not known.
         begun_by: what the backend served that its answer has begun with; None before that.
+        reads_anew: whether it wants its prompt read, whatever is in the cache (`cache_prompt`).
         restored_tokens: how many of its prompt's tokens a file has brought, see `warm`.
     """
 
@@ -68,6 +69,7 @@ class RequestInfo:
     dense_bytes: int = 0
     wanted_tokens: float | None = None
     begun_by: Identity | None = None
+    reads_anew: bool = False
     restored_tokens: int = 0
 
     @classmethod
@@ -89,6 +91,7 @@ class RequestInfo:
             overflow=overflow,
             tokens=_given_tokens(fields),
             dense_bytes=sum(map(_dense_bytes, _sure_texts(fields))),
+            reads_anew=fields.get("cache_prompt") is False,
         )
 
 

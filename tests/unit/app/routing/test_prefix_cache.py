@@ -221,3 +221,44 @@ def test_a_request_that_begins_anew_finds_nothing_and_is_there_afterwards() -> N
     place.end(answer_chars=10)
     assert cache.sequences == 1
     assert cache.look_up(talk("a" * 400, "b", "c", "d", "e")).cached_chars > 400
+
+
+@pytest.mark.parametrize(
+    ("is_named", "found", "is_left"),
+    [(True, 0, False), (True, 4, False), (True, 60, True), (False, 0, True)],
+)
+def test_a_named_slot_that_holds_nothing_any_more_says_that_none_does(
+    *, is_named: bool, found: int, is_left: bool
+) -> None:
+    """Of a slot that was not named it says nothing: the request may have gone into another one."""
+    cache = PrefixCache(slots=3, host_chars=5000, clock=Clock())
+    for letter in "abc":
+        place = cache.begin(talk(letter * 500))
+        if is_named:
+            place.is_asked_for()
+        place.end(answer_chars=10)
+    busy = cache.begin(talk("c" * 500, "answer", "more"))
+    place = cache.begin(talk("a" * 500, "answer", "more"))
+    if is_named:
+        place.is_asked_for()
+    place.found(found)
+    place.end(answer_chars=10)
+    busy.end(answer_chars=10)
+    assert (cache.look_up(talk("b" * 500)).cached_chars > 0) == is_left
+    # These were asked for since.
+    for letter in "ac":
+        assert cache.look_up(talk(letter * 500, "answer", "more")).cached_chars > 500
+
+
+def test_what_a_file_has_brought_says_nothing_of_what_was_there() -> None:
+    cache = PrefixCache(slots=2, clock=Clock())
+    for letter in "ab":
+        place = cache.begin(talk(letter * 500))
+        place.is_asked_for()
+        place.end()
+    place = cache.begin(talk("a" * 500, "answer", "more"))
+    place.is_asked_for()
+    place.is_restored()
+    place.found(0)  # as with a model of which a file holds too little
+    place.end()
+    assert cache.look_up(talk("b" * 500)).cached_chars > 0

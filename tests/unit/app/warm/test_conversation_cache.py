@@ -80,9 +80,10 @@ class Rig:
         if self.error:
             raise self.error
 
-    def take(self, *said: str) -> SlotLease:
+    def take(self, *said: str, **fields: Any) -> SlotLease:
         messages = [{"role": "user", "content": text * 8000} for text in said]
-        info = RequestInfo.of({"messages": messages}, "", secret=self.cache.secret)
+        fields["messages"] = messages
+        info = RequestInfo.of(fields, "", secret=self.cache.secret)
         lease = self.pool.take(info=info)
         assert isinstance(lease, SlotLease)
         return lease
@@ -171,6 +172,28 @@ def test_it_comes_back_when_the_llama_server_has_lost_it(rig: Rig) -> None:
     # It is in its slot now.
     rig.ask("a", "b")
     assert [what for what, _ in rig.done].count("restore") == 1
+
+
+def test_one_that_finds_nothing_in_its_slot_has_the_others_come_from_their_files(rig: Rig) -> None:
+    """Without a unit, a llama-server may be started anew between two looks of the monitor."""
+    rig.ask("a")
+    rig.ask("b")
+    rig.rest()
+    rig.ask("a", "on", cached=0)
+    rig.ask("b", "on", cached=TOKENS)
+    assert rig.done == [("save", 0), ("save", 1), ("restore", 1)]
+
+
+def test_who_wants_its_prompt_read_anew_says_nothing_of_the_slots(rig: Rig) -> None:
+    rig.ask("a")
+    rig.ask("b")
+    rig.rest()
+    lease = rig.take("a", "on", cache_prompt=False)
+    with lease:
+        rig.cache.prepared(lease, REQUEST)
+        lease.learn(Usage(evaluated=TOKENS, cached=0, generated=50))
+    rig.ask("b", "on", cached=TOKENS)
+    assert rig.done == [("save", 0), ("save", 1)]
 
 
 def test_the_choice_of_a_backend_knows_of_it(rig: Rig) -> None:
