@@ -23,12 +23,15 @@ class Lease:
     Attributes:
         began: when it was given, by the clock of the pool.
         is_given_up: whether the proxy has let go of its backend, which hangs or is stopped.
+        held_up_s: for how long its backend has done something else since its answer began, or the
+            reading of its prompt while there is none.
     """
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.backend = backend
         self._clock = clock
-        self.began = clock()
+        self.began = self._served_since = clock()
+        self.held_up_s = 0.0
         self.is_given_up = False
         self._abort: Callable[[], None] | None = None
         # While all candidates are avoided, a request is what finds out whether one works again.
@@ -37,6 +40,15 @@ class Lease:
 
     def _enter(self) -> None:
         self.backend.questions.add(self)
+
+    @property
+    def served_s(self) -> float:
+        """How long its answer has been coming, or its prompt been read while there is none."""
+        return self._clock() - self._served_since
+
+    def hold_up(self, since: float) -> None:
+        """Note that its backend has done something else from then on."""
+        self.held_up_s += self._clock() - max(since, self._served_since)
 
     def has_answered(self, status: int) -> None:
         """Note that an answer has begun.
@@ -121,6 +133,7 @@ class SlotLease(Lease):
 
     def has_answered(self, status: int) -> None:
         """Note that an answer has begun; a refusal comes from beside the loop as well."""
+        self._served_since, self.held_up_s = self._clock(), 0.0
         if status == HTTPStatus.OK:
             self.backend.has_answered()
 

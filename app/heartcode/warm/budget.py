@@ -1,32 +1,29 @@
-"""How much time a backend may spend on files while others wait for their tokens."""
+"""How long those whom a backend serves may wait for a file, which its one loop writes.
+
+    if budget.allows(backend.at_work, seconds):
+        ...
+        budget.spend(backend.at_work, since=began)
+
+Nobody's answer, long or short, takes more than the share longer: each is held up for a part of the
+time for which it has been coming. So what ends soon is never held up at all.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
 
-#: Part of the time; a twentieth is promised, and a little of it goes into hashes and the disk.
+from heartcode.routing.lease import Lease
+
+#: Part of the time; a twentieth is promised, and files take longer than is expected of them.
 SHARE = 0.04
-# As much as is saved up, so that a stream of seconds does not see more of it either. A single file
-# that takes longer is paid off afterwards.
-_MOST_S = 0.25
 
 
-class Budget:
-    """Seconds that come at a steady rate, and are spent at once."""
+def allows(leases: Iterable[Lease], seconds: float) -> bool:
+    """Return whether all of them may be held up for `seconds` now."""
+    return all(lease.held_up_s + seconds <= SHARE * lease.served_s for lease in leases)
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._left_s = _MOST_S
-        self._at = clock()
 
-    def allows(self, seconds: float) -> bool:
-        """Return whether `seconds` may be spent now."""
-        now = self._clock()
-        self._left_s = min(_MOST_S, self._left_s + (now - self._at) * SHARE)
-        self._at = now
-        return self._left_s >= min(seconds, _MOST_S)
-
-    def spend(self, seconds: float) -> None:
-        """Note what was spent; it may be more than there was."""
-        self._left_s -= seconds
+def spend(leases: Iterable[Lease], *, since: float) -> None:
+    """Note that they have been held up since then, by their clock."""
+    for lease in leases:
+        lease.hold_up(since)

@@ -33,8 +33,7 @@ from heartcode.routing.throughput import LearntRatio
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason, UpstreamRequest
 from heartcode.upstream.identity import Identity
-from heartcode.warm import slots
-from heartcode.warm.budget import Budget
+from heartcode.warm import budget, slots
 from heartcode.warm.key import state_key
 from heartcode.warm.store import Entry, Found, Store, StoreError
 
@@ -84,7 +83,6 @@ class Limits:
 class _Side:
     """What is known of one backend."""
 
-    budget: Budget
     is_ours: bool = False
     saving_now: int = 0
     is_unsaved: bool = False
@@ -208,6 +206,7 @@ class ConversationCache:
     def _read(self, lease: SlotLease, side: _Side, entry: Entry, *, timeout_s: float) -> None:
         backend, number = lease.backend, lease.place.number
         # While llama-server reads it, and before anybody relies on it.
+        began = self._clock()
         intact = gevent.get_hub().threadpool.spawn(self._store.is_intact, entry)
         try:
             restored = slots.restore(
@@ -221,6 +220,8 @@ class ConversationCache:
         except BackendError as error:
             self._count_restore(backend, error.reason.value)
             return
+        finally:
+            budget.spend(backend.at_work - {lease}, since=began)
         lease.place.is_restored()
         side.has_restored = True
         side.restoring.learn(restored.size, restored.seconds)
@@ -281,7 +282,7 @@ class ConversationCache:
     ) -> bool:
         if idle_s < self._limits.idle_s:
             return False
-        return not backend.at_work or side.budget.allows(self._seconds(side, sequence))
+        return budget.allows(backend.at_work, self._seconds(side, sequence))
 
     def _note_unsaved(self, backend: Backend, side: _Side) -> None:
         is_unsaved = side.committing > 0 or any(
@@ -313,7 +314,8 @@ class ConversationCache:
             return  # it is what the request goes on with
         seconds = self._seconds(side, former)
         evaluated_s = self._tokens(former) / backend.throughput.prompt.value
-        if seconds <= _WORTH * evaluated_s and side.budget.allows(seconds):
+        others = backend.at_work - {lease}
+        if seconds <= _WORTH * evaluated_s and budget.allows(others, seconds):
             # Nobody but this request can reach the slot.
             self._save(backend, side, lease.place.number, former, is_still_there=lambda: True)
 
@@ -331,7 +333,6 @@ class ConversationCache:
             self._saving_failed(backend, side, "no_room")
             return
         name, key = self._store.new_name(), self._key(backend, side)
-        others_wait = bool(backend.at_work)
         began = self._clock()
         side.saving_now += 1
         backend.is_occupied, backend.occupied_until = True, began + seconds
@@ -343,16 +344,13 @@ class ConversationCache:
             self._store.discard(name)
             self._saving_failed(backend, side, _result(error), why=str(error))
             sequence.is_saved = False
-            if others_wait:
-                side.budget.spend(self._clock() - began)
             return
         finally:
+            # As long as they noticed, and not what llama-server has counted alone.
+            budget.spend(backend.at_work, since=began)
             side.saving_now -= 1
             backend.is_occupied = side.saving_now > 0
             backend.occupied_until = 0.0
-        if others_wait:
-            # As long as they noticed, and not what llama-server has counted alone.
-            side.budget.spend(max(saved.seconds, self._clock() - began))
         side.saving.learn(saved.size, saved.seconds)
         if not side.has_restored:  # until that is known: reading is not slower than writing
             side.restoring.learn(saved.size, saved.seconds)
@@ -407,7 +405,7 @@ class ConversationCache:
     def _side(self, backend: Backend) -> _Side:
         side = self._sides.get(backend)
         if side is None:
-            side = self._sides[backend] = _Side(budget=Budget(clock=self._clock))
+            side = self._sides[backend] = _Side()
             # From the first one on a rate can be told.
             metrics.WARM_SAVES.labels(backend=backend.name, result="saved")
             metrics.WARM_RESTORES.labels(backend=backend.name, result="restored")

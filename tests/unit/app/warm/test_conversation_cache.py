@@ -15,6 +15,7 @@ from heartcode.upstream.exchange import BackendError, Reason, UpstreamRequest
 from heartcode.upstream.identity import Identity, Told
 from heartcode.upstream.usage import Usage
 from heartcode.warm import slots
+from heartcode.warm.budget import SHARE
 from heartcode.warm.conversation_cache import ConversationCache, Limits
 from heartcode.warm.store import Store
 from prometheus_client import REGISTRY
@@ -95,6 +96,12 @@ class Rig:
             self.clock.now += 1
             lease.learn(Usage(evaluated=TOKENS - cached, cached=cached, generated=50))
         return request
+
+    def saves_in(self, seconds: float) -> None:
+        """Let a file take as long, and let that be known."""
+        self.takes_s = seconds
+        side = self.cache._side(self.backend)
+        side.saving.learn(TOKENS * side.size.value, seconds)
 
     def rest(self, seconds: float = 20.0) -> None:
         self.clock.now += seconds
@@ -206,17 +213,31 @@ def test_the_choice_of_a_backend_knows_of_it(rig: Rig) -> None:
     assert found.chars > 0.4 * prompt.chars
 
 
-def test_while_others_wait_only_a_share_of_the_time_is_spent(rig: Rig) -> None:
-    rig.takes_s = 1.0
+def test_an_answer_that_is_coming_waits_for_a_share_of_its_time_alone(rig: Rig) -> None:
+    rig.saves_in(1.0)
     busy = rig.take("busy")
     rig.cache.prepared(busy, REQUEST)
+    rig.clock.now += 3600  # its prompt is long
+    busy.has_answered(200)
+    began = rig.clock.now
     for number in range(200):
         rig.ask(f"{number}.")
         rig.rest(20)
-    seconds = 200 * 22.0
-    saved = [each for each in rig.done if each[0] == "save"]
-    assert 0.03 * seconds < len(saved) * rig.takes_s < 0.06 * seconds
+    seconds = rig.clock.now - began
+    saved = len([each for each in rig.done if each[0] == "save"])
+    assert 0.03 * seconds < saved * rig.takes_s <= SHARE * seconds
     busy.release()
+
+
+def test_short_answers_do_not_wait_at_all(rig: Rig) -> None:
+    rig.saves_in(1.0)
+    rig.ask("a")
+    for _ in range(10):
+        with rig.take("b"):
+            rig.rest(20)
+    assert rig.done == []
+    rig.rest(0)
+    assert rig.done == [("save", 0)]
 
 
 def test_where_it_fails_it_pauses_for_longer_each_time(rig: Rig) -> None:
