@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
 from tests.integration.processes import Llama, Proxy, counted_to, wait_until
@@ -337,3 +339,41 @@ def test_a_restart_that_nobody_tells_of_costs_one_prompt(
     start_llama(port=llama.port)
     ask(proxy, **talk(1, 2))
     assert ask(proxy, **talk(2, 2))["restored_tokens"] > 500
+
+
+def test_a_slot_that_is_named_while_it_is_at_work_is_left_alone(
+    llama_servers: StartLlamas,
+) -> None:
+    """What the role's patch is for: the request waits, and nobody gets another one's conversation.
+
+    That is in the host's memory by then, from where it would be loaded into the slot. The model
+    that counts would count on: it looks at nothing but the last number.
+    """
+    (llama,) = llama_servers(1, model=SMOLLM2.file(), n_ctx=1024)
+    url = f"{llama.url}/completion"
+    weather = "It will be sunny in the north and rainy in the south tomorrow, and in the evening"
+    tale = SETTING * 3 + "Then the keeper of the light"
+    bread = "Take flour, water, salt and yeast, and knead the dough until it is smooth."
+
+    def body(prompt: str, tokens: int) -> dict[str, Any]:
+        return {"prompt": prompt, "id_slot": 0, "n_predict": tokens, "temperature": 0}
+
+    def text(prompt: str, tokens: int) -> str:
+        return str(requests.post(url, json=body(prompt, tokens), timeout=60).json()["content"])
+
+    def is_waiting() -> bool:
+        told = requests.get(f"{llama.url}/metrics", timeout=60).text
+        return "\nllamacpp:requests_deferred 1\n" in told
+
+    alone = text(weather, 100)
+    other = text(tale, 4)
+    text(bread, 1)
+    asked = {**body(weather, 100), "stream": True}
+    with requests.post(url, json=asked, stream=True, timeout=60) as answer:
+        lines = (line[6:] for line in answer.iter_lines() if line.startswith(b"data: {"))
+        said = json.loads(next(lines))["content"]
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(text, tale, 4)
+            wait_until(is_waiting, "the other one waits for the slot")
+            said += "".join(json.loads(line)["content"] for line in lines)
+            assert (said, waiting.result()) == (alone, other)

@@ -37,12 +37,10 @@ from heartcode.warm import budget, slots
 from heartcode.warm.key import state_key
 from heartcode.warm.store import Entry, Found, Store, StoreError
 
-# What llama-server reads `id_slot` of (server-context.cpp, handle_completions_impl).
+# What llama-server reads `id_slot` of (server-context.cpp, handle_completions_impl). Of what comes
+# to /v1/messages it makes a body of its own, without it (server-chat.cpp).
 _COMPLETIONS = frozenset(
-    {
-        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
-        *("/completion", "/infill"),
-    }
+    {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/completion", "/infill"}
 )
 # A slow disk holds a backend up for no longer than this.
 _MOST_S = 30.0
@@ -102,6 +100,7 @@ class _Side:
     pause_s: float = 0.0
     pause_until: float = 0.0
     restored: SlotLease | None = None
+    promised_tokens: float = 0.0
     useless: int = 0
 
 
@@ -161,6 +160,9 @@ class ConversationCache:
         body = None
         if request.path in _COMPLETIONS and not request.has_choices and request.body is not None:
             body = slots.naming(request.body, lease.place.number)
+        if body is None:
+            # It takes slots that nobody has named, perhaps one that is to be named next.
+            side.is_ours = False
         if body is None or not self._has_slots(lease, side):
             backend.cache.is_unsure()
             return request
@@ -201,10 +203,10 @@ class ConversationCache:
             self._count_restore(backend, "lost")
             self._store.drop(found.entry)
             return
-        self._read(lease, side, found.entry, timeout_s=min(_MOST_S, _LOOK_S + gained_s))
+        self._read(lease, side, found, timeout_s=min(_MOST_S, _LOOK_S + gained_s))
 
-    def _read(self, lease: SlotLease, side: _Side, entry: Entry, *, timeout_s: float) -> None:
-        backend, number = lease.backend, lease.place.number
+    def _read(self, lease: SlotLease, side: _Side, found: Found, *, timeout_s: float) -> None:
+        backend, number, entry = lease.backend, lease.place.number, found.entry
         # While llama-server reads it, and before anybody relies on it.
         began = self._clock()
         intact = gevent.get_hub().threadpool.spawn(self._store.is_intact, entry)
@@ -219,6 +221,12 @@ class ConversationCache:
             return
         except BackendError as error:
             self._count_restore(backend, error.reason.value)
+            if lease.is_given_up or error.reason is Reason.UNREACHABLE:
+                raise
+            if error.reason is Reason.SILENT:  # it is slower than that at best
+                side.restoring.learn(entry.size, self._clock() - began)
+            # It may go on with it, and nobody has seen whether it is what was written.
+            self._empty(backend, number)
             return
         finally:
             budget.spend(backend.at_work - {lease}, since=began)
@@ -233,6 +241,7 @@ class ConversationCache:
         self._count_restore(backend, "restored")
         lease.restored_tokens = restored.tokens
         side.restored = lease
+        side.promised_tokens = min(restored.tokens, found.chars * lease.tokens_per_char)
         self._store.touch(entry)
 
     def _empty(self, backend: Backend, number: int) -> None:
@@ -247,7 +256,8 @@ class ConversationCache:
         if last is None or last.cached_tokens is None:
             return
         side.restored = None
-        is_used = last.cached_tokens >= _USED_LITTLE * last.restored_tokens
+        # Of a file that begins alike and goes on otherwise only the beginning was to be of use.
+        is_used = last.cached_tokens >= _USED_LITTLE * side.promised_tokens
         side.useless = 0 if is_used else side.useless + 1
         if side.useless == _USELESS_AFTER:
             why = "what was restored is read again: this model keeps more than K and V"

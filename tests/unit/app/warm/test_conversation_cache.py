@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Rig:
         self.error: Exception | None = None
         self.is_busy = False
         self.takes_s = 0.1
+        self.restored_tokens = TOKENS
         monkeypatch.setattr(slots, "save", self.save)
         monkeypatch.setattr(slots, "restore", self.restore)
         monkeypatch.setattr(slots, "erase", self.erase)
@@ -72,9 +74,8 @@ class Rig:
         self.done.append(("restore", number))
         if self.error:
             raise self.error
-        return slots.Moved(
-            tokens=TOKENS, size=(self.directory / name).stat().st_size, seconds=self.takes_s
-        )
+        size = (self.directory / name).stat().st_size
+        return slots.Moved(tokens=self.restored_tokens, size=size, seconds=self.takes_s)
 
     def erase(self, _: Backend, number: int, **__: Any) -> None:
         self.done.append(("erase", number))
@@ -293,16 +294,21 @@ def test_a_worker_that_ends_leaves_the_slots_to_the_next(rig: Rig) -> None:
     assert rig.done == []
 
 
-def test_what_may_take_several_slots_names_none_and_leaves_all_unsure(rig: Rig) -> None:
+SEVERAL = replace(REQUEST, has_choices=True)
+#: llama-server makes a body of its own of it, and would not read `id_slot`.
+MESSAGE = replace(REQUEST, path="/v1/messages")
+
+
+@pytest.mark.parametrize("unnamed", [SEVERAL, MESSAGE])
+def test_what_cannot_name_its_slots_leaves_all_unsure(rig: Rig, unnamed: UpstreamRequest) -> None:
     rig.ask("a")
     lease = rig.take("b")
     with lease:
-        several = UpstreamRequest(
-            method="POST", path=REQUEST.path, body=REQUEST.body, has_choices=True
-        )
-        assert rig.cache.prepared(lease, several) is several
+        assert rig.cache.prepared(lease, unnamed) is unnamed
+        assert rig.ask("c") is REQUEST, "the slot that it would name may be taken"
     rig.rest()
     assert rig.done == []
+    assert rig.ask("d") is not REQUEST, "nobody else is served any more"
 
 
 def test_what_is_damaged_is_emptied_and_dropped(rig: Rig) -> None:
@@ -343,6 +349,56 @@ def test_a_file_that_llama_server_refuses_is_dropped(rig: Rig) -> None:
     rig.error = slots.RefusedError(400, "Unable to restore slot")
     assert rig.cache.prepared(rig.take("a", "b"), REQUEST) is not REQUEST
     assert len(rig.store) == 0
+
+
+def test_what_takes_too_long_is_not_relied_on_and_known_to_be_slow(rig: Rig) -> None:
+    rig.ask("a")
+    rig.rest()
+    rig.backend.cache.forget()
+
+    def silent(*given: Any, **_: Any) -> slots.Moved:
+        rig.done.append(("restore", given[1]))
+        rig.clock.now += 30
+        raise BackendError(Reason.SILENT)
+
+    slots.restore = silent
+    before = rig.cache._side(rig.backend).restoring.value
+    lease = rig.take("a", "b")
+    with lease:
+        assert rig.cache.prepared(lease, REQUEST) is not REQUEST
+    assert [what for what, _ in rig.done] == ["save", "restore", "erase"]
+    assert rig.cache._side(rig.backend).restoring.value < before
+
+
+@pytest.mark.parametrize("reason", [Reason.SILENT, Reason.BROKEN])
+def test_a_request_whose_backend_was_let_go_of_meanwhile_is_not_sent(
+    rig: Rig, reason: Reason
+) -> None:
+    rig.ask("a")
+    rig.rest()
+    rig.backend.cache.forget()
+    lease = rig.take("a", "b")
+    with lease:
+
+        def let_go(*_: Any, **__: Any) -> slots.Moved:
+            lease.give_up()
+            raise BackendError(reason)
+
+        slots.restore = let_go
+        with pytest.raises(BackendError):
+            rig.cache.prepared(lease, REQUEST)
+    assert [what for what, _ in rig.done] == ["save"]
+
+
+def test_chats_with_one_beginning_get_it_from_the_file_of_another(rig: Rig) -> None:
+    """What a long one has beyond it was not to be of use, and is no sign of a strange model."""
+    rig.restored_tokens = 10 * TOKENS
+    rig.ask("card", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    rig.rest()
+    for number in range(5):
+        rig.backend.cache.forget()
+        rig.ask("card", f"new {number}", cached=TOKENS // 2)
+    assert [what for what, _ in rig.done].count("restore") == 5
 
 
 def test_a_model_that_reads_again_what_was_restored_is_left_alone(rig: Rig) -> None:
