@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -100,8 +101,9 @@ def init_app(app: Flask) -> None:
         response.headers[request_id.HEADER] = record.id
         if (header := Dialect.of(request.path).value) != "":
             response.headers[header] = record.id
-        # The server closes a response in every case, also when the client is gone.
-        response.call_on_close(lambda: _account_for(record, response.status_code))
+        # The server closes a response in every case, also when the client is gone. Nothing in it
+        # may lead back to it: all of the request would stay until the garbage collector comes.
+        response.call_on_close(partial(_account_for, record, response.status_code))
         return response
 
 

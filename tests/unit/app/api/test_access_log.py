@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from heartcode.api.access_log import Record
 from heartcode.api.app import create_app
 from heartcode.routing.request_info import RequestInfo
 from heartcode.settings import Settings
@@ -156,3 +158,14 @@ def test_active_requests_are_given_back(client: FlaskClient) -> None:
     for body in (b"{", b"{}"):
         client.post(CHAT, data=body).close()
     assert active_requests() == before
+
+
+def test_a_request_that_is_over_is_gone(client: FlaskClient) -> None:
+    """Without the garbage collector, which would look through all others as well."""
+    gc.collect()
+    gc.disable()
+    try:
+        client.get("/livez").close()
+        assert [each.endpoint for each in gc.get_objects() if isinstance(each, Record)] == []
+    finally:
+        gc.enable()
