@@ -13,9 +13,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 
 from heartcode.api import request_id
+from heartcode.api.context import current_request
 from heartcode.api.dialect import Dialect
 from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import CLIENT_GONE_STATUS, Client
@@ -24,6 +25,8 @@ from heartcode.relay.client_stream import ClientStream
 from heartcode.relay.relay import Answer
 from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import client_names, log, metrics
+
+_REQUEST_ID = "HTTP_X_REQUEST_ID"
 
 # In the log's order; None in the line of a request without an answer, and where nothing was told.
 _OF_AN_ANSWER = (
@@ -37,12 +40,16 @@ TURNED_AWAY = "turned_away"
 
 @dataclass(kw_only=True)
 class Record:
-    """One request, from its arrival to its last byte."""
+    """One request, from its arrival to its last byte.
+
+    `id_header` is the header that names it beside `X-Request-Id`; "" for none.
+    """
 
     id: str
     endpoint: str
     method: str
     is_inference: bool
+    id_header: str
     stream: bool = False
     model: str | None = None
     info: RequestInfo | None = None
@@ -84,23 +91,26 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def begin() -> None:
+        request = current_request()
         # The rule, not the path: a path that somebody made up is no label.
         rule = request.url_rule.rule if request.url_rule else "none"
-        g.record = Record(
-            id=request_id.accept(request.headers.get(request_id.HEADER)),
+        record = Record(
+            id=request_id.accept(request.environ.get(_REQUEST_ID)),
             endpoint=rule,
             method=request.method,
             is_inference=rule in INFERENCE_PATHS,
+            id_header=Dialect.of(request.path).value,
         )
-        if g.record.is_inference:
+        g.record = record
+        if record.is_inference:
             metrics.ACTIVE.inc()
 
     @app.after_request
     def end_with(response: Response) -> Response:
         record = current_record()
         response.headers[request_id.HEADER] = record.id
-        if (header := Dialect.of(request.path).value) != "":
-            response.headers[header] = record.id
+        if record.id_header:
+            response.headers[record.id_header] = record.id
         # The server closes a response in every case, also when the client is gone. Nothing in it
         # may lead back to it: all of the request would stay until the garbage collector comes.
         response.call_on_close(partial(_account_for, record, response.status_code))
@@ -138,7 +148,7 @@ def _account_for(record: Record, status: int) -> None:
     if record.answer is not None:
         line |= _account_for_answer(record, record.answer, client)
     probe_passed = record.endpoint in ("/health", "/v1/health", "/livez") and outcome == "completed"
-    log.requests.log(logging.DEBUG if probe_passed else logging.INFO, "%s", json.dumps(line))
+    log.requests.log(logging.DEBUG if probe_passed else logging.INFO, json.dumps(line))
 
 
 def _account_for_answer(record: Record, answer: Answer, client: str) -> dict[str, Any]:

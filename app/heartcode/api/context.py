@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from flask import Flask, current_app
+from typing import TYPE_CHECKING, cast
+
+from flask import Flask, current_app, request
 
 from heartcode.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from flask import Request
+    from werkzeug.local import LocalProxy
 
 _EXTENSION = "heartcode"
 
@@ -18,3 +24,8 @@ def current_runtime() -> Runtime:
     """Return the runtime of the app that serves this request."""
     runtime: Runtime = current_app.extensions[_EXTENSION]
     return runtime
+
+
+def current_request() -> Request:
+    """Return the request that is being served: Flask's `request` looks for it at every use."""
+    return cast("LocalProxy[Request]", request)._get_current_object()  # noqa: SLF001 - Werkzeug documents it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from typing import Any, NoReturn
 
 from heartcode.api.routes import Endpoint, Kind
@@ -35,14 +36,9 @@ def parse(body: bytes, *, max_depth: int) -> dict[str, Any]:
     try:
         # llama-server skips a byte order mark. json.loads(bytes) would take UTF-16, and json.loads
         # takes NaN, 1e400 and 400 digits; llama-server answers these with a 500.
-        text = body.decode("utf-8-sig")
-        is_suspect = _may_have_a_huge_number(body)
-        fields = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_float=_finite if is_suspect else None,
-            parse_int=_whole if is_suspect else None,
-        )
+        text = body.removeprefix(BOM_UTF8).decode()
+        decoder = _CAREFUL_DECODER if _may_have_a_huge_number(body) else _DECODER
+        fields = decoder.decode(text)
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
     if not isinstance(fields, dict):
@@ -147,6 +143,12 @@ def _finite(text: str) -> float:
 def _whole(text: str) -> int:
     _finite(text)  # where it is beyond 64 bits llama-server takes it for one of these
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_CAREFUL_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+)
 
 
 def _has_half_a_character(fields: object) -> bool:

@@ -155,17 +155,17 @@ class Relay:
             ApiError, ClientGoneError: as in `ask()`.
         """
         relayed = self._relayed(asked, transcript)
-        with ExitStack() as held:
-            opening = Future(relayed.open)
-            held.callback(opening.close)
+        opening = Future(relayed.open)
+        try:
             # Another rig's client has got its head, and an error becomes an event in any case.
             waits_s = self._timeouts.ping_interval_s
             if asked.goes_on and asked.signs_s is not None:
                 waits_s = asked.signs_s
             is_there = opening.is_there(within_s=waits_s)
-            answer = relayed.answer(opening.take() if is_there else opening)
-            held.pop_all()
-            return answer
+            return relayed.answer(opening.take() if is_there else opening)
+        except BaseException:
+            opening.close()
+            raise
 
     def collect(self, asked: Request, transcript: Transcript, fields: Mapping[str, Any]) -> Answer:
         """Return a whole answer, like `ask()`, of what is asked for as a stream.

@@ -188,7 +188,7 @@ def _worth_asking(waiter: Waiter[SlotLease]) -> Sequence[Backend]:
     # What failed a moment ago is no alternative to waiting for what works; what has become another
     # model since this waits is none to anything.
     backends = able(waiter.backends, waiter.info)
-    return [b for b in backends if not b.avoided] or backends
+    return [b for b in backends if not b.breaker.is_open] or backends
 
 
 def _candidate(
@@ -202,7 +202,8 @@ def _candidate(
 ) -> Candidate:
     match = backend.cache.look_up(prompt)
     speed = backend.throughput.prompt.value
-    is_free = backend.has_free_slot
+    leases = backend.leases
+    is_free = len(leases) < backend.slots
     prompt_s = policy.prompt_seconds(
         match, chars=prompt.chars, tokens_per_char=tokens_per_char, speed=speed
     )
@@ -215,15 +216,23 @@ def _candidate(
     return Candidate(
         backend=number,
         free=is_free,
-        avoided=backend.avoided,
-        in_flight=len(backend.leases),
+        avoided=backend.breaker.is_open,
+        in_flight=len(leases),
         last_taken=backend.last_taken,
         wait_s=0.0 if is_free else backend.slot_free_in_s(now),
-        ahead_s=sum([x.prompt_done - now for x in backend.leases if x.prompt_done > now])
-        + max(0.0, backend.occupied_until - now),
+        ahead_s=_ahead_s(backend, now) if leases or backend.occupied_until > now else 0.0,
         prompt_s=prompt_s,
         loss_s=policy.loss_seconds(match, tokens_per_char=tokens_per_char, speed=speed),
     )
+
+
+def _ahead_s(backend: Backend, now: float) -> float:
+    """Return for how many seconds its GPU still evaluates the prompts of others."""
+    ahead_s = max(0.0, backend.occupied_until - now)
+    for lease in backend.leases:
+        if lease.prompt_done > now:
+            ahead_s += lease.prompt_done - now
+    return ahead_s
 
 
 def _is_held(waiter: Waiter[SlotLease], best: Candidate, second: Candidate, now: float) -> bool:

@@ -22,8 +22,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
-from heartcode.routing.known_sequence import KnownSequence, first_of
+from heartcode.routing.known_sequence import KnownSequence
 from heartcode.routing.prompt_hash import Prompt
 
 MAX_HOST_SEQUENCES = 64
@@ -60,8 +61,7 @@ class Match:
     lost_idle_s: float = 0.0
 
 
-@dataclass(kw_only=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     slot: _Slot
     saved: bool
     loaded: KnownSequence | None
@@ -160,8 +160,9 @@ class PrefixCache:
         most, slot = _most_alike(prompt, slots)
         oldest = most <= _SIMILAR * prompt.chars
         if slot is None or oldest:
+            nothing_is_alike = slot is None
             slot = next(iter(slots)) if slots is self._idle else min(slots, key=_USED)
-            most = _shared(slot.sequence, prompt)
+            most = 0 if nothing_is_alike else _shared(slot.sequence, prompt)
         held = slot.sequence.chars if slot.sequence else 0
         exchanged = oldest or most < _LITTLE_IS_KEPT * held
         saved = exchanged and 0 < held <= self._host_chars
@@ -178,7 +179,7 @@ class PrefixCache:
             lost_chars=lost,
             lost_idle_s=max(0.0, self._clock() - slot.used),
         )
-        return _Choice(slot=slot, saved=saved, loaded=loaded, match=match)
+        return _Choice(slot, saved, loaded, match)
 
     def _best_copy(self, prompt: Prompt, most: int, held: int) -> KnownSequence | None:
         """Return the copy that is better than what the slot has: in length and in share kept."""
@@ -279,7 +280,8 @@ class Place:
 
 def _most_alike(prompt: Prompt, slots: Iterable[_Slot]) -> tuple[int, _Slot | None]:
     """Return how many characters of `prompt` a slot begins with at most, and which."""
-    first, most, best = first_of(prompt.blocks), 0, None
+    blocks, most, best = prompt.blocks, 0, None
+    first = blocks[0] if blocks else None  # as `first_of()` says
     for slot in slots:
         # Asked of every slot of the rig for every request: most differ from the beginning.
         sequence = slot.sequence

@@ -63,11 +63,11 @@ class Prompt:
                 chars += _said_length(value) + markup
                 continue
             text = _as_text(value)
-            for start in range(0, len(text), BLOCK_CHARS):
-                if len(texts) == MAX_BLOCKS:
-                    break
-                texts.append(text[start : start + BLOCK_CHARS])
-                ends.append(chars + min(start + BLOCK_CHARS, len(text)))
+            starts = range(0, len(text), BLOCK_CHARS)[: MAX_BLOCKS - len(texts)]
+            texts += [text[start : start + BLOCK_CHARS] for start in starts]
+            ends.extend(range(chars, chars + len(text), BLOCK_CHARS)[1 : len(starts)])
+            if starts:
+                ends.append(chars + min(starts[-1] + BLOCK_CHARS, len(text)))
             chars += len(text) + markup
         return cls(
             blocks=_of_this_process(texts) if secret is None else _for_good(texts, secret),

@@ -36,6 +36,8 @@ class Overflow(Enum):
     @classmethod
     def of(cls, header: str | None) -> Overflow:
         """Return what the header says; whatever else is in it says nothing."""
+        if not header:  # as where nothing but this rig can be asked
+            return cls.NEVER
         return next((each for each in cls if each.value == header), cls.NEVER)
 
 

@@ -34,11 +34,15 @@ def able(backends: Iterable[Backend], info: RequestInfo | None) -> list[Backend]
     Left out are those that serve another model, also another one of that name than an answer has
     begun with, and those whose context does not hold what there is of it.
     """
+    if info is None or (info.begun_by is None and not (info.tokens or info.dense_bytes)):
+        # As most are: nothing of it could be too long, or has begun elsewhere.
+        return [backend for backend in backends if not backend.served.is_other]
     return [
         backend
         for backend in backends
         if not backend.served.is_other
-        and (info is None or (_can_go_on(backend, info) and not is_too_small(backend, info)))
+        and _can_go_on(backend, info)
+        and not is_too_small(backend, info)
     ]
 
 

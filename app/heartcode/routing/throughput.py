@@ -29,7 +29,8 @@ class LearntRatio:
     """A ratio that follows what is measured; its prior may be another one, which is learnt too."""
 
     def __init__(self, prior: float | LearntRatio, *, weight: float, memory: float) -> None:
-        self._prior = prior
+        self._rig = prior if isinstance(prior, LearntRatio) else None
+        self._prior = 0.0 if isinstance(prior, LearntRatio) else prior
         self._weight = weight
         self._memory = memory
         self._numerator = self._denominator = 0.0
@@ -37,7 +38,7 @@ class LearntRatio:
     @property
     def value(self) -> float:
         """The ratio, always finite and above 0."""
-        prior = self._prior if isinstance(self._prior, float) else self._prior.value
+        prior = self._prior if self._rig is None else self._rig.value
         return (self._numerator + prior * self._weight) / (self._denominator + self._weight)
 
     def learn(self, numerator: float, denominator: float) -> None:
@@ -47,8 +48,8 @@ class LearntRatio:
         keep = math.exp(-denominator / self._memory)
         self._numerator = self._numerator * keep + numerator
         self._denominator = self._denominator * keep + denominator
-        if isinstance(self._prior, LearntRatio):
-            self._prior.learn(numerator, denominator)
+        if self._rig is not None:
+            self._rig.learn(numerator, denominator)
 
 
 class Throughput:

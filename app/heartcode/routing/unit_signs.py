@@ -40,9 +40,10 @@ class UnitSigns:
 
     def process(self) -> int:
         """Return a number that stands for the process that was started last; 0 if it is unknown."""
-        with suppress(OSError):
+        try:
             return os.stat(self._waiting).st_mtime_ns  # noqa: PTH116
-        return 0
+        except OSError:
+            return 0
 
     def kv_cache(self) -> str:
         """Return what the process that was started last said of its KV cache; "" if nothing."""

@@ -13,16 +13,18 @@ import json
 import math
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gunicorn.http import errors
+from gunicorn.http import errors, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from heartcode.errors import NOT_AGAIN, ApiError
+from heartcode.server.response import Response
 
 if TYPE_CHECKING:
     from heartcode.runtime.runtime import Runtime
@@ -115,6 +117,47 @@ class Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             self._ends_at = math.inf
             runtime: Runtime = self.wsgi.extensions["heartcode"]
             runtime.end_requests()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Serve one request, as gunicorn's own does without what is not in use here.
+
+        That is its log of requests, its hooks, an end after so many requests, and files as answers.
+
+        Raises:
+            StopIteration: the connection is not to be used any more.
+        """
+        response = None
+        try:
+            response, environ = wsgi.create(
+                req, sock, addr, listener_name, self.cfg, response_class=Response
+            )
+            if not self.alive:
+                response.force_close()
+            body = self.wsgi(environ, response.start_response)
+            try:
+                for piece in body:
+                    response.write(piece)
+                response.close()
+            finally:
+                if hasattr(body, "close"):
+                    body.close()
+        except gevent.GreenletExit:
+            return
+        except OSError:  # gunicorn knows which of them mean that the client has left
+            raise
+        except (Exception, SystemExit) as error:
+            if response is None or not response.headers_sent:
+                if isinstance(error, SystemExit):
+                    return
+                raise
+            # A 500 would be taken for a part of what has begun.
+            self.log.exception("Error handling request")
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            raise StopIteration from None
+        if response.should_close():
+            raise StopIteration
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what gunicorn's parser refuses in OpenAI's shape."""

@@ -44,7 +44,15 @@ def use(directory: Path, *, seat: int) -> None:
         raise RuntimeError("the metrics were defined before it was settled where they are kept")
     # prometheus_client reads the directory from the environment whenever it opens a file.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    values.ValueClass = values.MultiProcessValue(lambda: seat)  # type: ignore[no-untyped-call]
+
+    class Value(values.MultiProcessValue(lambda: seat)):  # type: ignore[misc]
+        def inc(self, amount: float) -> None:
+            # prometheus_client's own takes a lock and looks for a fork first. Here only the event
+            # loop's thread counts, in a process that does not fork.
+            self._value += amount
+            self._file.write_value(self._key, self._value, 0.0)
+
+    values.ValueClass = Value
 
 
 def leave(directory: Path, *, seat: int) -> None:

@@ -9,6 +9,8 @@ The format: RFC 9112, section 7.1.
 from __future__ import annotations
 
 END = b"\r\n"
+#: The end of a body, without trailers.
+LAST = b"0\r\n\r\n"
 # A token's event has 150 to 300 bytes.
 _LONGEST = 1024
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -179,7 +179,7 @@ class Exchange:
         if self._aborted:
             raise BackendError(Reason.BROKEN, "aborted")
         try:
-            self._socket.sendall(_head(request, self._host, self._port) + (request.body or b""))
+            send_whole(self._socket, _head(request, self._host, self._port) + (request.body or b""))
         except OSError as error:
             raise failure(error) from error
         self.last_heard = monotonic()
@@ -373,15 +373,23 @@ def sent(
     Raises:
         BackendError: it does not answer; the exchange is closed.
     """
-    with ExitStack() as held:
-        held.enter_context(exchange)
+    try:
         for tell in abort_when:
             tell(exchange.abort)
         exchange.send(
             request, connect_timeout_s=connect_timeout_s, silence_timeout_s=silence_timeout_s
         )
-        held.pop_all()
-        return exchange
+    except BaseException:
+        exchange.close()
+        raise
+    return exchange
+
+
+def send_whole(sock: socket.socket, data: bytes) -> None:
+    """Send all of `data`; mostly there is room for it, and gevent's sendall() asks for how much."""
+    sent_bytes = sock.send(data)
+    if sent_bytes < len(data):
+        sock.sendall(data[sent_bytes:])
 
 
 def _head(request: UpstreamRequest, host: str, port: int) -> bytes:

@@ -68,6 +68,8 @@ class Usage:
 
     def times(self, answers: float) -> Usage:
         """Return this for as many answers to the same prompt."""
+        if answers == 1.0:
+            return self
         return replace(self, generated=self.generated * answers, decode_s=self.decode_s * answers)
 
     @classmethod

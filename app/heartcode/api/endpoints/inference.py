@@ -11,13 +11,15 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 from gevent import Timeout
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, RequestTimeout
+from werkzeug.wsgi import get_content_length
 
 from heartcode.api import media, read_for_gateway, request_id, validation
 from heartcode.api.access_log import current_record
-from heartcode.api.context import current_runtime
+from heartcode.api.context import current_request, current_runtime
 from heartcode.api.dialect import Dialect
 from heartcode.api.error_handlers import response_of
+from heartcode.api.flask_app import StreamResponse
 from heartcode.api.routes import ENDPOINTS, Endpoint, Kind
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import NOT_AGAIN, ApiError
@@ -32,6 +34,7 @@ from heartcode.relay.transcript import transcript_of
 from heartcode.routing.model_registry import DEFAULT_HEADER
 from heartcode.routing.request_info import CLIENT_HEADER, OVERFLOW_HEADER, Overflow, RequestInfo
 from heartcode.routing.room import going_on
+from heartcode.settings import Settings
 from heartcode.upstream import progress
 from heartcode.upstream.exchange import UpstreamRequest
 
@@ -39,42 +42,45 @@ bp = Blueprint("inference", __name__)
 
 # Everything else stays here: keys are the gateway's business, a compressed answer could not be
 # passed on event by event, and X-Conversation-Id would let an answer outlive its client.
-_PASSED_ON = ("Accept", "Content-Type")
+_PASSED_ON = {"HTTP_ACCEPT": "Accept", "CONTENT_TYPE": "Content-Type"}
 # Which slot works on a request is the proxy's business: llama-server would let it wait for that one
 # beside others that are free, and a number beyond the last one counts from the first again.
 _CHOSEN_HERE = {"id_slot"}
 # How many answers are asked for.
 _CHOICES = ("n", "n_cmpl")
+# As WSGI calls them: Werkzeug would work that out for each request.
+_BEGUN, _CLIENT, _DEFAULT, _OVERFLOW, _SIGNS = (
+    f"HTTP_{header.upper().replace('-', '_')}"
+    for header in (BEGUN_HEADER, CLIENT_HEADER, DEFAULT_HEADER, OVERFLOW_HEADER, SIGNS_HEADER)
+)
 
 
 def relay(endpoint: Endpoint) -> Response:
     """Relay the request to a backend of this rig that serves its model."""
-    runtime = current_runtime()
+    runtime, record, environ = current_runtime(), current_record(), current_request().environ
+    settings = runtime.settings
     runtime.draining.refuse_new()
     # llama-server takes the NUL that ends a string of C for the end of the body.
-    body = _whole_body(runtime.settings.client_stall_timeout_s).partition(b"\0")[0]
-    fields = validation.parse(body, max_depth=runtime.settings.max_json_depth)
-    stage = request.headers.get(OVERFLOW_HEADER)
+    body = _whole_body(environ, settings).partition(b"\0")[0]
+    fields = validation.parse(body, max_depth=settings.max_json_depth)
+    stage = environ.get(_OVERFLOW)
     if stage == read_for_gateway.WANTED:
         raise read_for_gateway.told(fields)
-    validation.check(fields, endpoint, max_tokens=runtime.settings.max_tokens)
+    validation.check(fields, endpoint, max_tokens=settings.max_tokens)
     left_out = _CHOSEN_HERE & fields.keys()
     if progress.FIELD in fields and not progress.is_asked_for(fields):
         left_out.add(progress.FIELD)
     if left_out:
         fields = {name: value for name, value in fields.items() if name not in left_out}
         body = json.dumps(fields).encode()
-    model = runtime.registry.chosen_by(
-        fields.get("model"), default=request.headers.get(DEFAULT_HEADER)
-    )
-    record = current_record()
+    model = runtime.registry.chosen_by(fields.get("model"), default=environ.get(_DEFAULT))
     record.model = model.id
     serving = media.taking(model.backends, fields, model=model.id)
-    begun = Begun.of(request.headers.get(BEGUN_HEADER))
+    begun = Begun.of(environ.get(_BEGUN))
     record.stream = fields.get("stream") is True
     if endpoint.kind is not Kind.CONVERTS:
         secret = runtime.warm.secret if runtime.warm is not None else None
-        record.info = _info(endpoint.own(fields), Overflow.of(stage), begun, secret)
+        record.info = _info(endpoint.own(fields), environ, Overflow.of(stage), begun, secret)
     elif begun is not None:
         serving = going_on(serving, begun.identity)
     transcript = transcript_of(endpoint.path, fields)
@@ -82,7 +88,7 @@ def relay(endpoint: Endpoint) -> Response:
     upstream_request = UpstreamRequest(
         method="POST",
         path=endpoint.path,
-        headers=_headers(record.id),
+        headers=_headers(environ, record.id),
         body=progress.asked_for(body) if hides_progress else body,
         hides_progress=hides_progress,
         has_choices=any(fields.get(name) not in (None, 1) for name in _CHOICES),
@@ -91,21 +97,22 @@ def relay(endpoint: Endpoint) -> Response:
     with ExitStack() as watched:
         runtime.running.add(client)
         watched.callback(runtime.running.discard, client)
-        watched.enter_context(Deadline(client, runtime.settings.request_timeout_s))
+        watched.enter_context(Deadline(client, settings.request_timeout_s))
         # The backend's connection is shut as soon as the client leaves. When the slot is free is up
         # to llama-server: at the next token or sign of progress. Without either it looks for its
         # peer only after a second in which no slot had a result (server-queue.cpp,
         # recv_with_timeout).
-        if "gunicorn.socket" in request.environ:
-            watch = SocketWatch(client, request.environ["gunicorn.socket"])
-            watched.enter_context(watch)
+        sock = environ.get("gunicorn.socket")
+        if sock is not None:
+            watched.enter_context(SocketWatch(client, sock))
+        signs_s = signs_wanted(environ.get(_SIGNS))
         asked = Request(
             upstream_request=upstream_request,
             client=client,
             serving=serving,
             info=record.info,
-            error_event=partial(Dialect.of(request.path).error_event, request_id=record.id),
-            signs_s=signs_wanted(request.headers.get(SIGNS_HEADER)),
+            error_event=partial(Dialect.of(endpoint.path).error_event, request_id=record.id),
+            signs_s=signs_s,
             goes_on=begun is not None,
         )
         try:
@@ -117,7 +124,7 @@ def relay(endpoint: Endpoint) -> Response:
                 record.answer = runtime.relay.ask(asked)
         except ClientGoneError:
             raise client.error or ClientGoneError from None
-        response = _response(record.answer, runtime.settings.client_stall_timeout_s)
+        response = _response(record.answer, environ, settings.client_stall_timeout_s, signs_s)
         response.call_on_close(watched.pop_all().close)
     return response
 
@@ -127,18 +134,21 @@ for _endpoint in ENDPOINTS:
         bp.post(_path, endpoint=_path.strip("/").replace("/", "_"))(partial(relay, _endpoint))
 
 
-def _headers(identity: str) -> dict[str, str]:
+def _headers(environ: Mapping[str, Any], identity: str) -> dict[str, str]:
     """Return the headers that a backend gets."""
-    passed_on = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    passed_on = {to: environ[name] for name, to in _PASSED_ON.items() if name in environ}
     return {**passed_on, request_id.HEADER: identity}
 
 
 def _info(
-    fields: Mapping[str, Any], overflow: Overflow, begun: Begun | None, secret: bytes | None
+    fields: Mapping[str, Any],
+    environ: Mapping[str, Any],
+    overflow: Overflow,
+    begun: Begun | None,
+    secret: bytes | None,
 ) -> RequestInfo:
     """Return what routing has to know; `begun` is a stream of another rig that goes on here."""
-    client = request.headers.get(CLIENT_HEADER)
-    info = RequestInfo.of(fields, client, overflow=overflow, secret=secret)
+    info = RequestInfo.of(fields, environ.get(_CLIENT), overflow=overflow, secret=secret)
     if begun is not None:
         begun.note_in(info)
         # It has had its turn. While it may try another rig, it asks for a free slot as any other.
@@ -146,26 +156,38 @@ def _info(
     return info
 
 
-def _whole_body(within_s: float) -> bytes:
+def _whole_body(environ: dict[str, Any], settings: Settings) -> bytes:
+    """Return the request's body; in `wsgi.input` it ends where it ends, as gunicorn sees to.
+
+    Raises:
+        HTTPException: 413 when it is too large, 408 when it does not come, 400 when it breaks off.
+    """
+    most, body = settings.max_body_bytes, None
+    if (get_content_length(environ) or 0) > most:
+        raise RequestEntityTooLarge
     # Whoever stops in the middle would hold the connection for good; nginx sends what it has whole.
-    with Timeout(within_s, RequestTimeout("the body did not come to its end in time")):
-        body = request.get_data(cache=False)
-        # Of a chunked body Werkzeug reads as much as is allowed and leaves the rest without a word.
-        if request.content_length is None and request.environ["wsgi.input"].read(1):
-            raise RequestEntityTooLarge
-    return body
+    with Timeout(settings.client_stall_timeout_s, False):  # type: ignore[arg-type] # noqa: FBT003 - "silently"
+        try:
+            body = environ["wsgi.input"].read(most + 1)
+        except (OSError, ValueError):
+            raise ClientDisconnected from None
+    if body is None:
+        raise RequestTimeout("the body did not come to its end in time")
+    if len(body) > most:
+        raise RequestEntityTooLarge
+    return bytes(body)
 
 
-def _response(answer: Answer, stall_s: float) -> Response:
+def _response(
+    answer: Answer, environ: Mapping[str, Any], stall_s: float, signs_s: float | None
+) -> Response:
     if not isinstance(answer.body, ClientStream):
         return _whole(answer, answer.body)
-    if "gunicorn.socket" in request.environ:
-        sock, chunked = request.environ["gunicorn.socket"], _is_chunked(request.environ)
-        answer.body.writer = ClientWriter(sock, chunked=chunked, stall_s=stall_s)
-    signs_s = signs_wanted(request.headers.get(SIGNS_HEADER))
+    sock = environ.get("gunicorn.socket")
+    if sock is not None:
+        answer.body.writer = ClientWriter(sock, chunked=_is_chunked(environ), stall_s=stall_s)
     told = {} if signs_s is None else {SIGNS_HEADER: f"{signs_s:g}"}
-    # Not with direct_passthrough: call_on_close() would have no effect then.
-    return Response(answer.body, status=answer.status, headers={**sse.HEADERS, **told})
+    return StreamResponse(answer.body, status=answer.status, headers={**sse.HEADERS, **told})
 
 
 def _whole(answer: Answer, body: bytes) -> Response:
