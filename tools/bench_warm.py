@@ -4,14 +4,15 @@
     make bench-warm
 
 A returning conversation: SmolLM2-135M reads a prompt of some thousand tokens, its llama-server is
-restarted or killed, and the conversation goes on: how long until its first token? A conversation
-that nothing has happened to stands beside them.
+restarted as its unit does, or killed, and the conversation goes on: how long until its first token?
+A conversation that nothing has happened to stands beside them.
 
 More conversations than slots: those of `make bench-gateway`, over the four llama-servers of one rig
 with the counting model: of the prompt tokens that a perfect cache would have held, how many were
 reused?
 
-Tokens of others: somebody's stream while conversations beside it are saved and restored.
+Tokens of others: somebody's stream, alone, and while a conversation beside it goes on and, with
+files, is saved; of the same length, beside the same turns, in rounds that take turns.
 
 The times are those of this machine; compare figures of one run, and nothing else.
 """
@@ -29,6 +30,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +49,25 @@ from tools.bench.real_models import SMOLLM2
 from tools.bench.relays import install_heartcode
 
 _SETTING = "The lamps went out one by one as the tide crept over the stones of the old harbour. "
-_TOKENS_OF_IT = 19  # of SmolLM2
 _CONTEXT, _ANSWER = 8192, 8
 _BACKENDS, _SLOTS_EACH = 4, 2
 _HOST_CACHE_MIB = 64  # holds all conversations
 _SEED = 20
 _IDLE_S = 0.5
 _WITHIN_S = 600.0
+# Of the conversation beside a stream, while that lasts.
+_TURNS_BESIDE = 3
+# Between them, in which it may be saved.
+_SILENCE_S = 3 * _IDLE_S
 
 
-def settings(files: Path | None, **more: str) -> dict[str, str]:
-    """Return a rig's settings, with conversations in `files` or in none."""
+def settings(
+    files: Path | None, *, run: Path | None = None, host_cache_tokens: int = 0
+) -> dict[str, str]:
+    """Return a rig's settings, with conversations in `files` or in none, and its run directory."""
+    more = {"HEARTCODE_HOST_CACHE_TOKENS": str(host_cache_tokens)}
+    if run is not None:
+        more["HEARTCODE_RUN_DIR"] = str(run)
     # Where the CPU computes and others do too, a batch may take long.
     for patience in ("PROBE_IDLE_S", "SUSPECT_S", "PROBE_TIMEOUT_S", "TOKEN_SILENCE_TIMEOUT_S"):
         more[f"HEARTCODE_{patience}"] = "3600"
@@ -67,13 +77,31 @@ def settings(files: Path | None, **more: str) -> dict[str, str]:
     return {**kept, "HEARTCODE_WARM_IDLE_S": str(_IDLE_S), **more}
 
 
-def talk(name: str, turns: int, *, tokens: int) -> list[Message]:
-    """Return a conversation of about so many tokens, as its client sends it for a turn."""
-    messages = [{"role": "system", "content": f"{name}. " + _SETTING * (tokens // _TOKENS_OF_IT)}]
-    for turn in range(turns):
-        messages.append({"role": "user", "content": f"{turn}. What happens next?"})
-        messages.append({"role": "assistant", "content": "The wind turns."})
-    return list(messages[:-1])
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A model that reads conversations; `tokens_of_it` are those of the setting."""
+
+    model: Path
+    tokens_of_it: int
+
+    @classmethod
+    def real(cls) -> Reader:
+        """Return SmolLM2."""
+        return cls(model=SMOLLM2.file(), tokens_of_it=19)
+
+    @classmethod
+    def counting(cls, model: Model) -> Reader:
+        """Return the model that counts, to which a character is a token."""
+        return cls(model=model.path, tokens_of_it=len(_SETTING))
+
+    def talk(self, name: str, turns: int, *, tokens: int) -> list[Message]:
+        """Return a conversation of about so many tokens, as its client sends it for a turn."""
+        setting = _SETTING * (tokens // self.tokens_of_it)
+        messages = [{"role": "system", "content": f"{name}. {setting}"}]
+        for turn in range(turns):
+            messages.append({"role": "user", "content": f"{turn}. What happens next?"})
+            messages.append({"role": "assistant", "content": "The wind turns."})
+        return list(messages[:-1])
 
 
 def asked(url: str, messages: Sequence[Message], tokens: int = _ANSWER) -> Answer:
@@ -113,22 +141,30 @@ def directory_for(stack_in: Path, *, is_on: bool) -> Iterator[tuple[Path, Path |
 
 
 def returning(
-    scratch: Path, server: Sequence[str], *, is_on: bool, tokens: int, rounds: int
+    scratch: Path,
+    server: Sequence[str],
+    reader: Reader,
+    *,
+    is_on: bool,
+    tokens: int,
+    rounds: int,
 ) -> dict[str, list[float]]:
     """Return the seconds to the first token of conversations that return, by what has happened."""
     seen: dict[str, list[float]] = {"nothing": [], "restart": [], "kill -9": []}
     with directory_for(scratch, is_on=is_on) as (directory, files), ExitStack() as stack:
+        run = directory / "run"
 
         def start(port: int = 0) -> Llama:
             llama = Llama(
                 directory,
                 server,
-                SMOLLM2.file(),
+                reader.model,
                 slots=2,
                 cache_ram_mib=0,
                 context=_CONTEXT,
                 threads=os.cpu_count() or 1,
                 conversations=files,
+                signs=run / "llama",
                 port=port,
             )
             llama.wait_until_serving()
@@ -136,22 +172,22 @@ def returning(
 
         llama = start()
         rig = stack.enter_context(
-            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files))
+            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files, run=run))
         )
         rig.wait_until_serving()
         for number in range(rounds):
             for what in ("restart", "kill -9"):
                 name = f"{what} {number}"
-                asked(rig.url, talk(name, 1, tokens=tokens))
-                warm = asked(rig.url, talk(name, 2, tokens=tokens))
+                asked(rig.url, reader.talk(name, 1, tokens=tokens))
+                warm = asked(rig.url, reader.talk(name, 2, tokens=tokens))
                 seen["nothing"].append(warm.first_token_s or 0.0)
-                if files is not None:
-                    wait_until_saved(files, 1 + 2 * number + (what != "restart"))
+                if files is not None and what == "kill -9":
+                    wait_until_saved(files, 2 + 2 * number)
                 time.sleep(_IDLE_S)
-                llama.kill() if what == "kill -9" else llama.__exit__()
+                llama.kill() if what == "kill -9" else llama.stop()
                 llama = start(llama.port)
                 rig.wait_until_serving()
-                answer = asked(rig.url, talk(name, 3, tokens=tokens))
+                answer = asked(rig.url, reader.talk(name, 3, tokens=tokens))
                 if answer.prompt_tokens < tokens:
                     raise RuntimeError(f"the prompt has {answer.prompt_tokens} tokens alone")
                 seen[what].append(answer.first_token_s or 0.0)
@@ -180,14 +216,13 @@ def reuse(
         ]
         for llama in llamas:
             llama.wait_until_serving()
-        more = {"HEARTCODE_HOST_CACHE_TOKENS": str(model.tokens_in(host_mib))}
         rig = stack.enter_context(
             Rig(
                 directory,
                 [llama.port for llama in llamas],
                 name="rig",
                 slots=_SLOTS_EACH,
-                settings=settings(files, **more),
+                settings=settings(files, host_cache_tokens=model.tokens_in(host_mib)),
             )
         )
         rig.wait_until_serving()
@@ -205,48 +240,158 @@ def reuse(
     }
 
 
-def disturbance(
-    scratch: Path, server: Sequence[str], *, is_on: bool, tokens: int, stream: int
-) -> float:
-    """Return the seconds that a token of a long stream takes, conversations coming and going.
+@dataclass(kw_only=True)
+class Beside:
+    """A rig on which somebody listens to a stream while another conversation goes on.
 
-    They are read, saved after a moment and give way to the next in the other slot.
+    Attributes:
+        url: the rig's.
+        reader: its model.
+        tokens: the length of the other conversation.
+        llama: its llama-server.
+        files: where it keeps conversations; None where it keeps none.
+        unsaved: the sign that something is in no file yet.
+        turn: how far the other conversation is.
+        written: the files that were seen, by name.
     """
+
+    url: str
+    reader: Reader
+    tokens: int
+    llama: Llama
+    files: Path | None
+    unsaved: Path
+    turn: int = 1
+    written: set[str] = field(default_factory=set)
+
+    def hear(self, tokens: int) -> Answer:
+        """Return a stream of so many tokens, when it has ended."""
+        return asked(self.url, self.reader.talk("Stream", 1, tokens=60), tokens)
+
+    def go_on(self) -> None:
+        """Let the other conversation have a turn."""
+        asked(self.url, self.reader.talk("Tale", self.turn, tokens=self.tokens), 1)
+        self.turn += 1
+        self.look()
+
+    def look(self) -> int:
+        """Note the files that are there; return how many were noted so far."""
+        if self.files is not None:
+            self.written.update(path.name for path in self.files.glob("*.json"))
+        return len(self.written)
+
+    def wait_until_quiet(self) -> None:
+        """Return when nothing is left to be saved."""
+        time.sleep(_SILENCE_S)
+        deadline = time.monotonic() + _WITHIN_S
+        while self.unsaved.exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the conversations were not saved")
+            time.sleep(0.1)
+        self.look()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """A stream.
+
+    Attributes:
+        token_s: seconds for a token.
+        longest_s: the longest pause.
+        cpu_s: what llama-server has computed meanwhile; other programs lengthen it little.
+        files: how many were written beside it.
+    """
+
+    token_s: float
+    longest_s: float
+    cpu_s: float
+    files: int
+
+
+@contextmanager
+def listening_room(
+    scratch: Path, server: Sequence[str], reader: Reader, *, is_on: bool, tokens: int
+) -> Iterator[Beside]:
+    """Run a rig with one llama-server, in one of whose two slots the other conversation is."""
     with directory_for(scratch, is_on=is_on) as (directory, files), ExitStack() as stack:
+        run = directory / "run"
         llama = stack.enter_context(
             Llama(
                 directory,
                 server,
-                SMOLLM2.file(),
+                reader.model,
                 slots=2,
                 cache_ram_mib=0,
                 context=_CONTEXT,
                 conversations=files,
+                signs=run / "llama",
+                more=["--ignore-eos"],  # a stream is as long as it is asked to be
             )
         )
         llama.wait_until_serving()
         rig = stack.enter_context(
-            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files))
+            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files, run=run))
         )
         rig.wait_until_serving()
-        # What has been saved again and again before anybody listens.
-        for number in range(2):
-            asked(rig.url, talk(f"Tale {number}", 1, tokens=tokens))
-        if files is not None:
-            wait_until_saved(files, 2)
-        answers: list[Answer] = []
-        listening = threading.Thread(
-            target=lambda: answers.append(asked(rig.url, talk("Stream", 1, tokens=60), stream))
+        beside = Beside(
+            url=rig.url,
+            reader=reader,
+            tokens=tokens,
+            llama=llama,
+            files=files,
+            unsaved=run / "llama" / "0.unsaved",
         )
-        listening.start()
-        turn = 2
-        while listening.is_alive():
-            # A short turn of its own in the other slot, then silence in which it is saved.
-            asked(rig.url, talk("Tale 1", turn, tokens=tokens), 1)
-            turn += 1
-            listening.join(4 * _IDLE_S)
+        beside.go_on()
+        beside.hear(_ANSWER)
+        beside.wait_until_quiet()
+        yield beside
+
+
+def listen(beside: Beside, *, turns: int, stream: int) -> Heard:
+    """Listen to a stream of so many tokens, while the other conversation has so many turns."""
+    before, cpu_s = beside.look(), beside.llama.cpu_s()
+    answers: list[Answer] = []
+    listening = threading.Thread(target=lambda: answers.append(beside.hear(stream)))
+    listening.start()
+    for _ in range(turns):
+        listening.join(_SILENCE_S)
+        if not listening.is_alive():
+            raise RuntimeError("the stream has ended before the others' turns: --stream")
+        beside.go_on()
+    listening.join()
+    cpu_s = beside.llama.cpu_s() - cpu_s
+    files = beside.look() - before
+    beside.wait_until_quiet()
+    if not answers:
+        raise RuntimeError("the stream has broken off")
     gaps = answers[0].gaps_s
-    return sum(gaps) / len(gaps)
+    return Heard(token_s=sum(gaps) / len(gaps), longest_s=max(gaps), cpu_s=cpu_s, files=files)
+
+
+def disturbance(
+    scratch: Path,
+    server: Sequence[str],
+    reader: Reader,
+    *,
+    tokens: int,
+    stream: int,
+    rounds: int,
+) -> dict[str, list[Heard]]:
+    """Return what was heard of streams, alone and beside others, without files and with."""
+    seen: dict[str, list[Heard]] = {"alone": [], "off": [], "on": []}
+    with ExitStack() as stack:
+        off, on = (
+            stack.enter_context(listening_room(scratch, server, reader, is_on=is_on, tokens=tokens))
+            for is_on in (False, True)
+        )
+        arms = [("alone", off, 0), ("off", off, _TURNS_BESIDE), ("on", on, _TURNS_BESIDE)]
+        for number in range(rounds):
+            # Whatever the machine does meanwhile shall not always fall on the same one.
+            for name, beside, turns in arms[:: 1 if number % 2 else -1]:
+                heard = listen(beside, turns=turns, stream=stream)
+                seen[name].append(heard)
+                print(f"  {name}: {heard}", file=sys.stderr)
+    return seen
 
 
 def options() -> argparse.Namespace:
@@ -258,8 +403,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, default=32)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--at-a-time", type=int, default=12, help="requests; there are 8 slots")
+    parser.add_argument(
+        "--counting", action="store_true", help="the counting model in all parts: quick"
+    )
     parser.add_argument("--dead-weight-mib", type=int, default=8, help="of the counting model")
-    parser.add_argument("--stream", type=int, default=300, help="tokens of the stream beside")
+    parser.add_argument("--stream", type=int, default=400, help="tokens of the stream beside")
+    parser.add_argument("--listenings", type=int, default=6, help="rounds of streams")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser.parse_args()
 
@@ -290,6 +439,40 @@ def report_reuse(figures: Sequence[dict[str, Any]]) -> str:
     return table(rows)
 
 
+def report_disturbance(seen: dict[str, list[Heard]]) -> str:
+    """Return the table: medians, with the least and the most."""
+    rows = [
+        [
+            "a stream",
+            "a token every, ms",
+            "longest pause, ms",
+            "llama-server's CPU time, s",
+            "files written beside it",
+        ]
+    ]
+    titles = {"alone": "alone", "off": "beside turns of others", "on": "the same, with files"}
+    for name, heard in seen.items():
+        rows.append(
+            [
+                titles[name],
+                _spread([1000 * each.token_s for each in heard]),
+                _spread([1000 * each.longest_s for each in heard]),
+                _spread([each.cpu_s for each in heard], digits=2),
+                str(sum(each.files for each in heard)),
+            ]
+        )
+    pairs = list(zip(seen["off"], seen["on"], strict=True))
+    token = _spread([b.token_s / a.token_s for a, b in pairs], digits=3)
+    cpu = _spread([b.cpu_s / a.cpu_s for a, b in pairs], digits=3)
+    told = f"With files ÷ without, round by round: a token {token}, CPU time {cpu}."
+    return f"{table(rows)}\n\n{told}"
+
+
+def _spread(values: Sequence[float], *, digits: int = 1) -> str:
+    least, median, most = min(values), statistics.median(values), max(values)
+    return f"{median:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
+
+
 def main() -> None:
     """Measure, and print the tables."""
     given = options()
@@ -298,15 +481,18 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         scratch = Path(name)
+        model = Model(scratch / "counting.gguf", dead_weight_mib=given.dead_weight_mib)
+        reader = Reader.counting(model) if given.counting else Reader.real()
         if given.only in (None, "returning"):
             off, on = (
-                returning(scratch, server, is_on=on, tokens=given.tokens, rounds=given.rounds)
+                returning(
+                    scratch, server, reader, is_on=on, tokens=given.tokens, rounds=given.rounds
+                )
                 for on in (False, True)
             )
             figures["returning"] = {"off": off, "on": on}
             print(report_returning(off, on), end="\n\n")
         if given.only in (None, "reuse"):
-            model = Model(scratch / "counting.gguf", dead_weight_mib=given.dead_weight_mib)
             shape = Shape(
                 conversations=given.conversations, turns=given.turns, at_a_time=given.at_a_time
             )
@@ -317,12 +503,18 @@ def main() -> None:
             ]
             print(report_reuse(figures["reuse"]), end="\n\n")
         if given.only in (None, "disturbance"):
-            off_s, on_s = (
-                disturbance(scratch, server, is_on=on, tokens=given.tokens, stream=given.stream)
-                for on in (False, True)
+            seen = disturbance(
+                scratch,
+                server,
+                reader,
+                tokens=given.tokens,
+                stream=given.stream,
+                rounds=given.listenings,
             )
-            figures["disturbance"] = {"off_s": off_s, "on_s": on_s}
-            print(f"A token beside them takes {on_s / off_s:.3f} times as long with files.\n")
+            figures["disturbance"] = {
+                name: [asdict(each) for each in heard] for name, heard in seen.items()
+            }
+            print(report_disturbance(seen), end="\n\n")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}.")
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")

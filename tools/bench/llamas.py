@@ -17,6 +17,7 @@ from tools.bench.relays import Relay
 
 _ROOT = Path(__file__).parents[2]
 _CONTEXT = 4096
+_STOPPING = _ROOT / "systemd/libexec/heartcode-llama-stopping"
 
 
 def command() -> list[str]:
@@ -48,8 +49,22 @@ class Model:
 class Llama(Relay):
     """A llama-server with the flags that the role gives it; one thread, as others run beside it.
 
-    `conversations` is where it saves them, if it does.
+    `conversations` is where it saves them, if it does; `signs` is where its unit leaves what the
+    proxy learns from it, as that of backend 0.
     """
+
+    def stop(self) -> None:
+        """End it as `systemctl stop` does: the unit's ExecStop waits for what is in no file yet."""
+        if self._signs is not None:
+            told = {
+                "PATH": os.environ["PATH"],
+                "RUNTIME_DIRECTORY": str(self._signs),
+                "HEARTCODE_BACKEND": "0",
+                "SERVICE_RESULT": "success",
+                "MAINPID": str(self._process.pid),
+            }
+            subprocess.run([_STOPPING], env=told, check=True)
+        self.__exit__()
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -67,8 +82,11 @@ class Llama(Relay):
         context: int = _CONTEXT,
         threads: int = 1,
         conversations: Path | None = None,
+        signs: Path | None = None,
+        more: Sequence[str] = (),
         port: int = 0,
     ) -> None:
+        self._signs = signs
         saving = ["--slot-save-path", str(conversations)] if conversations else []
         self.name = f"llama-{len(list(directory.glob('llama-*')))}"
         self._command = [
@@ -79,9 +97,13 @@ class Llama(Relay):
             *("-c", str(context * slots), "-np", str(slots), "-b", "512", "-ub", "512"),
             *("-t", str(threads), *saving),
             *("-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0", "--cache-ram", str(cache_ram_mib)),
-            *("--metrics", "--no-ui", "--offline"),
+            *("--metrics", "--no-ui", "--offline", *more),
         ]
         super().__init__(directory, [], port=port)
 
     def _start(self, _: Sequence[int]) -> subprocess.Popen[bytes]:
+        if self._signs is not None:  # as systemd/libexec/heartcode-llama-server does
+            self._signs.mkdir(parents=True, exist_ok=True)
+            (self._signs / "0.kv").write_text("q8_0 on\n")
+            (self._signs / "0.waiting").write_text(f"{self.port}\n")
         return self._run([*self._command, "--port", str(self.port)])

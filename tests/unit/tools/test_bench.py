@@ -1,4 +1,4 @@
-"""What bench_gateway.py counts: reuse against a perfect cache, and waiting beside a free slot."""
+"""What the benchmarks count and compare: reuse against a perfect cache, waiting, speeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from heartcode_benchmark.asking import Answer
 from tools.bench.conversations import Arrivals, Reuse, Shape, Turn
 from tools.bench.gateway import balanced
 from tools.bench.queueing import Queueing, Stay, stays
+from tools.bench_warm import Heard, report_disturbance
 
 SLOTS = {"rig1": 1, "rig2": 2}
 
@@ -126,3 +127,20 @@ def test_another_way_to_choose_replaces_both_stages() -> None:
     assert balanced(site, "least_conn;").count("    least_conn;\n") == 2
     with pytest.raises(ValueError, match="no place"):
         balanced("server {}", "")
+
+
+def heard(token_s: float, files: int = 0) -> Heard:
+    return Heard(token_s=token_s, longest_s=10 * token_s, cpu_s=token_s, files=files)
+
+
+def test_a_stream_beside_files_is_compared_with_the_one_of_its_round() -> None:
+    """A machine that is twice as slow in one round is that for both."""
+    told = report_disturbance(
+        {
+            "alone": [heard(0.009), heard(0.018), heard(0.009)],
+            "off": [heard(0.010), heard(0.020), heard(0.010)],
+            "on": [heard(0.010, 2), heard(0.021, 1), heard(0.0104)],
+        }
+    )
+    assert told.splitlines()[-1].count("1.040 (1.000 to 1.050)") == 2
+    assert "| the same, with files | 10.4 (10.0 to 21.0) | 104.0 (100.0 to 210.0) | " in told
