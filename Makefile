@@ -189,6 +189,10 @@ bench-gateway: bootstrap ## Measure what the gateway adds to the first token, an
 bench-warm: bootstrap ## Measure what conversations in files bring, side by side with none
 	@tools/bench_warm.py $(ARGS)
 
+.PHONY: bench-speculation
+bench-speculation: bootstrap ## Measure what speculation without a second model brings for role-play
+	@tools/bench_speculation.py $(ARGS)
+
 .PHONY: bench-body
 bench-body: bootstrap ## Measure for how long a body keeps the gateway's nginx busy, whatever is in it
 	@tools/bench_body.py $(ARGS)

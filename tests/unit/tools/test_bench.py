@@ -10,6 +10,8 @@ from heartcode_benchmark.asking import Answer
 from tools.bench.conversations import Arrivals, Reuse, Shape, Turn
 from tools.bench.gateway import balanced
 from tools.bench.queueing import Queueing, Stay, stays
+from tools.bench_speculation import Turn as Spoken
+from tools.bench_speculation import report as report_speculation
 from tools.bench_warm import Heard, report_disturbance
 
 SLOTS = {"rig1": 1, "rig2": 2}
@@ -144,3 +146,17 @@ def test_a_stream_beside_files_is_compared_with_the_one_of_its_round() -> None:
     )
     assert told.splitlines()[-1].count("1.040 (1.000 to 1.050)") == 2
     assert "| the same, with files | 10.4 (10.0 to 21.0) | 104.0 (100.0 to 210.0) | " in told
+
+
+def test_speculation_is_compared_turn_by_turn() -> None:
+    def turn(seconds: float, proposed: int = 0, taken: int = 0) -> Spoken:
+        return Spoken(temperature=0.8, tokens=100, seconds=seconds, proposed=proposed, taken=taken)
+
+    told = report_speculation(
+        {
+            "none": [turn(2.0), turn(4.0), turn(2.0)],
+            "ngram-mod": [turn(2.0), turn(5.0, 48, 12), turn(1.0, 48, 36)],
+        }
+    )
+    assert "| none | 37.5 | 1.00 | 1.00 | 0.00 a token | - |" in told
+    assert "| ngram-mod | 37.5 | 1.00 | 0.80 | 0.32 a token | 50% |" in told
