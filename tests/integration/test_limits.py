@@ -126,3 +126,20 @@ def test_a_body_that_stops_in_the_middle_is_not_waited_for(
     status, _, rest = answer.partition(b"\r\n")
     assert status.split()[1] == b"408"
     assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 99", "Transfer-Encoding: chunked"])
+def test_a_body_that_breaks_off_is_refused_though_what_has_come_is_json(
+    start_proxy: StartProxy, start_upstream: StartUpstream, framing: str
+) -> None:
+    upstream = start_upstream(serve_two_tokens)
+    proxy = start_proxy(upstream.url)
+    body = '{"prompt": "1", "max_tokens": 2}'
+    size = f"{len(body) + 9:x}\r\n" if "chunked" in framing else ""
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as client:
+        client.sendall(f"{head}{size}{body}".encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = client.makefile("rb").read()
+    assert answer.split()[1] == b"400"
+    assert b'"code":"bad_request"' in answer

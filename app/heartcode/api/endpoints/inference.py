@@ -162,8 +162,8 @@ def _whole_body(environ: dict[str, Any], settings: Settings) -> bytes:
     Raises:
         HTTPException: 413 when it is too large, 408 when it does not come, 400 when it breaks off.
     """
-    most, body = settings.max_body_bytes, None
-    if (get_content_length(environ) or 0) > most:
+    most, length, body = settings.max_body_bytes, get_content_length(environ) or 0, None
+    if length > most:
         raise RequestEntityTooLarge
     # Whoever stops in the middle would hold the connection for good; nginx sends what it has whole.
     with Timeout(settings.client_stall_timeout_s, False):  # type: ignore[arg-type] # noqa: FBT003 - "silently"
@@ -173,6 +173,8 @@ def _whole_body(environ: dict[str, Any], settings: Settings) -> bytes:
             raise ClientDisconnected from None
     if body is None:
         raise RequestTimeout("the body did not come to its end in time")
+    if len(body) < length:  # gunicorn says nothing of it
+        raise ClientDisconnected
     if len(body) > most:
         raise RequestEntityTooLarge
     return bytes(body)
