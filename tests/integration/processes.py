@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,14 @@ class Proxy(Program):
         """Return the worker's process id, once there is one worker."""
         wait_until(lambda: len(self.workers()) == 1, "there is one worker")
         return self.workers()[0]
+
+    def kill(self) -> None:
+        """Kill the master; a worker that stands still has to go on to see that and end."""
+        workers = self.workers() if self.process.poll() is None else []
+        super().kill()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def reload(self, *, pid: int | None = None) -> subprocess.CompletedProcess[str]:
         """Do what `systemctl reload` does: run a program of the new code with the new settings."""
