@@ -16,7 +16,7 @@ from typing import Any
 from flask import Flask, Response, g
 
 from heartcode.api import request_id
-from heartcode.api.context import current_request
+from heartcode.api.context import current_request, in_environ
 from heartcode.api.dialect import Dialect
 from heartcode.api.routes import INFERENCE_PATHS
 from heartcode.client import CLIENT_GONE_STATUS, Client
@@ -26,7 +26,7 @@ from heartcode.relay.relay import Answer
 from heartcode.routing.request_info import RequestInfo
 from heartcode.telemetry import client_names, log, metrics
 
-_REQUEST_ID = "HTTP_X_REQUEST_ID"
+_REQUEST_ID = in_environ(request_id.HEADER)
 
 # In the log's order; None in the line of a request without an answer, and where nothing was told.
 _OF_AN_ANSWER = (

@@ -26,6 +26,11 @@ def current_runtime() -> Runtime:
     return runtime
 
 
+def in_environ(header: str) -> str:
+    """Return what WSGI calls a header; Werkzeug would work it out for each request."""
+    return f"HTTP_{header.upper().replace('-', '_')}"
+
+
 def current_request() -> Request:
     """Return the request that is being served: Flask's `request` looks for it at every use."""
     return cast("LocalProxy[Request]", request)._get_current_object()  # noqa: SLF001 - Werkzeug documents it

@@ -245,7 +245,10 @@ class Place:
             self._sequence.is_placed = True
 
     def is_restored(self) -> None:
-        """Note that a file was read into the slot: what it held has no copy in host memory."""
+        """Note that a file was read into the slot, or was to be.
+
+        What it held is gone, and has no copy in host memory.
+        """
         self.match = self._promised = Match()
         if self.former is not None:
             self._cache.are_gone([self.former])

@@ -229,8 +229,8 @@ class ConversationCache:
             self._empty(backend, number)
             return
         finally:
+            lease.place.is_restored()
             budget.spend(backend.at_work - {lease}, since=began)
-        lease.place.is_restored()
         side.has_restored = True
         side.restoring.learn(restored.size, restored.seconds)
         if not intact.get():

@@ -1,46 +1,22 @@
 """What becomes of conversations in files when a deployment wants none: the role's own tasks."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.unit.roles.playing import play
 
 
 def remove_old(tmp_path: Path, mib: str) -> str:
-    role = {"ansible.builtin.import_role": {"name": "llama_server", "tasks_from": "remove_old"}}
-    play = {"hosts": "localhost", "gather_facts": False, "tasks": [role]}
     variables = {
-        "ansible_python_interpreter": sys.executable,
         "llama_server_conversations_mib": mib,
         "rig_facts": {"disk_mib": 100_000},
         "_llama_server_conversations_dir": str(tmp_path / "conversations"),
         "_llama_server_kept_dir": str(tmp_path / "kept"),
         "_llama_server_kept_models": [],
     }
-    (tmp_path / "play.json").write_text(json.dumps([play]))
-    (tmp_path / "variables.json").write_text(json.dumps(variables))
-    done = subprocess.run(
-        [
-            *("ansible-playbook", "-i", "localhost,", "-c", "local"),
-            *("-e", f"@{tmp_path}/variables.json", tmp_path / "play.json"),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ANSIBLE_FORCE_COLOR": "0",
-            "ANSIBLE_HOME": str(tmp_path / "ansible"),
-            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = play(tmp_path, "llama_server", "remove_old", variables)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 

@@ -1,16 +1,13 @@
 """Whether a rig that was switched takes requests again: the role's own tasks, on this machine."""
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.unit.roles.playing import play
 from tests.unit.roles.test_generation_programs import GOOD, rig
 
-ROOT = Path(__file__).parents[3]
 THEIRS = "HeartCode's playbooks\n"
 
 
@@ -23,29 +20,8 @@ def verify(tmp_path: Path, url: str) -> subprocess.CompletedProcess[str]:
         "generation_ready_s": 1,
         "generation_soak_s": 0,
         "rig_backends": [{"model_name": "counting"}],
-        "ansible_python_interpreter": sys.executable,
     }
-    role = {"ansible.builtin.import_role": {"name": "generation", "tasks_from": "verify"}}
-    play = {"hosts": "localhost", "gather_facts": False, "tasks": [role]}
-    (tmp_path / "play.json").write_text(json.dumps([play]))
-    (tmp_path / "variables.json").write_text(json.dumps(variables))
-    return subprocess.run(
-        [
-            *("ansible-playbook", "-i", "localhost,", "-c", "local"),
-            *("-e", f"@{tmp_path}/variables.json", tmp_path / "play.json"),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ANSIBLE_FORCE_COLOR": "0",
-            "ANSIBLE_HOME": str(tmp_path / "ansible"),
-            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return play(tmp_path, "generation", "verify", variables)
 
 
 def test_one_that_a_person_has_emptied_stays_empty_and_is_not_asked_for_a_token(

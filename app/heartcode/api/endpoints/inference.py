@@ -16,7 +16,7 @@ from werkzeug.wsgi import get_content_length
 
 from heartcode.api import media, read_for_gateway, request_id, validation
 from heartcode.api.access_log import current_record
-from heartcode.api.context import current_request, current_runtime
+from heartcode.api.context import current_request, current_runtime, in_environ
 from heartcode.api.dialect import Dialect
 from heartcode.api.error_handlers import response_of
 from heartcode.api.flask_app import StreamResponse
@@ -42,16 +42,14 @@ bp = Blueprint("inference", __name__)
 
 # Everything else stays here: keys are the gateway's business, a compressed answer could not be
 # passed on event by event, and X-Conversation-Id would let an answer outlive its client.
-_PASSED_ON = {"HTTP_ACCEPT": "Accept", "CONTENT_TYPE": "Content-Type"}
+_PASSED_ON = {in_environ("Accept"): "Accept", "CONTENT_TYPE": "Content-Type"}
 # Which slot works on a request is the proxy's business: llama-server would let it wait for that one
 # beside others that are free, and a number beyond the last one counts from the first again.
 _CHOSEN_HERE = {"id_slot"}
 # How many answers are asked for.
 _CHOICES = ("n", "n_cmpl")
-# As WSGI calls them: Werkzeug would work that out for each request.
-_BEGUN, _CLIENT, _DEFAULT, _OVERFLOW, _SIGNS = (
-    f"HTTP_{header.upper().replace('-', '_')}"
-    for header in (BEGUN_HEADER, CLIENT_HEADER, DEFAULT_HEADER, OVERFLOW_HEADER, SIGNS_HEADER)
+_BEGUN, _CLIENT, _DEFAULT, _OVERFLOW, _SIGNS = map(
+    in_environ, (BEGUN_HEADER, CLIENT_HEADER, DEFAULT_HEADER, OVERFLOW_HEADER, SIGNS_HEADER)
 )
 
 

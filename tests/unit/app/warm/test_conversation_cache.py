@@ -390,6 +390,29 @@ def test_a_request_whose_backend_was_let_go_of_meanwhile_is_not_sent(
     assert [what for what, _ in rig.done] == ["save"]
 
 
+@pytest.mark.parametrize(
+    "error", [slots.RefusedError(400, "Unable to restore slot"), BackendError(Reason.SILENT)]
+)
+def test_a_slot_that_was_emptied_for_a_file_says_nothing_of_the_others(
+    rig: Rig, error: Exception
+) -> None:
+    """It held a part of what the file was to bring, and is empty because that was not read."""
+    rig.ask("a", "b", "c", "d")
+    rig.rest()
+    rig.ask("a", "x", cached=TOKENS)  # goes on in the same slot, and leaves its beginning alone
+    rig.ask("z")
+    rig.rest()
+
+    def fails(*_: Any, **__: Any) -> slots.Moved:
+        rig.done.append(("fails", 0))
+        raise error
+
+    slots.restore = fails
+    rig.ask("a", "b", "c", "d", "e", cached=0)
+    assert ("fails", 0) in rig.done
+    assert len(list(rig.backend.cache.idle())) == 2
+
+
 def test_chats_with_one_beginning_get_it_from_the_file_of_another(rig: Rig) -> None:
     """What a long one has beyond it was not to be of use, and is no sign of a strange model."""
     rig.restored_tokens = 10 * TOKENS
