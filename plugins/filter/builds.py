@@ -38,6 +38,10 @@ _OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DGGML_OPENMP=OFF",
+    # For models over several rigs (docs/adr/0034): nothing of it is at work where none is told of.
+    # RDMA would be there or not as the building host has libibverbs.
+    "-DGGML_RPC=ON",
+    "-DGGML_RPC_RDMA=OFF",
 )
 #: MiB that a compiler process takes: nvcc's, and a C++ compiler's.
 _MIB_PER_JOB = {"cuda": 1536, "cpu": 700}

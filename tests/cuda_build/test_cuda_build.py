@@ -10,7 +10,7 @@ import pytest
 from tests.fleet.harness import Fleet
 
 CURRENT = "/opt/heartcode/llama.cpp/current"
-PROGRAMS = ("llama-server", "llama-bench")
+PROGRAMS = ("llama-server", "llama-bench", "ggml-rpc-server")
 ARCHITECTURE = "sm_61"
 # Registers and instructions that come with AVX. Each VEX instruction's name begins with a v, and no
 # other's does but for verr, verw and those of virtualisation, which compilers do not emit.
@@ -44,7 +44,7 @@ def test_it_holds_no_ptx(rig: Fleet, program: str) -> None:
 def test_its_cpu_code_runs_without_avx(rig: Fleet, program: str) -> None:
     disassembly = f"objdump --disassemble --no-show-raw-insn {CURRENT}/bin/{program}"
     instructions = int(rig.ssh("rig1", f"{disassembly} | wc -l"))
-    assert instructions > 1_000_000
+    assert instructions > 100_000
     assert rig.ssh("rig1", f"{disassembly} | grep -E -m 5 '{AVX}'", check=False) == ""
 
 

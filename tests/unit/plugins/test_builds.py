@@ -35,6 +35,8 @@ def test_every_option_is_given_in_the_order_that_names_the_version() -> None:
         "-DLLAMA_BUILD_EXAMPLES=OFF",
         "-DLLAMA_OPENSSL=OFF",
         "-DGGML_OPENMP=OFF",
+        "-DGGML_RPC=ON",
+        "-DGGML_RPC_RDMA=OFF",
         "-DLLAMA_BUILD_COMMIT=0c1e57098",
         "-DGGML_AVX=ON",
         "-DGGML_SSE42=ON",
