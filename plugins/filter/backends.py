@@ -2,7 +2,7 @@
 
 files | backend_sizes(known, found)                     MiB of each one's file
 cards | backend_ram(values, shapes, sizes, host_mib)    what each one has of the host's RAM
-sizes | load_timeouts_s(cards, mib_s)                   seconds to a token, in each one's turn
+sizes | load_timeouts_s(cards, mib_s, network_mib_s)    seconds to a token, in each one's turn
 timeouts | start_timeout_s(at_a_time, cards)            seconds to a token, from any one's start
 files | kept_models(found, directory)                   the path of each one's file
 kept | unnamed_models(named, wanted)                    those that nothing names, for host_files
@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[2] / "app"))
 
 from heartcode_models.gguf.kv_cache import kv_bytes_per_token
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import PASCAL, uuids_of
+from heartcode_models.planner.cards import GIGABIT, PASCAL, uuids_of
 from heartcode_models.planner.host_disk import room_for_conversations
 from heartcode_models.planner.host_ram import LlamaServer, cache_for_each, server_ram
 from heartcode_models.planner.settings import ALL_LAYERS, Settings, layers_of
@@ -84,17 +84,30 @@ def unnamed_models(
     return [{"path": path, "state": "absent"} for path in sorted(set(kept) - used)]
 
 
-def load_timeouts_s(sizes: Sequence[int], cards: Cards, mib_s: float) -> list[int]:
+def load_timeouts_s(
+    sizes: Sequence[int], cards: Cards, mib_s: float, network_mib_s: float = GIGABIT / MIB
+) -> list[int]:
     """Return in how many seconds each backend has a token once its turn has begun.
 
-    A group's cards get their layers one after the other: the whole file at a card's pace.
+    A group's cards get their layers one after the other: the whole file at a card's pace, and what
+    is for cards that other hosts lend over the network too, as each matrix is read and then sent.
     """
     return [
         FIRST_TOKEN_S
         + FURTHER_CARD_S * (_count(card) - 1)
-        + math.ceil(size / float(card.get("load_mib_s", mib_s)))
+        + math.ceil(
+            size / float(card.get("load_mib_s", mib_s))
+            + size * _part_lent(card) / float(network_mib_s)
+        )
         for size, card in zip(sizes, cards, strict=True)
     ]
+
+
+def _part_lent(card: Card) -> float:
+    """Part of a backend's layers that is on other hosts' cards, which are its first devices."""
+    lent = sum(helper["cards"] for helper in card.get("helpers", []))
+    layers = card.get("tensor_split", [])
+    return sum(layers[:lent]) / sum(layers) if lent else 0.0
 
 
 def _count(card: Card) -> int:
@@ -176,8 +189,11 @@ def _server(values: Mapping[str, Any], model: Model | None, size_mib: int) -> Ll
         # Of a number of layers nothing follows where nobody knows how many there are.
         n_gpu_layers=layers_of(values["n_gpu_layers"], used) if whole else 0,
     )
-    # What CUDA takes is taken to be the same for every card (docs/adr/0015).
-    return LlamaServer(used, settings, PASCAL, len(values.get("tensor_split", [1])))
+    # What CUDA takes is taken to be the same for every card (docs/adr/0015); for cards that other
+    # hosts lend it takes it there.
+    lent = sum(helper["cards"] for helper in values.get("helpers", []))
+    devices = len(values.get("tensor_split", [1]))
+    return LlamaServer(used, settings, PASCAL, devices - lent, lent)
 
 
 def _stand_in(size_mib: int) -> Model:

@@ -12,7 +12,8 @@ listed      llama_server_gpus; empty where cards are to be found
 left_out    llama_server_gpus_except
 backend     llama_cpp_backend
 looked      whether the rig was asked for cards at all (gpu_driver_mode is not none)
-deployed    the UUIDs that the backend of each number has had so far, by number
+deployed    the UUIDs that the backend of each number has had so far, by number; cards that other
+            hosts lend (`@` and the host behind them) are not looked for here
 seen        what the driver shows, fields of nvidia-smi by their names: uuid, pci.bus_id and
             compute_cap
 bus         PCI addresses of NVIDIA's display controllers, as the kernel writes them
@@ -39,7 +40,7 @@ from typing import Any
 # Ansible loads this file by its path, and has no setting for where else Python is to look.
 sys.path.append(str(Path(__file__).parents[2] / "app"))
 
-from heartcode_models.planner.cards import AND, UNTOLD, uuids_of
+from heartcode_models.planner.cards import AND, UNTOLD, own_uuids, uuids_of
 
 #: What an entry may name its card by, and what it may name several by.
 _WAYS = ("uuid", "pci", "pci_order")
@@ -153,9 +154,10 @@ def _look(host: Mapping[str, Any]) -> _Found:
     seen = {address(card["pci.bus_id"]) or card["uuid"]: card["uuid"] for card in host["seen"]}
     by_address = dict(sorted(seen.items()))
     bus = sorted(filter(None, map(address, host["bus"])))
+    deployed = host["deployed"]
     return _Found(
         by_address=by_address,
-        deployed={int(n): uuids_of(host["deployed"][n]) for n in sorted(host["deployed"], key=int)},
+        deployed={int(n): own_uuids(deployed[n]) for n in sorted(deployed, key=int)},
         silent=[place for place in bus if place not in by_address],
         capabilities={
             card["uuid"]: card["compute_cap"] for card in host["seen"] if card.get("compute_cap")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from heartcode_models.planner.cards import CPU, UNTOLD, Card, make_card, uuids_of
+from heartcode_models.planner.cards import AT, CPU, UNTOLD, Card, make_card, uuids_of
 from heartcode_models.planner.facts import capability_of, from_nvidia_smi, from_sysfs
 from heartcode_models.planner.grouping import mixed
 from heartcode_models.planner.host_ram import room_of_the_cpu
@@ -98,7 +98,8 @@ def too_old(cards: Sequence[MaybeCards]) -> tuple[str, ...]:
     return tuple(
         f"{card.uuid} ({card.name}) has compute capability"
         f" {card.capability[:-1]}.{card.capability[-1]}, and llama.cpp's kernels need 6.1. Leave it"
-        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(UNTOLD)}]"
+        f" out: llama_server_gpus_except: [{card.uuid.removeprefix(UNTOLD).partition(AT)[0]}]"
+        f"{f' of {card.host}' if card.host else ''}"
         for group in cards
         for card in group
         if card and card.capability and int(card.capability) < _OLDEST_CAPABILITY

@@ -15,12 +15,20 @@ from heartcode_models.deployment.cards import (
     named,
     too_old,
 )
+from heartcode_models.deployment.helpers import (
+    Lender,
+    lenders_of,
+    network_of,
+    one_backend,
+    own_cards,
+)
 from heartcode_models.errors import ModelError
 from heartcode_models.planner import report
 from heartcode_models.planner.cards import AND, UNTOLD, Rig, uuids_of
 from heartcode_models.planner.choose import Refusal
 from heartcode_models.planner.grouping import few_cards, left_over
 from heartcode_models.planner.layer_split import Cards
+from heartcode_models.planner.over_rigs import cannot_be_one, plan_over_rigs
 from heartcode_models.planner.rig_plan import RigPlan, Server, plan_rig, threads_for
 from heartcode_models.planner.settings import ALL_LAYERS, HandSet
 from heartcode_models.units import MIB
@@ -78,9 +86,13 @@ def deploy(host: Mapping[str, Any]) -> Deployment:
             (llama_cpp_backend), ``values`` (what is set for all cards, None where it is not),
             ``model_name`` (llama_server_model_name or ""), ``models`` (questions to
             scripts/model.py), ``shapes``, ``catalogue``, ``lock``, ``endpoint`` and ``token`` (see
-            `Library`).
+            `Library`). Where other hosts lend it their cards: ``helpers``, for each its ``name``,
+            ``address`` and ``port`` and, as of a rig, ``ram_mib``, ``backend``, ``nvidia_smi``,
+            ``bus``, ``gpus`` and ``former``; and ``network_mib_s`` between it and them.
     """
     try:
+        if lenders := lenders_of(host):
+            return _deploy_over(host, lenders)
         return _deploy(host)
     except ModelError as error:
         return Deployment(name=host["name"], faults=(str(error),))
@@ -112,6 +124,50 @@ def _deploy(host: Mapping[str, Any]) -> Deployment:
         uuid.startswith(UNTOLD) for gpu in host["gpus"] for uuid in uuids_of(str(gpu["uuid"]))
     )
     return replace(made, cuda_arch=architectures(host, cards), waits=waits)
+
+
+def _deploy_over(host: Mapping[str, Any], lenders: Sequence[Lender]) -> Deployment:
+    """For a rig to which others lend their cards: one backend, with all of them."""
+    own = own_cards(host)
+    rig = replace(
+        _rig(host, [tuple(card for card in own if card)]),
+        helpers=tuple(lender.as_helper() for lender in lenders),
+        network=network_of(host),
+    )
+    if faults := cannot_be_one(rig):
+        return Deployment(name=host["name"], faults=faults)
+    host = one_backend(host, lenders)
+    library = Library(host, host["shapes"])
+    first, *more = [library.candidates(question) for question in host["models"]]
+    known = by_file([*first, *(one for several in more for one in several)])
+    (gpu,) = host["gpus"]
+    choice = _choice(gpu, first, known, library)
+    lent = tuple(card for lender in lenders for card in lender.cards)
+    cards: MaybeCards = lent if host["backend"] == "cpu" else (*lent, *own)
+    if faults := too_old([cards]):
+        return Deployment(name=host["name"], faults=faults)
+    unknown = [one.unknown for one in choice if one.model is None]
+    waiting = [name for name, card in named(host["gpus"], [cards]) if card is None]
+    if unknown or waiting:
+        made = _unplanned(host, [cards], [choice], unknown, waiting)
+    else:
+        plan = plan_over_rigs(
+            rig,
+            _models(first),
+            _hand(host["values"], "inventory", host),
+            _hand(gpu, f"card {gpu['uuid']}", host),
+            _models(choice),
+        )
+        made = _planned(host, plan, [choice])
+    if made.faults:
+        return made
+    (backend,) = made.backends
+    return replace(
+        made,
+        backends=[{**backend, "helpers": [lender.as_data() for lender in lenders]}],
+        cuda_arch=architectures(host, [cards]),
+        waits=any(uuid.startswith(UNTOLD) for uuid in uuids_of(str(gpu["uuid"]))),
+    )
 
 
 def _grouped(
@@ -191,10 +247,10 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hand(values: Mapping[str, Any], where: str, host: Mapping[str, Any]) -> HandSet:
-    """What is set by hand; on the cpu backend no layer can be on a card."""
+    """What is set by hand; on the cpu backend no layer can be on a card, or all are on helpers."""
     given = _said(values)
     if host["backend"] == "cpu":
-        given["n_gpu_layers"] = 0
+        given["n_gpu_layers"] = ALL_LAYERS if host.get("helpers") else 0
     return HandSet.from_mapping(given, where)
 
 
@@ -229,7 +285,7 @@ def _fault(refusal: Refusal, *, alone: bool) -> str:
     uuids = [card.uuid for card in refusal.cards]
     would_fit = "; ".join(refusal.would_fit) or "nothing that is known here"
     text = f"{AND.join(uuids)}: {refusal.reason}. Would fit: {would_fit}"
-    if len(uuids) > 1 and alone:
+    if alone and (len(uuids) > 1 or refusal.card.host):
         return text  # nothing would be left
     cards = "card" if len(uuids) == 1 else "cards"
     return f"{text}. Or leave the {cards} out: llama_server_gpus_except: [{', '.join(uuids)}]"
@@ -252,9 +308,11 @@ def _backend(
             "vram_mib": card.vram // MIB,
             "link": card.link,
             "capability": card.capability,
+            **({"host": card.host} if card.host else {}),
         }
         for card in server.plan.cards
     ]
+    is_alone = len(cards) == 1 and not server.plan.card.host
     group = {"cards": cards, "tensor_split": list(server.plan.tensor_split)}
     return {
         **settings,
@@ -263,7 +321,7 @@ def _backend(
         "load_mode": load_mode,
         "model_file": chosen.file,
         "model_name": _name(chosen, number, host),
-        **({"card": cards[0]} if len(cards) == 1 else group),
+        **({"card": cards[0]} if is_alone else group),
         **host["gpus"][number],
     }
 
@@ -332,7 +390,9 @@ def _unplanned(
             " made then"
         )
     values = _said(host["values"])
-    on_cards = host["backend"] != "cpu"
+    on_cards = host["backend"] != "cpu" or bool(host.get("helpers"))
+    if on_cards and host["backend"] == "cpu":
+        values["n_gpu_layers"] = ALL_LAYERS
     threads = threads_for(int(host["cores"]), len(gpus), on_cards=on_cards)
     fallback = {**_UNPLANNED, "n_threads": threads, **values}
     if not on_cards:
@@ -366,7 +426,7 @@ def _unplanned(
 
 def _by_memory(cards: MaybeCards) -> dict[str, Any]:
     """How the layers of a model that is not known are shared out: by what each card has."""
-    if len(cards) == 1:
+    if len(cards) == 1 and not (cards[0] and cards[0].host):
         return {}
     return {"tensor_split": [card.vram // MIB if card else 1 for card in cards]}
 

@@ -78,6 +78,8 @@ PASCAL = Generation(
 UNTOLD = "PCI-"
 #: Stands between the UUIDs of a backend's cards, in the order in which its llama-server sees them.
 AND = "+"
+#: Stands between the UUID of a card and the host that lends it, where that is another one.
+AT = "@"
 #: llama.cpp's cpu backend: no card, and no CUDA.
 CPU = Generation(
     name="CPU",
@@ -101,6 +103,7 @@ class Card:
         uuid: As nvidia-smi prints it, "" where it is not known.
         generation: On which CUDA's own share depends.
         capability: Compute capability without the dot ("61"), "" where it is not known.
+        host: Inventory name of the host that lends it; "" for a card of the rig's own.
     """
 
     name: str
@@ -110,11 +113,46 @@ class Card:
     uuid: str = ""
     generation: Generation = UNKNOWN
     capability: str = ""
+    host: str = ""
 
 
 def uuids_of(backend: str) -> tuple[str, ...]:
-    """The UUIDs of a backend's cards, from its own name: one for a card that is alone."""
+    """The UUIDs of a backend's cards, from its own name: one for a card that is alone.
+
+    Those that another host lends have its name behind them (`host_of`).
+    """
     return tuple(backend.split(AND))
+
+
+def host_of(uuid: str) -> str:
+    """The host that lends a card, by its inventory name; "" for a card of the rig's own."""
+    return uuid.partition(AT)[2]
+
+
+def own_uuids(backend: str) -> tuple[str, ...]:
+    """The UUIDs of those of a backend's cards that are in its own rig."""
+    return tuple(uuid for uuid in uuids_of(backend) if not host_of(uuid))
+
+
+#: Bytes/s between two hosts where nobody says more: gigabit Ethernet. Of 1538 bytes on the wire TCP
+#: carries 1448 (IEEE 802.3 frames of 1500 bytes, preamble and gap counted; time stamps, RFC 7323):
+#: 112 MiB/s.
+GIGABIT = 110 * MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Helper:
+    """A host that serves nothing itself and lends all of its cards to one rig.
+
+    Attributes:
+        name: Its inventory name.
+        cards: In the order in which its RPC server lists them; each has the helper as its `host`.
+        ram: Bytes of its RAM (MemTotal).
+    """
+
+    name: str
+    cards: tuple[Card, ...]
+    ram: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +166,8 @@ class Rig:
         cores: CPU threads of the host.
         disk: Free bytes where models lie, None where it is not known.
         assumed: What was not said or measured and is taken to be so, a sentence each.
+        helpers: The hosts that lend it their cards, in the order in which they are named.
+        network: Bytes/s between it and each of these.
     """
 
     name: str
@@ -136,6 +176,8 @@ class Rig:
     cores: int
     disk: int | None = None
     assumed: tuple[str, ...] = ()
+    helpers: tuple[Helper, ...] = ()
+    network: int = GIGABIT
 
 
 @dataclass(frozen=True, kw_only=True)

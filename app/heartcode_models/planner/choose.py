@@ -10,7 +10,7 @@ from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import CPU, MINING_CARDS, Card, make_card
 from heartcode_models.planner.known_models import LAST_RESORTS, SHAPES, known_model
 from heartcode_models.planner.kv_of_layers import kv_of
-from heartcode_models.planner.layer_split import Cards, Share, shares
+from heartcode_models.planner.layer_split import MOST_CARDS, Cards, Share, shares
 from heartcode_models.planner.settings import HandSet, Settings
 from heartcode_models.planner.vram import VramNeed, usable, weights_of
 from heartcode_models.units import MIB, mib
@@ -30,10 +30,6 @@ GOOD_SLOTS = 2
 MOST_SLOTS = 4
 #: llama.cpp's default, and smaller ones where it is too much.
 UBATCHES = (512, 256, 128)
-
-
-#: More cards than this are not tried for a group.
-_MOST_CARDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +225,7 @@ def _planned(
         size = mib(model.experts_of(range(settings.n_cpu_moe)))
         why["n_cpu_moe"] = f"{size} MiB of experts stay in the host's RAM, which reads them slowly"
     by_hand = {name for name in why if getattr(hand, name, None) is not None}
-    if cards[0].generation is CPU:
+    if cards[0].generation is CPU and not cards[0].host:
         by_hand.discard("n_gpu_layers")
         why["n_gpu_layers"] = "the CPU computes"
     why |= dict.fromkeys(by_hand - {"n_cpu_moe"}, "set by hand, and it fits")
@@ -305,7 +301,7 @@ def _refusal(cards: Cards, model: Model, hand: HandSet) -> Refusal:
     by_hand = f" (set by hand: {', '.join(fixed)})" if fixed else ""
     total = needed(cards, model, least)
     if len(cards) == 1:
-        over, planned_for = mib(-room(cards, model, least)), f"on {cards[0].name}"
+        over, planned_for = mib(-room(cards, model, least)), f"on {named(cards)}"
     else:
         all_room = sum(usable(card.vram) for card in cards)
         over, planned_for = mib(max(total - all_room, 0)), f"on {named(cards)}"
@@ -322,11 +318,14 @@ def _refusal(cards: Cards, model: Model, hand: HandSet) -> Refusal:
 
 
 def named(cards: Cards) -> str:
-    """Cards in words: ``3 P106-100``, ``2 P106-100 + 1 P104-100``; one card by its name."""
+    """Cards in words: ``3 P106-100``, ``2 P106-100 + 1 P104-100``; one card by its name.
+
+    Those that another host lends are its: ``6 P106-100 of rig2 + 6 P106-100``.
+    """
+    names = [f"{card.name} of {card.host}" if card.host else card.name for card in cards]
     if len(cards) == 1:
-        return cards[0].name
-    counts = Counter(card.name for card in cards)
-    return " + ".join(f"{count} {name}" for name, count in counts.items())
+        return names[0]
+    return " + ".join(f"{count} {name}" for name, count in Counter(names).items())
 
 
 def _alternatives(cards: Cards, model: Model, least: Settings, hand: HandSet) -> Iterable[str]:
@@ -334,7 +333,11 @@ def _alternatives(cards: Cards, model: Model, least: Settings, hand: HandSet) ->
     yield from _smaller_settings(cards, model, least, hand)
     yield from _smaller_models(cards, model, least)
     if number := cards_that_hold(cards[-1], model, least, len(cards) + 1):
-        yield f"a group of {number} {cards[-1].name}"
+        if any(card.host for card in cards):
+            more = f"{number - len(cards)} {cards[-1].name}"
+            yield f"{more} more, in the rig or lent by another helper"
+        else:
+            yield f"a group of {number} {cards[-1].name}"
     for name in MINING_CARDS if len(cards) == 1 else ():
         other = make_card(name)
         if other and fits((other,), model, least):
@@ -346,7 +349,7 @@ def cards_that_hold(card: Card, model: Model, settings: Settings, least: int = 1
     """How many cards of a kind hold a model, from `least` on; None where no number does."""
     if card.generation is CPU or settings.n_gpu_layers < model.all_layers:
         return None
-    most = min(_MOST_CARDS, model.all_layers)
+    most = min(MOST_CARDS, model.all_layers)
     layers = range(model.all_layers)
     held = weights_of(model, layers, settings.n_cpu_moe) + kv_of(model, settings, layers)
     first = max(least, -(-held // max(usable(card.vram), 1)))

@@ -37,17 +37,30 @@ CACHE_SHARE = 0.8
 CPU_SHARE = 0.85
 #: llama-server's own limit for --cache-ram.
 LARGEST_CACHE = 8192 * MIB
+#: Copies of a matrix while it is sent to another host: what was read of the file
+#: (``llama_model_loader::load_all_data``, src/llama-model-loader.cpp) and the message
+#: (``serialize_set_tensor``, ggml-rpc.cpp). They are given back when all is loaded.
+_SENT_AT_ONCE = 2
 #: A cache below this holds no conversation of 2000 tokens.
 SMALLEST_CACHE = 128 * MIB
 
 
 class LlamaServer(NamedTuple):
-    """One llama-server: what it loads, how, on what kind of card and on how many."""
+    """One llama-server: what it loads, how, on what kind of card and on how many.
+
+    Attributes:
+        model: What it loads.
+        settings: How.
+        generation: Of its cards.
+        cards: How many of them are in the host itself.
+        lent: How many other hosts lend it: what CUDA takes for these it takes there.
+    """
 
     model: Model
     settings: Settings
     generation: Generation = PASCAL
     cards: int = 1
+    lent: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,17 +140,33 @@ def cpu_need(model: Model, settings: Settings) -> VramNeed:
 
 def process_ram(server: LlamaServer) -> int:
     """Bytes that one llama-server takes beside its weights and the libraries."""
-    model, settings, generation, cards = server
-    if generation is CPU:
+    model, settings, generation, cards, lent = server
+    if generation is CPU and not lent:
         need = cpu_need(model, settings)
         return need.total - need.weights
     return (
         own_ram(model, settings)
-        + host_buffers(model, settings, cards)
+        + host_buffers(model, settings, cards + lent)
         + host_kv(model, settings)
         # Nobody has measured a process with several cards: as much as of one with each.
         + generation.host.of(settings.slots) * cards
+        + (_SENT_AT_ONCE * _largest_sent(model, has_output=not cards) if lent else 0)
     )
+
+
+def _largest_sent(model: Model, *, has_output: bool) -> int:
+    """Bytes of the largest matrix that other hosts hold."""
+    return max(model.largest_matrix_bytes, model.output_bytes if has_output else 0)
+
+
+def lending_ram(model: Model, generation: Generation, cards: int) -> int:
+    """Bytes of RAM that a host has to have which lends so many cards for `model`.
+
+    CUDA takes there what it would take if the host served itself, with one slot's kernels, as its
+    RPC server computes whatever comes. A message has to be there as a whole before it is taken
+    (``rpc_serve_client``, ggml-rpc.cpp): the largest is a matrix.
+    """
+    return SYSTEM + LIBRARIES + PROCESS + model.largest_matrix_bytes + generation.host.of(1) * cards
 
 
 def ram_need(servers: Sequence[LlamaServer], load_mode: str) -> RamNeed:

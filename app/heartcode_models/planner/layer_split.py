@@ -29,6 +29,9 @@ from heartcode_models.units import MIB
 
 #: The cards of one backend, in the order in which its llama-server sees them.
 Cards = tuple[Card, ...]
+#: llama.cpp computes on so many devices at most, and the CPU is one of them
+#: (``GGML_SCHED_MAX_BACKENDS``, ggml/src/ggml-backend.cpp, which it asserts).
+MOST_CARDS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,8 @@ def shares(cards: Cards, model: Model, settings: Settings) -> tuple[Share, ...]:
     for ``--tensor-split`` are how many layers each has, which `assigned` gives back as they are.
 
     Raises:
-        ModelError: there are more cards than layers, or not all layers are to be on the cards.
+        ModelError: there are more cards than layers or than llama.cpp takes, or not all layers are
+            to be on the cards.
     """
     if len(cards) == 1:
         layers = layers_on_cards(model, settings.n_gpu_layers)
@@ -91,6 +95,11 @@ def shares(cards: Cards, model: Model, settings: Settings) -> tuple[Share, ...]:
         )
     if len(cards) > model.all_layers:
         raise ModelError(f"{model.name} has fewer layers than the group has cards")
+    if len(cards) > MOST_CARDS:
+        raise ModelError(
+            f"{len(cards)} cards are more than llama.cpp computes on together; {MOST_CARDS} would"
+            f" work: leave {len(cards) - MOST_CARDS} out"
+        )
     return _Spread(cards, model, settings).best()
 
 
@@ -125,7 +134,7 @@ def needs(
 
 
 def _need_alone(card: Card, model: Model, settings: Settings) -> VramNeed:
-    if card.generation is CPU:
+    if card.generation is CPU and not card.host:
         return cpu_need(model, settings)
     return vram_need(model, settings, generation=card.generation)
 

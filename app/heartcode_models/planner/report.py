@@ -83,7 +83,7 @@ def _count(count: int, cards: Cards) -> str:
 def _rows(plan: RigPlan) -> Iterator[tuple[str, ...]]:
     for server, count in _kinds(plan.servers):
         settings, need = server.plan.settings, server.plan.need
-        ceiling = tokens_per_second(server.plan)
+        ceiling = tokens_per_second(server.plan, plan.rig.network)
         yield (
             plan.rig.name,
             _count(count, server.plan.cards),
@@ -157,13 +157,17 @@ def _shared_out(server: Server) -> Iterator[str]:
 
 def _share_rows(server: Server) -> Iterator[tuple[str, ...]]:
     plan = server.plan
-    yield ("CARD", "LAYERS", "WEIGHTS", "KV", "COMPUTE", "SCRATCH", "CUDA", "MiB OF")
+    # The rig's own cards need no host's name where there are no others.
+    is_lent = any(share.card.host for share in plan.shares)
+    host = ("HOST",) * is_lent
+    yield (*host, "CARD", "LAYERS", "WEIGHTS", "KV", "COMPUTE", "SCRATCH", "CUDA", "MiB OF")
     for share in plan.shares:
         need, layers = share.need, share.layers
         has_output = plan.model.n_layers in layers
         last = layers.stop - 1 - has_output
         held = f"{layers.start}-{last}" if last >= layers.start else ""
         yield (
+            *(share.card.host,) * is_lent,
             share.card.name,
             " + ".join(filter(None, (held, "output" * has_output))),
             *(
@@ -215,7 +219,7 @@ def as_data(plan: RigPlan) -> dict[str, Any]:
         "load_mode": plan.load_mode,
         "why_load_mode": plan.why_load_mode,
         "host_ram_mib": {"needed": mib(plan.ram.total), "present": mib(plan.rig.ram)},
-        "cards": [_card_data(server) for server in plan.servers],
+        "cards": [_card_data(server, plan.rig.network) for server in plan.servers],
         "refusals": [
             {
                 "card": r.card.name,
@@ -231,9 +235,9 @@ def as_data(plan: RigPlan) -> dict[str, Any]:
     }
 
 
-def _card_data(server: Server) -> dict[str, Any]:
+def _card_data(server: Server, network: int) -> dict[str, Any]:
     plan = server.plan
-    ceiling = tokens_per_second(plan)
+    ceiling = tokens_per_second(plan, network)
     return {
         "card": plan.card.name,
         "uuid": plan.card.uuid,
@@ -250,6 +254,7 @@ def _card_data(server: Server) -> dict[str, Any]:
             {
                 "card": share.card.name,
                 "uuid": share.card.uuid,
+                **({"host": share.card.host} if share.card.host else {}),
                 "layers": len(share.layers) - (plan.model.n_layers in share.layers),
                 "output": plan.model.n_layers in share.layers,
                 "vram_mib": {

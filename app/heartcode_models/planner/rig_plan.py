@@ -11,7 +11,7 @@ from heartcode_models.planner.cards import CPU, HOPPER, UNKNOWN, X1_LINK, Rig, n
 from heartcode_models.planner.choose import MOST_SLOTS, BackendPlan, Refusal, plan_backend
 from heartcode_models.planner.host_ram import LlamaServer, RamNeed, cache_for_each, ram_need
 from heartcode_models.planner.known_models import SHAPES
-from heartcode_models.planner.layer_split import Cards
+from heartcode_models.planner.layer_split import Cards, Share
 from heartcode_models.planner.settings import HandSet, Settings
 from heartcode_models.planner.speed import HOST_BANDWIDTH
 from heartcode_models.units import MIB, mib
@@ -124,7 +124,13 @@ Good = list[tuple[BackendPlan, HandSet]]
 
 
 def _loaded(good: Good) -> list[LlamaServer]:
-    return [LlamaServer(p.model, p.settings, p.card.generation, len(p.cards)) for p, _ in good]
+    return [_llama_server(plan) for plan, _ in good]
+
+
+def _llama_server(plan: BackendPlan) -> LlamaServer:
+    lent = sum(1 for card in plan.cards if card.host)
+    own = len(plan.cards) - lent
+    return LlamaServer(plan.model, plan.settings, plan.card.generation, own, lent)
 
 
 def _ram(good: Good, load_mode: str) -> RamNeed:
@@ -198,7 +204,8 @@ def threads_for(cores: int, servers: int, *, on_cards: bool = True) -> int:
 
 def _server(rig: Rig, plan: BackendPlan, hand: HandSet, cache: int, backends: int) -> Server:
     # Experts in the host's RAM are the CPU's to multiply.
-    computes = plan.card.generation is CPU or plan.settings.n_cpu_moe > 0
+    computes = plan.card.generation is CPU and not plan.card.host
+    computes = computes or plan.settings.n_cpu_moe > 0
     threads = threads_for(rig.cores, backends, on_cards=not computes)
     what = "cards" if backends == len(rig.cards) else "backends"
     why = {"n_threads": f"{rig.cores} cores for {backends} {what}; more would spin (ADR 6)"}
@@ -338,16 +345,22 @@ def _label(model: Model) -> str:
 
 def _of_links(servers: Sequence[Server]) -> list[str]:
     """How long a model takes over slow links; a group's cards load one after the other."""
-    slow = [server for server in servers if 0 < server.plan.card.link <= _SLOW_LINK]
+    own = [(server.plan.model, _own_shares(server)) for server in servers]
+    slow = [one for one in own if one[1] and 0 < one[1][0].card.link <= _SLOW_LINK]
     if not slow:
         return []
-    plan = slow[0].plan
-    link = plan.card.link
-    seconds = sum(share.need.weights / (share.card.link or link) for share in plan.shares)
+    model, shares = slow[0]
+    link = shares[0].card.link
+    seconds = sum(share.need.weights / (share.card.link or link) for share in shares)
     over = f"{link / 1e9:.2f} GB/s"
-    if len(plan.shares) == 1:
+    if len(shares) == 1:
         note = f"over a link of {over} a card loads its model in {seconds:.0f} s; tokens and"
         return [f"{note} prompts hardly notice it"]
-    crossing = 4 * plan.model.n_embd * (len(plan.shares) - 1) / link * 1000
+    crossing = 4 * model.n_embd * (len(shares) - 1) / link * 1000
     note = f"over links of {over} the cards of a group load their layers in {seconds:.0f} s, in"
     return [f"{note} turn; a token crosses from card to card in {crossing:.1f} ms"]
+
+
+def _own_shares(server: Server) -> tuple[Share, ...]:
+    """What is on the rig's own cards."""
+    return tuple(share for share in server.plan.shares if not share.card.host)

@@ -45,6 +45,27 @@ def test_a_group_s_turn_is_as_long_as_its_cards_take_one_after_the_other() -> No
     assert backends.start_timeout_s(timeouts, 1, cards) == 120 + 2 * 20 + sum(timeouts) + 980
 
 
+#: A group of which the first three cards are lent.
+LENT = {
+    "uuid": "GPU-1@rig2+GPU-2@rig2+GPU-3@rig3+GPU-4",
+    "tensor_split": [10, 10, 10, 11],
+    "helpers": [
+        {"name": "rig2", "endpoint": "192.168.1.22:50052", "cards": 2},
+        {"name": "rig3", "endpoint": "192.168.1.23:50052", "cards": 1},
+    ],
+}
+
+
+def test_what_is_for_lent_cards_goes_over_the_network_too() -> None:
+    every, here = 300 + 3 * 60, 8200 // 25
+    assert backends.load_timeouts_s([8200], [LENT], 25, 60) == [every + here + 100]
+    # A gigabit, where nothing else is said: 54.5 s.
+    assert backends.load_timeouts_s([8200], [LENT], 25) == [every + here + 55]
+    # Where the CPU computes all layers are with the helpers.
+    on_cpu = {"uuid": "cpu@rig2+cpu", "tensor_split": [41], "helpers": LENT["helpers"][:1]}
+    assert backends.load_timeouts_s([8200], [on_cpu], 25, 82) == [300 + 60 + here + 100]
+
+
 MODEL = known_model("8B", "Q4_K_M")
 FILE_MIB = mib(MODEL.file_bytes)
 VALUES: dict[str, Any] = {
@@ -155,6 +176,17 @@ def test_memory_is_limited_to_what_the_planner_says_with_a_reserve(
 ) -> None:
     need = weights_mib + kv_mib + 100 + BESIDE
     assert limit(9000, **changes) == pytest.approx(with_reserve(need), abs=6)
+
+
+def test_what_cuda_takes_for_lent_cards_it_takes_where_they_are() -> None:
+    split = {"tensor_split": [11, 11, 11]}
+    two_lent = [{"name": "rig2", "endpoint": "192.168.1.22:50052", "cards": 2}]
+    all_here, alone = limit(9000, **split), limit(9000)
+    lent = limit(9000, **split, helpers=two_lent)
+    # Two slots of CUDA's own, and with the cards of others two copies of what is sent to them.
+    cuda, sent = 275 + 12 + 70 + 45, 2 * mib(MODEL.largest_matrix_bytes)
+    assert all_here - lent == pytest.approx((2 * cuda - sent) * 1.25, abs=3)
+    assert alone < lent
 
 
 def test_memory_is_limited_to_the_share_of_the_host_where_that_is_more() -> None:

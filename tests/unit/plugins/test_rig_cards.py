@@ -82,6 +82,17 @@ def test_numbers_are_read_as_numbers() -> None:
     assert uuids(A, deployed=renamed)[1:] == [renamed[str(n)] for n in range(1, 11)]
 
 
+def test_cards_that_other_hosts_lend_are_not_the_rig_s() -> None:
+    deployed = {"0": f"{C}@rig2+{D}@rig3+{B}+{A}"}
+    assert uuids(A, B, deployed=deployed) == [B, A]
+    # One of the rig's own that has dropped out is still remembered, and one that is lent is not.
+    assert uuids(A, deployed=deployed) == [B, A]
+    assert uuids(bus=[], deployed=deployed) == [B, A]
+    # In the place of one that is named.
+    listed = [{"gpus": [1, 0]}]
+    assert uuids(A, B, deployed={"0": f"{C}@rig2+{B}+{A}"}, listed=listed) == [f"{B}+{A}"]
+
+
 def test_a_replaced_card_takes_the_lost_one_s_place() -> None:
     found = of(A, C, D, deployed={"0": A, "1": B, "2": C})
     assert [one["uuid"] for one in found["backends"]] == [A, D, C]
