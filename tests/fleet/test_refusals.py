@@ -41,11 +41,11 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
         ),
         "no model": (
             {"model_file": "", "model_src": ""},
-            "rig1: there is no model: set model_name (lumimaid, mistral-nemo,",
+            "rig1: there is no model: set model_name (llama-70b, lumimaid,",
         ),
         "a model that does not exist": (
             {"model_name": "sthenno", "model_file": "", "model_src": ""},
-            "no model 'sthenno'; the catalogue has lumimaid, mistral-nemo,",
+            "no model 'sthenno'; the catalogue has llama-70b, lumimaid,",
         ),
         "a quantisation that does not exist": (
             {

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from heartcode_models.errors import ModelError
@@ -12,12 +12,13 @@ from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner import report
 from heartcode_models.planner.cards import Rig, known_cards
-from heartcode_models.planner.description import EXAMPLE, parse_rig
+from heartcode_models.planner.description import EXAMPLE, parse_helper, parse_network, parse_rig
 from heartcode_models.planner.facts import plan_fleet
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.grouping import plan_grouped, proposals
 from heartcode_models.planner.known_models import SHAPES
 from heartcode_models.planner.min_vram import requirements
+from heartcode_models.planner.over_rigs import plan_over_rigs
 from heartcode_models.planner.rig_plan import RigPlan
 from heartcode_models.planner.settings import LOAD_MODES, HandSet
 
@@ -44,6 +45,8 @@ A model that no card holds is planned for groups, as few cards each as hold it:
   scripts/plan.py "P106-100 x 6, 8 GB RAM" --model 24B
   scripts/plan.py "P106-100 x 6, 8 GB RAM" --model 30B-A3B --groups 0+1+2+3,4+5
   scripts/plan.py "P106-100 x 6, 8 GB RAM" --groupings
+One that no rig holds is planned over several, all cards of which are one backend's:
+  scripts/plan.py "P106-100 x 6, 8 GB RAM" --helper "P106-100 x 6, 8 GB RAM" --model 70B
 The memory of these cards is known; of others write it behind the name ("RTX 3060 12 GB"):
   {", ".join(known_cards()[:5])},
   {", ".join(known_cards()[5:])}
@@ -65,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--groupings tries all groups: leave --groups and --inventory out")
     if arguments.facts and (arguments.groups or arguments.groupings):
         parser.error("groups are planned for rigs in words: leave --facts out")
+    if fault := _cannot_help(arguments):
+        parser.error(fault)
     try:
         if arguments.requirements:
             print(requirements(), end="")
@@ -83,6 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plan.py: {error}", file=sys.stderr)
         return _FAILED
     return _OK if all(plan.works for plan in plans) and not failures else _DOES_NOT_FIT
+
+
+def _cannot_help(arguments: argparse.Namespace) -> str | None:
+    """Why what is asked for does not go together with helpers."""
+    if not arguments.helper:
+        return "--network is between a rig and its helpers: give --helper" * bool(arguments.network)
+    if arguments.facts:
+        return "helpers are planned for rigs in words: leave --facts out"
+    if arguments.groups or arguments.groupings:
+        return "a rig with helpers has one backend on all cards: leave --groups, --groupings out"
+    if len(arguments.rigs) > 1:
+        return "--helper is for one rig: describe one, and its helpers with --helper each"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
         "--groupings",
         action="store_true",
         help="what each rig could serve with other models and groups of other sizes",
+    )
+    parser.add_argument(
+        "--helper",
+        action="append",
+        default=[],
+        metavar="RIG",
+        help="a host in words that lends all of its cards to the rig, for a model that outgrows it;"
+        " several times for several",
+    )
+    parser.add_argument(
+        "--network",
+        metavar="SPEED",
+        help="between the rig and its helpers, as in 2.5Gbit, or measured, as in '110 MiB/s'"
+        " (default: 1Gbit)",
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.add_argument(
@@ -143,7 +175,21 @@ def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[s
     rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
     if arguments.groupings:
         return _proposals(rigs, models, hand)
+    if arguments.helper:
+        (rig,) = rigs
+        helped = _with_helpers(rig, arguments.helper, arguments.network or "1Gbit")
+        return [plan_over_rigs(helped, models, hand)], ()
     return [plan_grouped(rig, models, hand, arguments.groups) for rig in rigs], ()
+
+
+def _with_helpers(rig: Rig, texts: Sequence[str], network: str) -> Rig:
+    read = [parse_helper(text, f"helper{number}") for number, text in enumerate(texts, 1)]
+    return replace(
+        rig,
+        helpers=tuple(helper for helper, _ in read),
+        network=parse_network(network),
+        assumed=(*rig.assumed, *(note for _, notes in read for note in notes)),
+    )
 
 
 def _proposals(

@@ -14,7 +14,8 @@ from typing import Any
 
 from heartcode_models.deployment.cards import MaybeCards, cards_of
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import AND, AT, GIGABIT, Helper, host_of, own_uuids, uuids_of
+from heartcode_models.planner.cards import AND, AT, Helper, host_of, own_uuids, uuids_of
+from heartcode_models.planner.over_rigs import ONE_ENTRY
 from heartcode_models.units import MIB
 
 Host = Mapping[str, Any]
@@ -107,11 +108,7 @@ def one_backend(host: Host, lenders: Sequence[Lender]) -> dict[str, Any]:
     """
     gpus = host["gpus"]
     if len(gpus) > 1 and not host["found"]:
-        raise ModelError(
-            f"llama_server_gpus has {len(gpus)} entries, and a rig with llama_server_helpers serves"
-            " one model on all of its cards: leave llama_server_gpus out, or give it one entry"
-            " (gpus: [0, 1])"
-        )
+        raise ModelError(ONE_ENTRY.format(entries=len(gpus)))
     said = {key: value for gpu in gpus for key, value in gpu.items() if key != "uuid"}
     if host["backend"] == "cpu":
         said.pop("n_gpu_layers", None)
@@ -146,19 +143,3 @@ def _own(backend: Host) -> dict[str, Any]:
     cards = backend.get("cards") or [backend.get("card")]
     kept = [card for uuid, card in zip(uuids, cards, strict=False) if not host_of(uuid)]
     return {"uuid": AND.join(own_uuids(str(backend["uuid"]))), "cards": kept}
-
-
-def network_of(host: Host) -> int:
-    """Bytes/s between a rig and its helpers.
-
-    Raises:
-        ModelError: it is no number of MiB/s.
-    """
-    said = host.get("network_mib_s")
-    if said in (None, ""):
-        return GIGABIT
-    if not str(said).isdecimal() or int(said) < 1:
-        raise ModelError(
-            f"llama_server_network_mib_s must be a whole number of MiB/s, at least 1, not {said!r}"
-        )
-    return int(said) * MIB

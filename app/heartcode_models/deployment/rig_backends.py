@@ -18,7 +18,6 @@ from heartcode_models.deployment.cards import (
 from heartcode_models.deployment.helpers import (
     Lender,
     lenders_of,
-    network_of,
     one_backend,
     own_cards,
 )
@@ -28,6 +27,7 @@ from heartcode_models.planner.cards import AND, UNTOLD, Rig, uuids_of
 from heartcode_models.planner.choose import Refusal
 from heartcode_models.planner.grouping import few_cards, left_over
 from heartcode_models.planner.layer_split import Cards
+from heartcode_models.planner.network import network_of
 from heartcode_models.planner.over_rigs import cannot_be_one, plan_over_rigs
 from heartcode_models.planner.rig_plan import RigPlan, Server, plan_rig, threads_for
 from heartcode_models.planner.settings import ALL_LAYERS, HandSet
@@ -132,7 +132,7 @@ def _deploy_over(host: Mapping[str, Any], lenders: Sequence[Lender]) -> Deployme
     rig = replace(
         _rig(host, [tuple(card for card in own if card)]),
         helpers=tuple(lender.as_helper() for lender in lenders),
-        network=network_of(host),
+        network=network_of(host.get("network_mib_s")),
     )
     if faults := cannot_be_one(rig):
         return Deployment(name=host["name"], faults=faults)

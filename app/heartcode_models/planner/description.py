@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import (
+    GIGABIT,
     X1_LINK,
     Card,
+    Helper,
     Rig,
     is_foreign,
     is_named_like_a_card,
@@ -48,6 +50,12 @@ _COUNTED = (
     re.compile(r"(?P<name>.+?)\s+(?P<count>\d+)\s*[x×*]", re.IGNORECASE),
     re.compile(r"(?P<count>\d{1,2})\s+(?P<name>[^\W\d].*)", re.IGNORECASE),
 )
+_NETWORK = re.compile(
+    rf"(?P<amount>{_NUMBER})\s*(?:(?P<measured>mib(?:/s)?)|(?P<unit>[gm])(?:bit|b)?(?:/s|ps)?)",
+    re.IGNORECASE,
+)
+#: Bytes/s that no network between rigs has: 400 Gbit/s.
+_FASTEST = 400 * GIGABIT
 _NOUN = re.compile(r"(?<=\S)\s+(?:cards?|gpus?|pcs|pieces)$", re.IGNORECASE)
 _ONLY_A_SIZE = re.compile(rf"{_NUMBER}\s*[kmgt]i?b?", re.IGNORECASE)
 
@@ -143,6 +151,15 @@ _FACTS: tuple[tuple[re.Pattern[str], _Taker], ...] = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What a description says."""
+
+    name: str
+    host: _Host
+    cards: tuple[Card, ...]
+
+
 def parse_rig(text: str, name: str = "rig") -> Rig:
     """The rig that a description means.
 
@@ -152,6 +169,57 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
     Raises:
         ModelError: a part cannot be understood; the message has an example.
     """
+    said = _understood(text, name)
+    facts = said.host.facts
+    cores = (
+        () if "cores" in facts else (f"the CPU is not given: {_ASSUMED_CORES} cores are assumed",)
+    )
+    return Rig(
+        name=said.name,
+        cards=said.cards,
+        ram=facts.get("RAM", nominal_ram(_ASSUMED_RAM_GB)),
+        cores=facts.get("cores", _ASSUMED_CORES),
+        disk=facts.get("disk"),
+        assumed=(*_of_the_ram(said), *cores, *_of_the_cards(said)),
+    )
+
+
+def parse_helper(text: str, name: str) -> tuple[Helper, tuple[str, ...]]:
+    """The helper that a description means, written as a rig's, and what is assumed of it.
+
+    Raises:
+        ModelError: a part cannot be understood; the message has an example.
+    """
+    said = _understood(text, name)
+    helper = Helper(
+        name=said.name,
+        cards=tuple(replace(card, host=said.name) for card in said.cards),
+        ram=said.host.facts.get("RAM", nominal_ram(_ASSUMED_RAM_GB)),
+    )
+    notes = (*_of_the_ram(said), *_of_the_cards(said))
+    return helper, tuple(f"{said.name}: {note}" for note in notes)
+
+
+def parse_network(text: str) -> int:
+    """Bytes/s of a network in words: ``1Gbit``, ``2.5 Gbit/s``, or measured ``110 MiB/s``.
+
+    Raises:
+        ModelError: it is neither, or no network is so slow or fast.
+    """
+    found = _NETWORK.fullmatch(text.strip())
+    if found:
+        each = {"g": GIGABIT, "m": GIGABIT / 1000}
+        per_unit = MIB if found["measured"] else each[found["unit"].lower()]
+        speed = int(float(found["amount"]) * per_unit)
+        if MIB <= speed <= _FASTEST:
+            return speed
+    raise ModelError(
+        f"network '{text}' is not understood: give its speed, as in '1Gbit' or '2.5 Gbit/s', or"
+        " what was measured, as in '110 MiB/s'"
+    )
+
+
+def _understood(text: str, name: str) -> _Said:
     prefix = _PREFIX.fullmatch(text)
     if prefix and not _HOST_WORD.fullmatch(prefix[1]):
         name, text = prefix[1], prefix[2]
@@ -162,14 +230,7 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
             f"'{text.strip()}' is not understood: {error}. For example: '{EXAMPLE}'"
         ) from None
     link = host.facts.get("PCIe width")
-    return Rig(
-        name=name,
-        cards=tuple(_with_link(card, link) for card in cards),
-        ram=host.facts.get("RAM", nominal_ram(_ASSUMED_RAM_GB)),
-        cores=host.facts.get("cores", _ASSUMED_CORES),
-        disk=host.facts.get("disk"),
-        assumed=tuple(_assumptions(host, cards)),
-    )
+    return _Said(name=name, host=host, cards=tuple(_with_link(card, link) for card in cards))
 
 
 def _read(text: str) -> tuple[_Host, list[Card]]:
@@ -184,12 +245,13 @@ def _read(text: str) -> tuple[_Host, list[Card]]:
     return host, cards
 
 
-def _assumptions(host: _Host, cards: list[Card]) -> Iterator[str]:
-    if "RAM" not in host.facts:
+def _of_the_ram(said: _Said) -> Iterator[str]:
+    if "RAM" not in said.host.facts:
         yield f"host RAM is not given: {_ASSUMED_RAM_GB} GB are assumed"
-    if "cores" not in host.facts:
-        yield f"the CPU is not given: {_ASSUMED_CORES} cores are assumed"
-    for card in dict.fromkeys(cards):
+
+
+def _of_the_cards(said: _Said) -> Iterator[str]:
+    for card in dict.fromkeys(said.cards):
         name = re.sub(r" \d+GB$", "", card.name)
         if not card.bandwidth and (similar := similar_cards(name)):
             yield f"{card.name} is no card that is known; is it {' or '.join(similar)}?"

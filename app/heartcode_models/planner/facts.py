@@ -5,11 +5,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import AND, X1_LINK, Card, Rig, make_card, uuids_of
+from heartcode_models.gguf.model import Model
+from heartcode_models.planner.cards import (
+    AND,
+    AT,
+    X1_LINK,
+    Card,
+    Helper,
+    Rig,
+    make_card,
+    uuids_of,
+)
 from heartcode_models.planner.description import parse_rig
 from heartcode_models.planner.find_models import find_models
 from heartcode_models.planner.grouping import mixed, plan_grouped
 from heartcode_models.planner.layer_split import Cards
+from heartcode_models.planner.network import network_of
+from heartcode_models.planner.over_rigs import ONE_ENTRY, plan_over_rigs
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
 from heartcode_models.planner.settings import HandSet
 from heartcode_models.units import MIB
@@ -81,15 +93,78 @@ def plan_fleet(facts: Any, hand: HandSet) -> FleetPlan:
     if not isinstance(facts, list) or not facts:
         raise ModelError("there are no rigs to plan for; is the inventory's group `rigs` empty?")
     plans, failures = [], []
+    # One that did not answer may be anything.
+    lent = {
+        str(host.get("name", "?")): host
+        for host in facts
+        if host.get("lends") or not host.get("ram_mib")
+    }
     for host in facts:
         try:
-            plans.append(_plan_host(host, hand))
+            if host.get("lends"):
+                _check_helper(host, facts)
+            else:
+                plans.append(_plan_host(host, hand, lent))
         except ModelError as error:
             failures.append(f"{host.get('name', '?')}: {error}")
     return FleetPlan(plans=tuple(plans), failures=tuple(failures))
 
 
-def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
+def _helpers_of(host: Mapping[str, Any]) -> list[str]:
+    """The names of the hosts that shall lend a rig their cards."""
+    return [str(name) for name in (host.get("variables") or {}).get("llama_server_helpers") or ()]
+
+
+def _check_helper(helper: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a helper that nobody has, or several.
+
+    Raises:
+        ModelError: it is not one rig's.
+    """
+    rigs = [str(host.get("name", "?")) for host in facts if helper["name"] in _helpers_of(host)]
+    if len(rigs) != 1:
+        whose = f"{' and '.join(rigs)} name it" if rigs else "no rig names it"
+        raise ModelError(
+            f"it is in the group `helpers`, and {whose} in llama_server_helpers: let one rig do so"
+        )
+
+
+def _with_helpers(rig: Rig, host: Mapping[str, Any], lent: Mapping[str, Any]) -> Rig:
+    """A rig with the helpers that its variables name.
+
+    Raises:
+        ModelError: one of them is no helper, or did not answer.
+    """
+    names = _helpers_of(host)
+    if strange := [name for name in names if name not in lent]:
+        there = ", ".join(sorted(lent)) or "nobody"
+        raise ModelError(
+            f"llama_server_helpers names {', '.join(strange)}, and the group `helpers` has {there}"
+        )
+    helpers, notes = [], []
+    for name in names:
+        named = (lent[name].get("variables") or {}).get("llama_server_gpus") or []
+        uuids = [uuid for gpu in named for uuid in uuids_of(str(gpu.get("uuid")))]
+        try:
+            told = rig_of(lent[name], uuids)
+        except ModelError as error:
+            raise ModelError(f"its helper {name}: {error}") from None
+        cards = tuple(
+            replace(card, uuid=card.uuid and f"{card.uuid}{AT}{name}", host=name)
+            for card in told.cards
+        )
+        helpers.append(Helper(name=name, cards=cards, ram=told.ram))
+        notes += [f"{name}: {note}" for note in told.assumed]
+    said = (host.get("variables") or {}).get("llama_server_network_mib_s")
+    return replace(
+        rig,
+        helpers=tuple(helpers),
+        network=network_of(said),
+        assumed=(*rig.assumed, *notes),
+    )
+
+
+def _plan_host(host: Mapping[str, Any], hand: HandSet, lent: Mapping[str, Any]) -> RigPlan:
     variables: Mapping[str, Any] = host.get("variables") or {}
     own = HandSet.from_mapping(
         {key.removeprefix("llama_server_"): value for key, value in variables.items()}, "inventory"
@@ -98,6 +173,8 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
     names = [uuids_of(str(gpu.get("uuid"))) for gpu in listed]
     rig = rig_of(host, [uuid for group in names for uuid in group])
     models = find_models(str(host.get("model") or "8B"))
+    if _helpers_of(host):
+        return _plan_over(_with_helpers(rig, host, lent), models, own, listed, host)
     if host.get("found") or not listed:
         return plan_grouped(rig, models, own)
     backends = _backends_of(rig, names)
@@ -114,6 +191,27 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet) -> RigPlan:
         if fault := mixed(cards):
             raise ModelError(f"the group {AND.join(group)} {fault}")
     return plan_rig(rig, models, own, hands, own_models, groups=groups)
+
+
+def _plan_over(
+    rig: Rig,
+    models: Sequence[Model],
+    own: HandSet,
+    listed: Sequence[Mapping[str, Any]],
+    host: Mapping[str, Any],
+) -> RigPlan:
+    """The plan of a rig with helpers, whose cards are found or stand in one entry."""
+    if len(listed) > 1 and not host.get("found"):
+        raise ModelError(ONE_ENTRY.format(entries=len(listed)))
+    (entry, *_) = [*listed, {}]
+    file = str(entry.get("model_file") or "")
+    return plan_over_rigs(
+        rig,
+        models,
+        own,
+        HandSet.from_mapping(entry, f"card {entry.get('uuid')}"),
+        find_models(file) if file else (),
+    )
 
 
 def _backends_of(rig: Rig, names: Sequence[tuple[str, ...]]) -> list[tuple[tuple[str, ...], Cards]]:

@@ -30,8 +30,14 @@ def find_models(what: str) -> tuple[Model, ...]:
             f" one of {', '.join([*_nicknames(), *SHAPES])}, with a quantisation:"
             " '8B Q4_K_M'."
         )
-    wanted = (quantisation,) if quantisation else QUANTISATIONS
+    wanted = (quantisation,) if quantisation else _offered(what)
     return tuple(known_model(size, name) for name in wanted)
+
+
+def _offered(what: str) -> tuple[str, ...]:
+    """The quantisations to choose from: of a model of the catalogue those that it has."""
+    entry = Catalogue.read().entries.get(what.strip().lower())
+    return tuple(one for one in QUANTISATIONS if not entry or one in entry.files)
 
 
 def _nicknames() -> dict[str, str]:

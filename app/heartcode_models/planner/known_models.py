@@ -105,6 +105,18 @@ SHAPES = {
         qk_norm=True,
         architecture="qwen3moe",
     ),
+    # Larger than a rig of six cards with 6 GB.
+    "70B": Shape(
+        name="Llama-3.1-70B",
+        n_layers=80,
+        n_embd=8192,
+        n_ff=28672,
+        n_heads=64,
+        n_kv_heads=8,
+        head=128,
+        n_vocab=128256,
+        tied=False,
+    ),
 }
 
 #: Best first. Below Q4_K_M the answers get visibly worse: those are named in refusals, not chosen.
@@ -153,7 +165,10 @@ def tensor_type(quantisation: str, role: str, layer: int, shape: Shape) -> str:
         ("Q5_K_M", "attn_v"): "Q6_K" if more else base,
         ("Q5_K_M", "ffn_down"): "Q6_K" if more else base,
     }
-    return exceptions.get((quantisation, role), base)
+    kind = exceptions.get((quantisation, role), base)
+    # Of a Llama 70B (``LLM_TYPE_70B``), whose heads share V by eights.
+    is_70b = shape.architecture == "llama" and shape.n_layers == 80  # noqa: PLR2004
+    return "Q5_K" if is_70b and role == "attn_v" and kind in ("Q3_K", "Q4_K") else kind
 
 
 def tensors(shape: Shape, quantisation: str) -> Iterator[Tensor]:

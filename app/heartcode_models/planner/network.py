@@ -17,13 +17,32 @@ ggml/src/ggml-rpc/ggml-rpc.cpp of the pinned llama.cpp, ggml-org/llama.cpp 0c1e5
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+from heartcode_models.errors import ModelError
+from heartcode_models.planner.cards import GIGABIT
 from heartcode_models.planner.choose import BackendPlan
+from heartcode_models.units import MIB
 
 _F32, _F16 = 4, 2
 #: Seconds that a message of any size takes from one host to the other: two network cards, a switch
 #: and two kernels, half of what ``ping`` shows between such hosts. An estimate, not measured.
 LATENCY = 100e-6
+
+
+def network_of(mib_s: Any) -> int:
+    """Bytes/s of ``llama_server_network_mib_s``, a gigabit where it is not set.
+
+    Raises:
+        ModelError: it is no number of MiB/s.
+    """
+    if mib_s in (None, ""):
+        return GIGABIT
+    if not str(mib_s).isdecimal() or int(mib_s) < 1:
+        raise ModelError(
+            f"llama_server_network_mib_s must be a whole number of MiB/s, at least 1, not {mib_s!r}"
+        )
+    return int(mib_s) * MIB
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,12 @@ from heartcode_models.planner.settings import HandSet
 from heartcode_models.planner.speed import tokens_per_second
 from heartcode_models.units import MIB, mib
 
+#: Why the cards of a rig with helpers cannot be those of several backends.
+ONE_ENTRY = (
+    "llama_server_gpus has {entries} entries, and a rig with llama_server_helpers serves one model"
+    " on all of its cards: leave llama_server_gpus out, or give it one entry (gpus: [0, 1])"
+)
+
 
 def devices(rig: Rig) -> Cards:
     """The cards of the only backend of a rig with helpers, in the order of its devices.

@@ -76,7 +76,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _count(count: int, cards: Cards) -> str:
     """``6 x P106-100``, and of groups ``2 x 3 P106-100``."""
-    mixed = len({card.name for card in cards}) > 1
+    mixed = len({(card.name, card.host) for card in cards}) > 1
     return f"{count} x ({named(cards)})" if mixed else f"{count} x {named(cards)}"
 
 
@@ -134,7 +134,7 @@ def _remarks(plan: RigPlan) -> Iterator[str]:
         yield f"  load_mode {plan.load_mode}: {plan.why_load_mode}"
     yield from _reasons(plan.servers)
     for server, _ in _kinds(plan.servers):
-        yield from _shared_out(server)
+        yield from _shared_out(server, plan.rig.name)
     for refusal, _ in _kinds(plan.refusals):
         yield f"  {named(refusal.cards)}: {refusal.reason}"
         yield "    would fit: " + ("; ".join(refusal.would_fit) or "nothing that is known here")
@@ -144,7 +144,7 @@ def _remarks(plan: RigPlan) -> Iterator[str]:
         yield f"  note: {note}"
 
 
-def _shared_out(server: Server) -> Iterator[str]:
+def _shared_out(server: Server, rig: str) -> Iterator[str]:
     """How a model lies on the cards of a group, a line for each."""
     plan = server.plan
     if len(plan.shares) == 1:
@@ -152,22 +152,31 @@ def _shared_out(server: Server) -> Iterator[str]:
     numbers = ",".join(map(str, plan.tensor_split))
     what = f"{plan.model.name} {plan.model.quantisation} on {named(plan.cards)}"
     yield f"  {what}: --split-mode layer --tensor-split {numbers}"
-    yield from (f"    {line}" for line in _aligned(list(_share_rows(server))))
+    yield from (f"    {line}" for line in _aligned(list(_share_rows(server, rig))))
 
 
-def _share_rows(server: Server) -> Iterator[tuple[str, ...]]:
+def _share_rows(server: Server, rig: str) -> Iterator[tuple[str, ...]]:
     plan = server.plan
-    # The rig's own cards need no host's name where there are no others.
+    # Where all are in one host nobody asks for its name.
     is_lent = any(share.card.host for share in plan.shares)
-    host = ("HOST",) * is_lent
-    yield (*host, "CARD", "LAYERS", "WEIGHTS", "KV", "COMPUTE", "SCRATCH", "CUDA", "MiB OF")
+    yield (
+        *("HOST",) * is_lent,
+        "CARD",
+        "LAYERS",
+        "WEIGHTS",
+        "KV",
+        "COMPUTE",
+        "SCRATCH",
+        "CUDA",
+        "MiB OF",
+    )
     for share in plan.shares:
         need, layers = share.need, share.layers
         has_output = plan.model.n_layers in layers
         last = layers.stop - 1 - has_output
         held = f"{layers.start}-{last}" if last >= layers.start else ""
         yield (
-            *(share.card.host,) * is_lent,
+            *(share.card.host or rig,) * is_lent,
             share.card.name,
             " + ".join(filter(None, (held, "output" * has_output))),
             *(
@@ -286,9 +295,12 @@ def inventory(plan: RigPlan) -> str:
         f"  llama_server_load_mode: {plan.load_mode}",
         "  llama_server_gpus:",
     ]
+    if plan.rig.helpers:
+        names = ", ".join(helper.name for helper in plan.rig.helpers)
+        lines.insert(1, f"  llama_server_helpers: [{names}]")
     numbers = itertools.count()
     for server in plan.servers:
-        cards = server.plan.cards
+        cards = tuple(card for card in server.plan.cards if not card.host)
         uuids = [
             card.uuid or f"GPU-...  # card {number}: nvidia-smi -L"
             for card, number in zip(cards, numbers, strict=False)

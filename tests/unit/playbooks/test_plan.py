@@ -29,7 +29,12 @@ def play(tmp_path: Path, *arguments: str, **variables: object) -> subprocess.Com
     program.chmod(0o755)
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable} | variables
     inventory = tmp_path / "inventory.yml"
-    inventory.write_text(yaml.safe_dump({"all": {"children": {"rigs": {"hosts": {"here": host}}}}}))
+    groups = {"rigs": {"hosts": {"here": host}}}
+    if "llama_server_helpers" in variables:
+        # It has the same cards: the same machine.
+        helper = {key: host[key] for key in ("ansible_connection", "ansible_python_interpreter")}
+        groups["helpers"] = {"hosts": {"there": helper}}
+    inventory.write_text(yaml.safe_dump({"all": {"children": groups}}))
     return subprocess.run(
         ["ansible-playbook", "-i", inventory, "playbooks/plan.yml", *arguments],
         cwd=ROOT,
@@ -84,3 +89,12 @@ def test_cards_that_hold_a_model_together_are_a_group(
     (group,) = yaml.safe_load(printed)["here"]["llama_server_gpus"]
     assert group["gpus"] == order
     assert "uuid" not in group
+
+
+def test_a_rig_is_planned_with_its_helpers(tmp_path: Path) -> None:
+    done = play(tmp_path, "-e", "plan_model='24B Q4_K_M'", llama_server_helpers=["there"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    lent = "1 P106-100 of there + 1 P104-100 of there"
+    assert f"here  1 x ({lent} + 1 P106-100 + 1 P104-100)  Q4_K_M" in done.stdout
+    assert "over a network of 110 MiB/s" in done.stdout
+    assert "\nthere: " not in done.stdout, "a helper serves nothing itself"

@@ -55,6 +55,15 @@ def test_there_is_a_model_of_each_size_that_rigs_serve(model: str, shape: str) -
     assert find_models(model)[0].n_ctx_train <= entry.context
 
 
+def test_there_is_a_model_that_outgrows_a_rig() -> None:
+    entry, quantisation, file = Catalogue.read().find("llama-70b", "q4_k_m")
+    assert (entry.shape, quantisation, entry.licence) == ("70B", "Q4_K_M", "llama3.1")
+    assert file.name == "Meta-Llama-3.1-70B-Instruct-Q4_K_M.gguf"
+    # The better ones come in several files, so they are not to choose from.
+    assert [model.quantisation for model in find_models("llama-70b")] == ["Q4_K_M"]
+    assert [model.quantisation for model in find_models("70B")] == ["Q6_K", "Q5_K_M", "Q4_K_M"]
+
+
 def test_names_are_found_however_they_are_capitalised() -> None:
     assert Catalogue.read().find("Stheno", "q4_k_m")[1] == "Q4_K_M"
 
@@ -62,7 +71,7 @@ def test_names_are_found_however_they_are_capitalised() -> None:
 @pytest.mark.parametrize(
     ("model", "quantisation", "message"),
     [
-        ("sthenno", "Q4_K_M", "no model 'sthenno'; the catalogue has lumimaid, .*, stheno"),
+        ("sthenno", "Q4_K_M", "no model 'sthenno'; the catalogue has llama-70b, .*, stheno"),
         ("stheno", "Q4", "no quantisation 'Q4' of stheno; there are Q4_K_M, Q5_K_M, Q6_K"),
         ("stheno", "", "no quantisation for stheno; there are Q4_K_M, Q5_K_M, Q6_K"),
     ],

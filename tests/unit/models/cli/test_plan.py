@@ -157,3 +157,68 @@ def test_built_in_models_need_nothing_but_python() -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- over rigs ---------------------------------------------------------------------------------
+
+SIX = "P106-100 x 6, 8 GB RAM, 2 cores"
+
+
+def test_a_model_that_outgrows_a_rig_is_planned_with_its_helpers() -> None:
+    assert run(SIX, "--model", "llama-70b").returncode == 3
+    done = run(SIX, "--model", "llama-70b", "--helper", f"rig2: {SIX}", "--network", "2.5Gbit")
+    assert (done.returncode, done.stderr) == (0, "")
+    row = done.stdout.splitlines()[1]
+    assert row.startswith("rig1  1 x (6 P106-100 of rig2 + 6 P106-100)  Q4_K_M  ")
+    assert row.split()[-1] == "4"
+    lines = done.stdout.splitlines()
+    assert sum(line.split()[:2] == ["rig2", "P106-100"] for line in lines) == 6
+    assert sum(line.split()[:2] == ["rig1", "P106-100"] for line in lines) == 6
+    assert "over a network of 275 MiB/s the helpers get " in done.stdout
+
+
+def test_scripts_get_hosts_too_and_the_inventory_its_helpers() -> None:
+    helpers = ("--helper", "P106-100 x 3, 8 GB RAM", "--helper", "box: P106-100 x 3, 8 GB RAM")
+    done = run(SIX, *helpers, "--model", "llama-70b", "--json")
+    (plan,) = json.loads(done.stdout)
+    hosts = [share.get("host") for share in plan["cards"][0]["shares"]]
+    assert hosts == ["helper1"] * 3 + ["box"] * 3 + [None] * 6
+    done = run(SIX, *helpers, "--model", "llama-70b", "--inventory")
+    variables = yaml.safe_load(done.stdout)["rig1"]
+    assert variables["llama_server_helpers"] == ["helper1", "box"]
+    (backend,) = variables["llama_server_gpus"]
+    assert len(backend["gpus"]) == 6, "those of others are not named here"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((SIX, "--network", "1Gbit"), "give --helper"),
+        ((SIX, "--helper", SIX, "--groupings"), "leave --groups, --groupings out"),
+        ((SIX, "--helper", SIX, "--groups", "3"), "leave --groups, --groupings out"),
+        ((SIX, SIX, "--helper", SIX), "--helper is for one rig"),
+        (("--facts", "-", "--helper", SIX), "leave --facts out"),
+    ],
+)
+def test_what_does_not_go_with_helpers_is_usage(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--helper", "P106-100 x"), "'P106-100 x' is not understood"),
+        (("--helper", SIX, "--network", "fast"), "network 'fast' is not understood: give its"),
+        (("--helper", "RTX 3060 12 GB, 8 GB RAM"), "Leave these cards of helper1 out, or the"),
+        (("--helper", f"rig1: {SIX}"), "rig1 cannot be its own helper"),
+    ],
+)
+def test_a_helper_that_cannot_be_one_is_told_in_a_line(
+    arguments: tuple[str, ...], said: str
+) -> None:
+    done = run(SIX, *arguments, "--model", "llama-70b")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

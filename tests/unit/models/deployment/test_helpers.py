@@ -129,7 +129,7 @@ def test_what_the_inventory_says_of_the_only_entry_is_the_backend_s() -> None:
 
 def test_the_plan_shows_hosts_and_what_the_network_costs() -> None:
     table = of(helper(), network_mib_s=55).table
-    assert "1 x 2 P106-100 of rig2 + 2 P106-100" in table
+    assert "1 x (2 P106-100 of rig2 + 2 P106-100)" in table
     assert "HOST  CARD      LAYERS" in table
     assert "over a network of 55 MiB/s" in table
 

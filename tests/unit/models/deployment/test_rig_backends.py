@@ -265,11 +265,9 @@ def test_what_contradicts_itself_is_told() -> None:
     (fault,) = of(values={"n_gpu_layers": "auto"}).faults
     assert fault == "inventory: n_gpu_layers must be all or a whole number, not 'auto'"
     (fault,) = of(models=[question()]).faults
-    assert fault.startswith("there is no model: set model_name (lumimaid, ")
+    assert fault.startswith("there is no model: set model_name (llama-70b, ")
     (fault,) = of(models=[question("sthenno")]).faults
-    assert fault.startswith(
-        "there is no model 'sthenno'; the catalogue has lumimaid, mistral-nemo,"
-    )
+    assert fault.startswith("there is no model 'sthenno'; the catalogue has llama-70b, lumimaid,")
 
 
 # --- models ------------------------------------------------------------------------------------

@@ -3,7 +3,12 @@
 import pytest
 from heartcode_models.errors import ModelError
 from heartcode_models.planner.cards import known_cards, make_card, nominal_ram
-from heartcode_models.planner.description import EXAMPLE, parse_rig
+from heartcode_models.planner.description import (
+    EXAMPLE,
+    parse_helper,
+    parse_network,
+    parse_rig,
+)
 from heartcode_models.units import MIB
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,3 +173,40 @@ def test_a_description_says_what_was_meant(
     rig = parse_rig(f"{name}{sign}{count}, {gigabytes} GB RAM")
     assert rig.cards == (make_card(name),) * count
     assert rig.ram <= gigabytes * 1024 * MIB
+
+
+# --- over rigs ---------------------------------------------------------------------------------
+
+
+def test_a_helper_is_described_as_a_rig_is() -> None:
+    helper, notes = parse_helper("P106-100 x 3 + P104-100, 8 GB RAM, x1", "helper1")
+    assert (helper.name, len(helper.cards), helper.ram) == ("helper1", 4, nominal_ram(8))
+    assert {card.host for card in helper.cards} == {"helper1"}
+    assert {card.link for card in helper.cards} == {250_000_000}
+    assert notes == ()
+    helper, notes = parse_helper("box: P106-100", "helper1")
+    assert {card.host for card in helper.cards} == {"box"}
+    assert notes == ("box: host RAM is not given: 4 GB are assumed",)
+
+
+@pytest.mark.parametrize(
+    ("text", "mib_s"),
+    [
+        ("1Gbit", 110),
+        ("1 Gbit/s", 110),
+        ("2.5gbit", 275),
+        ("10G", 1100),
+        ("10Gbps", 1100),
+        ("100 Mbit/s", 11),
+        ("95 MiB/s", 95),
+        (" 1Gb/s ", 110),
+    ],
+)
+def test_a_network_is_as_fast_as_is_sold_or_measured(text: str, mib_s: float) -> None:
+    assert parse_network(text) / MIB == pytest.approx(mib_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "1", "1 MB/s", "0Gbit", "1 Tbit", "1000 Gbit", "-1G"])
+def test_a_speed_that_may_mean_two_things_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match=r"as in '1Gbit' or '2.5 Gbit/s', or what"):
+        parse_network(text)

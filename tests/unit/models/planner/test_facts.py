@@ -220,7 +220,7 @@ def test_a_card_that_the_driver_does_not_see_is_said_to_be_left_out() -> None:
         ({"ram_mib": None}, "did not answer"),
         ({"variables": {"llama_server_kv_type": "q5_1"}}, "kv_type must be one of"),
         ({"variables": {"llama_server_gpus": [{"uuid": "GPU-aa", "slots": 0}]}}, "card GPU-aa"),
-        ({"model": "70B"}, "no known model"),
+        ({"model": "405B"}, "no known model"),
     ],
 )
 def test_a_host_that_cannot_be_planned_for_says_why(changes: dict[str, Any], message: str) -> None:
@@ -303,3 +303,74 @@ def test_a_group_of_several_generations_is_told() -> None:
     gpus = [{"uuid": "GPU-aa+GPU-cc"}]
     text = failure(nvidia_smi=smi, variables={"llama_server_gpus": gpus})
     assert "the group GPU-aa+GPU-cc mixes cards of different generations" in text
+
+
+# --- over rigs ---------------------------------------------------------------------------------
+
+THREE = [f"GPU-{letter}, P106-100, 6075, 76, 1, 1, 00000000:01:00.0, 6.1" for letter in "abc"]
+HELPED = {"llama_server_helpers": ["rig2"]}
+
+
+def helping(**changes: Any) -> dict[str, Any]:
+    return host(name="rig2", lends=True, nvidia_smi=THREE, **changes)
+
+
+def test_a_rig_is_planned_with_the_helpers_that_it_names() -> None:
+    facts = [host(model="24B", nvidia_smi=[P106], variables=HELPED), helping()]
+    fleet = plan_fleet(facts, HandSet())
+    assert fleet.failures == ()
+    (made,) = fleet.plans
+    (server,) = made.servers
+    uuids = [card.uuid for card in server.plan.cards]
+    assert uuids == ["GPU-a@rig2", "GPU-b@rig2", "GPU-c@rig2", "GPU-aa"]
+    assert made.rig.network == 110 * MIB
+    # Cards of which only the place is known have no name here.
+    bus = {"nvidia_smi": [], "bus": on_the_bus("0x1c07", "0x1c07", "0x1c07")}
+    (made,) = plan_fleet([facts[0], helping() | bus], HandSet()).plans
+    assert [card.uuid for card in made.servers[0].plan.cards] == ["", "", "", "GPU-aa"]
+    assert any(note.startswith("rig2: no nvidia-smi there") for note in made.notes)
+
+
+def test_what_the_inventory_sets_for_the_only_entry_counts() -> None:
+    entry = {"uuid": "GPU-aa", "slots": 1}
+    said = HELPED | {"llama_server_gpus": [entry], "llama_server_network_mib_s": "55"}
+    facts = [host(model="24B", nvidia_smi=[P106], variables=said), helping()]
+    (made,) = plan_fleet(facts, HandSet()).plans
+    assert made.servers[0].plan.settings.slots == 1
+    assert made.rig.network == 55 * MIB
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            [host(variables=HELPED)],
+            "rig1: llama_server_helpers names rig2, and the group `helpers` has nobody",
+        ),
+        ([host(), helping()], "rig2: it is in the group `helpers`, and no rig names it in"),
+        (
+            [host(variables=HELPED), host(name="rig3", variables=HELPED), helping()],
+            "rig2: it is in the group `helpers`, and rig1 and rig3 name it in llama_server_helpers",
+        ),
+        (
+            [host(variables=HELPED), {"name": "rig2"}],
+            "rig1: its helper rig2: it did not answer; see above",
+        ),
+        (
+            [
+                host(
+                    variables=HELPED
+                    | {"llama_server_gpus": [{"uuid": "GPU-aa"}, {"uuid": "GPU-bb"}]}
+                ),
+                helping(),
+            ],
+            "rig1: llama_server_gpus has 2 entries, and a rig with llama_server_helpers serves one",
+        ),
+        (
+            [host(variables=HELPED | {"llama_server_network_mib_s": "x"}), helping()],
+            "rig1: llama_server_network_mib_s must be a whole number of MiB/s, at least 1, not 'x'",
+        ),
+    ],
+)
+def test_helpers_that_cannot_be_are_failures(facts: list[dict[str, Any]], said: str) -> None:
+    assert any(failure.startswith(said) for failure in plan_fleet(facts, HandSet()).failures)

@@ -29,6 +29,10 @@ def test_a_3b_has_the_size_of_the_published_files(quantisation: str, file_gb: fl
         ("12B", "Q6_K", 10.06e9),
         ("24B", "Q4_K_M", 14_333_908_672),
         ("24B", "Q5_K_M", 16_763_983_552),
+        ("70B", "Q4_K_M", 42_520_398_400),
+        ("70B", "Q5_K_M", 49.95e9),
+        ("70B", "Q6_K", 57.89e9),
+        ("70B", "Q3_K_M", 34.27e9),
         ("30B-A3B", "Q4_K_M", 18_556_686_912),
         ("30B-A3B", "Q5_K_M", 21_725_581_888),
         ("30B-A3B", "Q6_K", 25_092_532_800),
@@ -64,7 +68,7 @@ def test_the_parts_are_the_file(size: str, quantisation: str) -> None:
     assert model.file_bytes - vocabulary == pytest.approx(parts - shared, abs=1024)
 
 
-@pytest.mark.parametrize(("size", "quantisation"), [("70B", "Q4_K_M"), ("8B", "Q9_K")])
+@pytest.mark.parametrize(("size", "quantisation"), [("405B", "Q4_K_M"), ("8B", "Q9_K")])
 def test_what_is_not_known_is_refused_with_what_is(size: str, quantisation: str) -> None:
     with pytest.raises(ModelError, match="there are"):
         known_model(size, quantisation)
