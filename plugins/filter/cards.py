@@ -1,7 +1,7 @@
 """Filters for what a rig's driver says of its cards, beside what the inventory says of them.
 
 lines | nvidia_smi_cards(fields)                  a mapping for each card of nvidia-smi's answer
-backends | backend_cards                          the UUIDs of all their cards
+backends | backend_cards                          the UUIDs of all their cards in this rig
 cards | expected_capabilities(own, of_the_rig)    what compute capabilities each card may have
 expected | unexpected_cards(seen)                 a sentence for each card that has another one
 cards | strange_power_limits(of_the_host, of_models)
@@ -26,7 +26,7 @@ from typing import Any
 # Ansible loads this file by its path, and has no setting for where else Python is to look.
 sys.path.append(str(Path(__file__).parents[2] / "app"))
 
-from heartcode_models.planner.cards import uuids_of
+from heartcode_models.planner.cards import own_uuids
 
 Card = Mapping[str, Any]
 Seen = Sequence[Mapping[str, str]]
@@ -49,13 +49,13 @@ def nvidia_smi_cards(lines: Iterable[str], fields: Sequence[str]) -> list[dict[s
 
 
 def backend_cards(backends: Iterable[Card]) -> list[str]:
-    """Return the UUIDs of all cards, in the order of their backends."""
+    """Return the UUIDs of all cards of the rig's own, in the order of their backends."""
     return [card["uuid"] for card in _each(backends)]
 
 
 def _each(backends: Iterable[Card]) -> list[Card]:
-    """What is said of each card, with its own UUID."""
-    return [{**one, "uuid": uuid} for one in backends for uuid in uuids_of(one["uuid"])]
+    """What is said of each card of the rig's own, with its UUID; one that is lent is not its to set."""
+    return [{**one, "uuid": uuid} for one in backends for uuid in own_uuids(one["uuid"])]
 
 
 def expected_capabilities(

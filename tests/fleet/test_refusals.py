@@ -76,6 +76,10 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
         ),
     },
     "by_rig": {
+        "a helper that is none": (
+            {"llama_server_helpers": ["rig9"]},
+            "rig9 of llama_server_helpers is not in the inventory's group helpers. Put the hosts",
+        ),
         "an index instead of a UUID": (
             {"llama_cpp_backend": "cuda", "llama_server_gpus": [{"uuid": "0"}]},
             "0 is not the UUID of a GPU",

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
 
 from heartcode import __version__
-from heartcode.exporter.cards import labels_of
+from heartcode.exporter.cards import is_here, labels_of
 from heartcode.exporter.gpu_collector import GpuCollector
 from heartcode.exporter.llama_counters import LlamaCounters
 from heartcode.exporter.quarantine import Quarantine
@@ -46,7 +46,7 @@ def registry(settings: Settings) -> CollectorRegistry:
     """Return all that a scrape collects, and begin to read it."""
     cards = list(labels_of(settings.gpu_uuids, settings.backends))
     gpus = GpuCollector(
-        cards,
+        filter(is_here, cards),
         interval_s=settings.gpu_interval_s,
         timeout_s=settings.gpu_timeout_s,
     )

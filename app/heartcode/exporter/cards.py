@@ -13,6 +13,7 @@ def labels_of(uuids: Sequence[Sequence[str]], backends: Sequence[str]) -> Iterat
     """Yield number, UUID and backend of each card; what is no UUID is no card.
 
     A card that is alone has its backend's number, one of a group its place behind that: 1.0, 1.1.
+    One that another host lends is among them, as ``UUID@HOST``.
 
     Args:
         uuids: The cards of each backend.
@@ -23,3 +24,8 @@ def labels_of(uuids: Sequence[Sequence[str]], backends: Sequence[str]) -> Iterat
             if uuid.startswith("GPU-"):
                 gpu = f"{number}.{place}" if len(cards) > 1 else str(number)
                 yield gpu, uuid, urlsplit(backend).netloc
+
+
+def is_here(card: Labels) -> bool:
+    """Whether it is in this host, so that it can be read; one that is lent its own host reads."""
+    return "@" not in card[1]

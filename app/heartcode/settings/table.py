@@ -56,7 +56,7 @@ TABLE: tuple[Setting, ...] = (
         sentence=(
             "The cards of the backends, in the order of HEARTCODE_BACKENDS, for the exporter and "
             "/fleet; several of one backend with + between them. What does not begin with GPU- is "
-            "no card. Empty: no card is read."
+            "no card, and UUID@HOST one that another host lends and reads. Empty: no card is read."
         ),
         parse=parsers.gpu_uuids,
     ),

@@ -32,6 +32,12 @@ def test_cards_are_told_from_complaints() -> None:
     ]
 
 
+def test_what_another_host_lends_is_not_this_rig_s_to_set() -> None:
+    led = [{"uuid": "GPU-8@rig2+GPU-9@rig2+GPU-1", "power_limit_w": 90}]
+    assert backend_cards(led) == ["GPU-1"]
+    assert card_modes(led, "") == {"GPU-1": {"power_limit_w": 90.0}}
+
+
 def test_a_card_may_be_of_its_own_kind_else_of_the_rig_s() -> None:
     own = {"GPU-2": 75}
     assert expected_capabilities(CARDS, own, [61, "70"]) == {"GPU-1": ["61", "70"], "GPU-2": ["75"]}

@@ -62,6 +62,19 @@ GROUP: dict[str, Any] = {
     "tensor_split": [12, 11, 10],
 }
 HOSTS["grouped"] = backends([CARDS[0] | GROUP, SIX[4]])
+HELPERS: list[dict[str, Any]] = [
+    {"name": "rig2", "endpoint": "192.168.1.22:50052", "cards": 2},
+    {"name": "rig3", "endpoint": "192.168.1.23:50052", "cards": 1},
+]
+LED: dict[str, Any] = {
+    "uuid": "GPU-a@rig2+GPU-b@rig2+GPU-c@rig3+" + "+".join(card["uuid"] for card in CARDS),
+    "tensor_split": [8, 8, 8, 5, 4],
+    "helpers": HELPERS,
+}
+HOSTS["led"] = backends([LED])
+HOSTS["led_cpu"] = {"llama_cpp_backend": "cpu"} | backends(
+    [{"uuid": "cpu@rig2+cpu@rig3+cpu", "tensor_split": [16, 17], "helpers": HELPERS}]
+)
 HOSTS["by_hand"] = HOSTS["small"] | {"llama_server_memory_max_mib": 900}
 
 Files = dict[str, dict[str, str]]
@@ -90,6 +103,11 @@ def write_role(role: Path) -> None:
         | per_card,
         {"ansible.builtin.set_fact": noted("index ~ '.conf'", "llama_server/templates/limits.conf")}
         | per_card,
+        {
+            "ansible.builtin.set_fact": noted(
+                "'helpers.conf'", "llama_server/templates/helpers.conf"
+            )
+        },
         {
             "ansible.builtin.set_fact": noted("'heartcode.env'", "app/templates/heartcode.env"),
             "vars": {
@@ -260,6 +278,31 @@ def test_a_group_has_its_cards_in_their_order_and_what_they_take(
     alone_mib, group_mib = (int(files[f"{n}.conf"]["MemoryMax"][:-1]) for n in (1, 0))
     assert group_mib > alone_mib + 2 * 357
     assert int(group["HEARTCODE_LOAD_TIMEOUT_S"]) == int(alone["HEARTCODE_LOAD_TIMEOUT_S"]) + 120
+
+
+def test_a_rig_with_helpers_is_told_of_their_cards_and_reaches_them(
+    rendered: dict[str, Files],
+) -> None:
+    files = rendered["led"]
+    settings = files["0.env"]
+    assert settings["HEARTCODE_GPU_UUID"] == LED["uuid"]
+    assert settings["CUDA_VISIBLE_DEVICES"] == ",".join(card["uuid"] for card in CARDS)
+    assert settings["HEARTCODE_TENSOR_SPLIT"] == "8,8,8,5,4"
+    helpers = "rig2=192.168.1.22:50052/2 rig3=192.168.1.23:50052/1"
+    assert settings["HEARTCODE_RPC"] == f'"{helpers}"'
+    assert files["heartcode.env"]["HEARTCODE_GPU_UUIDS"] == LED["uuid"]
+    # 300 s, a minute for each further card, the file, and 24 of 33 layers over 110 MiB/s.
+    assert settings["HEARTCODE_LOAD_TIMEOUT_S"] == str(300 + 4 * 60 + 188 + 32)
+    # The last of the two lines that are alike.
+    assert files["0.conf"]["IPAddressAllow"] == "192.168.1.23"
+    assert files["helpers.conf"]["IPAddressAllow"] == "192.168.1.23"
+    assert files["helpers.conf"]["PrivateNetwork"] == "no"
+    assert "CUDA_VISIBLE_DEVICES" not in rendered["led_cpu"]["0.env"]
+    assert rendered["led_cpu"]["0.env"]["HEARTCODE_TENSOR_SPLIT"] == "16,17"
+
+
+def test_a_rig_without_helpers_reaches_nobody(rendered: dict[str, Files]) -> None:
+    assert "IPAddressAllow" not in rendered["grouped"]["0.conf"]
 
 
 def test_a_single_card_s_settings_say_nothing_of_groups(rendered: dict[str, Files]) -> None:

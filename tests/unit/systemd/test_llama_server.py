@@ -61,7 +61,7 @@ def test_a_group_s_layers_are_shared_out_as_planned(tmp_path: Path) -> None:
         ("14,,13", "must be whole numbers"),
         ("14,half,13", "must be whole numbers"),
         ("14,14,13 --host 0.0.0.0", "must be whole numbers"),
-        ("14,27", "(14,27) needs a number for each of CUDA_VISIBLE_DEVICES (GPU-3,GPU-1,GPU-2)"),
+        ("14,27", "(14,27) needs a number for each of CUDA0,CUDA1,CUDA2"),
         ("1,2,3,4", "needs a number for each"),
     ],
 )
@@ -72,6 +72,42 @@ def test_layers_that_are_not_shared_out_among_the_cards_end_with_78(
     done = start(tmp_path, **visible)
     assert (done.returncode, done.stdout) == (78, "")
     assert says in done.stderr
+
+
+def test_what_helpers_lend_comes_before_the_own_cards(tmp_path: Path) -> None:
+    done = start(
+        tmp_path,
+        HEARTCODE_RPC="rig2=192.168.1.22:50052/2 rig3=192.168.1.23:50053/1",
+        CUDA_VISIBLE_DEVICES="GPU-3,GPU-1",
+        HEARTCODE_TENSOR_SPLIT="14,14,13,9,8",
+    )
+    assert done.returncode == 0, done.stderr
+    devices = "--device RPC0,RPC1,RPC2,CUDA0,CUDA1 --split-mode layer --tensor-split 14,14,13,9,8"
+    assert f" --rpc 192.168.1.22:50052,192.168.1.23:50053 {devices} -ngl " in done.stdout
+
+
+def test_a_helper_alone_needs_no_split(tmp_path: Path) -> None:
+    done = start(tmp_path, HEARTCODE_RPC="rig2=192.168.1.22:50052/1")
+    assert " --rpc 192.168.1.22:50052 --device RPC0 -ngl " in done.stdout
+    assert "--tensor-split" not in done.stdout
+
+
+def test_each_lent_card_has_its_layers(tmp_path: Path) -> None:
+    done = start(
+        tmp_path, HEARTCODE_RPC="rig2=192.168.1.22:50052/12", HEARTCODE_TENSOR_SPLIT="14,27"
+    )
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "needs a number for each of RPC0,RPC1," in done.stderr
+    assert "RPC10,RPC11" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "helpers", ["rig2", "rig2=192.168.1.22:50052", "rig2=192.168.1.22/2", "=a:1/2", "a=b:1/0"]
+)
+def test_a_helper_that_is_not_told_well_ends_with_78(tmp_path: Path, helpers: str) -> None:
+    done = start(tmp_path, HEARTCODE_RPC=helpers)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "HEARTCODE_RPC must be HOST=ADDRESS:PORT/CARDS" in done.stderr
 
 
 def test_conversations_are_saved_where_the_proxy_wants_them(tmp_path: Path) -> None:

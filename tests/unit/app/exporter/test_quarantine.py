@@ -31,10 +31,10 @@ def test_it_tells_which_backends_are_in_quarantine_now(tmp_path: Path) -> None:
 
 def test_it_names_the_card_of_a_group_that_is_gone(tmp_path: Path) -> None:
     backends = ["http://127.0.0.1:8081", "http://127.0.0.1:8082", "http://127.0.0.1:8083"]
-    cards = list(labels_of([["GPU-a"], ["GPU-b", "GPU-c"], ["cpu"]], backends))
+    cards = list(labels_of([["GPU-a"], ["GPU-b@rig2", "GPU-c"], ["cpu"]], backends))
     assert cards == [
         ("0", "GPU-a", "127.0.0.1:8081"),
-        ("1.0", "GPU-b", "127.0.0.1:8082"),
+        ("1.0", "GPU-b@rig2", "127.0.0.1:8082"),
         ("1.1", "GPU-c", "127.0.0.1:8082"),
     ]
     registry = CollectorRegistry()

@@ -1,0 +1,144 @@
+"""A model on the cards of two hosts: the real llama-server and the real RPC server of its build.
+
+What it hides: the helper is on the same machine, and lends its CPU twice in two cards' place.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from systemd.libexec import heartcode_rpc_ask as rpc
+from tests.integration.conftest import StartLlamas, StartProxy
+from tests.integration.listening import COMPLETIONS, Listener, assert_is_one_answer
+from tests.integration.processes import (
+    PATIENCE_S,
+    Llama,
+    Program,
+    counted_to,
+    free_port,
+    wait_until,
+)
+
+CARDS = 2
+#: A client that gives up would end the server, which systemd lets ignore that (IgnoreSIGPIPE).
+WITHOUT_SIGPIPE = ("sh", "-c", 'trap "" PIPE; exec "$@"', "sh")
+#: In the kernel's list of connections: the timer that asks a silent peer (proc(5): `tr`).
+KEEP_ALIVE = "02"
+
+StartHelper = Callable[[int], Program]
+
+
+@pytest.fixture
+def start_helper(cleanup: ExitStack, tmp_path: Path) -> StartHelper:
+    """Start ggml-rpc-server as heartcode-rpc-server does, at a port."""
+
+    def start(port: int) -> Program:
+        *loader, server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
+        program = str(Path(server).with_name("ggml-rpc-server"))
+        where = ["--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+        devices = ["--device", ",".join(["CPU"] * CARDS)]
+        helper = Program(
+            [*WITHOUT_SIGPIPE, *loader, program, *where, *devices],
+            name=f"rpc-{port}",
+            directory=tmp_path,
+        )
+        cleanup.callback(helper.kill)
+        assert rpc.ask("127.0.0.1", port, CARDS) == ""
+        return helper
+
+    return start
+
+
+def over(port: int) -> str:
+    """The options of a llama-server that has all of its layers on what is lent there."""
+    devices = f"--device RPC0,RPC1 --split-mode layer --tensor-split 1,1 -ngl {10**4}"
+    return f"--rpc 127.0.0.1:{port} {devices}"
+
+
+def lead(llama_servers: StartLlamas, helper: int, **options: Any) -> Llama:
+    (leader,) = llama_servers(1, flags=over(helper), **options)
+    return leader
+
+
+def connections(port: int) -> list[list[str]]:
+    lines = rpc.CONNECTIONS.read_text().splitlines()[1:]
+    ours = (line.split() for line in lines if f":{port:04X}" in line)
+    return [fields for fields in ours if fields[3] == rpc.ESTABLISHED]
+
+
+def test_it_counts_across_the_seam(llama_servers: StartLlamas, start_helper: StartHelper) -> None:
+    port = free_port()
+    start_helper(port)
+    leader = lead(llama_servers, port)
+    assert leader.ask("/completion", prompt=" 7", n_predict=50, temperature=0)["content"] == (
+        "".join(f" {number}" for number in range(8, 58))
+    )
+    assert rpc.is_held("127.0.0.1", port)
+    # Both would otherwise wait for ever for a host that has lost its power.
+    both = connections(port)
+    assert len(both) == 2
+    assert [fields[5].split(":")[0] for fields in both] == [KEEP_ALIVE] * 2
+
+
+def test_a_helper_serves_one_llama_server_and_then_the_next(
+    llama_servers: StartLlamas, start_helper: StartHelper
+) -> None:
+    port = free_port()
+    start_helper(port)
+    leader = lead(llama_servers, port)
+    assert "has not answered" in rpc.ask("127.0.0.1", port, CARDS, limit_s=0.5)
+    leader.stop()
+    assert not rpc.is_held("127.0.0.1", port)
+    # The question that was given up is in its queue before this one.
+    assert rpc.ask("127.0.0.1", port, CARDS) == ""
+    assert lead(llama_servers, port).ask("/completion", prompt=" 1", n_predict=1)["content"] == " 2"
+
+
+def test_a_stream_outlives_its_helper(
+    llama_servers: StartLlamas, start_helper: StartHelper, start_proxy: StartProxy, slow_model: Path
+) -> None:
+    port = free_port()
+    helper = start_helper(port)
+    leader = lead(llama_servers, port, model=slow_model)
+    (other,) = llama_servers(1, model=slow_model)
+    proxy = start_proxy(leader.url, other.url, HEARTCODE_POLICY="least_busy")
+    streams = [Listener(proxy, COMPLETIONS, max_tokens=100) for _ in range(2)]
+    for stream in streams:
+        stream.wait_for_text(" 4")
+    assert leader.is_generating()
+    helper.kill()
+    # llama.cpp ends with it at once, and says nothing to its clients.
+    assert leader.process.wait(PATIENCE_S) == -signal.SIGABRT
+    for stream in streams:
+        stream.finish()
+        assert stream.text == counted_to(100)
+        assert_is_one_answer(stream.events)
+
+
+def test_a_helper_that_leaves_an_idle_llama_server_is_noticed(
+    llama_servers: StartLlamas, start_helper: StartHelper
+) -> None:
+    port = free_port()
+    helper = start_helper(port)
+    leader = lead(llama_servers, port)
+    helper.kill()
+    wait_until(lambda: not rpc.is_held("127.0.0.1", port), "the connection has ended")
+    # By itself llama.cpp does not: it is asked by the next request.
+    assert leader.process.poll() is None
+
+
+def test_it_does_not_start_without_its_helper(tmp_path: Path, cleanup: ExitStack) -> None:
+    model = os.environ["HEARTCODE_TEST_MODEL"]
+    command = [*shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"]), "--model", model]
+    alone = Program([*command, *over(free_port()).split()], name="alone", directory=tmp_path)
+    cleanup.callback(alone.kill)
+    assert alone.process.wait(PATIENCE_S) == -signal.SIGABRT
+    assert "Failed to connect to 127.0.0.1:" in alone.stderr.read_text()
