@@ -22,8 +22,8 @@ for name, text in json.loads((output / "rendered.json").read_text()).items():
     (output / name).write_text(text)
 EOF
 cp -r systemd "$output/systemd"
-# As the role llama_server has it.
-[[ $suite != bookworm ]] || rm "$output/systemd/heartcode-llama@.service.d/backoff.conf"
+# As the roles llama_server and rpc_server have it.
+[[ $suite != bookworm ]] || rm "$output"/systemd/heartcode-{llama,rpc}@.service.d/backoff.conf
 cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
