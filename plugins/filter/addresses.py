@@ -80,13 +80,16 @@ def openings(
     groups: Mapping[str, Sequence[str]],
     callers: Sequence[str],
     model_takers: Sequence[str],
+    leaders: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Return by name what is open on a host: `ports`, and the `hosts` that may reach them.
 
     `host` has its name and all services' ports. Callers reach what the host's groups run on it;
-    models are a gateway's to hand out.
+    models are a gateway's to hand out, and a helper's cards its leader's to use.
     """
-    is_rig, is_gateway = (host["name"] in groups.get(name, ()) for name in ("rigs", "gateways"))
+    is_rig, is_gateway, is_helper = (
+        host["name"] in groups.get(name, ()) for name in ("rigs", "gateways", "helpers")
+    )
     found: dict[str, dict[str, Any]] = {}
     ports = [host["node_exporter_port"]]
     if is_rig:
@@ -94,6 +97,8 @@ def openings(
     if is_gateway:
         ports = [*ports, host["nginx_exporter_port"]]
         found["models"] = {"ports": [host["model_mirror_port"]], "hosts": list(model_takers)}
+    if is_helper:
+        found["cards"] = {"ports": [host["rpc_server_base_port"]], "hosts": list(leaders)}
     found["callers"] = {"ports": ports, "hosts": list(callers)}
     return found
 

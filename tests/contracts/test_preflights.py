@@ -3,6 +3,7 @@
 So a refusal changes nothing, whatever is refused: the tests of refusals need not look for it.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -41,6 +42,7 @@ COMMANDS = (
     "dpkg-query --show ",
     "getent ",
     "grep ",
+    "ip -4 -oneline address",
     "modinfo --field ",
     "mokutil --test-key ",
     "nft list table ",
@@ -246,37 +248,51 @@ def looks_only(play: Mapping[str, Any]) -> bool:
 
 
 SITE = load("playbooks/site.yml")
+EVERY = ["rigs", "gateways", "helpers"]
 LOOKING = list(takewhile(looks_only, SITE))
 CHANGING = SITE[len(LOOKING) :]
 
 
-def entries(play: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The roles that a play enters for all its hosts, and where."""
+def hosts_of(play: Mapping[str, Any]) -> list[str]:
+    """The groups that a play is for."""
+    return re.findall("rigs|gateways|helpers|localhost", re.sub(" if .*? else ", "", play["hosts"]))
+
+
+def entries(play: Mapping[str, Any], group: str) -> Iterator[tuple[str, str]]:
+    """The roles that a play enters for all hosts of a group, and where."""
     for role in play.get("roles", []):
         yield role, "main"
     listed = play.get("tasks", [])
     for task in [one for block in listed for one in block.get("block", [block])]:
-        if task.keys() & ROLE and "when" not in task:
+        when = task.get("when", f"inventory_hostname in groups.{group}")
+        if task.keys() & ROLE and when == f"inventory_hostname in groups.{group}":
             given = task[module(task)]
             yield given["name"], given.get("tasks_from", "main")
 
 
-@pytest.mark.parametrize("group", ["rigs", "gateways"])
+def test_a_play_s_groups_are_told() -> None:
+    told = [hosts_of(play) for play in SITE]
+    assert told[:4] == [["localhost"], EVERY, EVERY, ["helpers"]]
+    assert ["rigs", "helpers"] in told
+    assert hosts_of({"hosts": "gateways:!rigs"}) == ["gateways", "rigs"]
+
+
+@pytest.mark.parametrize("group", ["rigs", "gateways", "helpers"])
 def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
     group: str,
 ) -> None:
     asked = {
         role
         for play in LOOKING
-        if group in play["hosts"].split(":") and play.get("any_errors_fatal") is True
-        for role, entry in entries(play)
+        if group in hosts_of(play) and play.get("any_errors_fatal") is True
+        for role, entry in entries(play, group)
         if entry == "preflight"
     }
     used = {
         role
         for play in CHANGING
-        if group in play["hosts"].split(":")
-        for role, entry in entries(play)
+        if group in hosts_of(play)
+        for role, entry in entries(play, group)
         if entry == "deploy"
     }
     assert len(used) > 5
@@ -290,7 +306,7 @@ def test_a_deployment_asks_all_preflights_of_a_group_before_it_changes_anything(
 
 def test_a_host_that_did_not_pass_stops_the_deployment_before_it_changes_anything() -> None:
     last = LOOKING[-1]
-    assert (last["hosts"], last["any_errors_fatal"]) == ("rigs:gateways", True)
+    assert (hosts_of(last), last["any_errors_fatal"]) == (EVERY, True)
     task = last["tasks"][0]
     assert task["ansible.builtin.assert"]["that"] == "_missing | length == 0"
     assert "when" not in task

@@ -94,7 +94,8 @@ def site_with(*roles: str) -> list[dict[str, Any]]:
     # So has the role rig on rigs, and what one can go back to is kept whatever is changed.
     goes_with = {("rig", "preflight"), ("rig", "deploy")}
     goes_with |= {("generation", part) for part in ("preflight", "begin", "verify", "deploy")}
-    parts = ("preflight", "begin", "finish", "program", "deploy", "remove_old", "tell")
+    parts = ["preflight", "begin", "finish", "program", "deploy", "remove_old", "tell"]
+    parts += ["follow", "agree", "withdraw", "prepare"]  # of the role rpc_server
     asked = {(role, part) for role in roles for part in parts}
     every: dict[str, set[Entry | None]] = {play["hosts"]: set() for play in plays}
     for play in plays:

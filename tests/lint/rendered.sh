@@ -25,6 +25,7 @@ cp -r systemd "$output/systemd"
 # As the roles llama_server and rpc_server have it.
 [[ $suite != bookworm ]] || rm "$output"/systemd/heartcode-{llama,rpc}@.service.d/backoff.conf
 cp roles/prometheus/files/heartcode.*.yml tests/lint/alerts.yml "$output"
+install -D -m 0644 "$output/lent.conf" "$output/systemd/heartcode-rpc@0.service.d/lent.conf"
 install -D -m 0644 "$output/limits.conf" "$output/systemd/heartcode-llama@0.service.d/limits.conf"
 
 # A private mount namespace: whatever is mounted is gone when the command ends.

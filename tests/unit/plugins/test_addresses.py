@@ -74,6 +74,7 @@ PORTS = {
     "node_exporter_port": 9100,
     "nginx_exporter_port": 9113,
     "model_mirror_port": 4001,
+    "rpc_server_base_port": 50052,
 }
 
 
@@ -92,6 +93,14 @@ def test_the_ports_of_its_groups_are_open(
     found = openings({"name": "a", **PORTS}, groups, ["gw"], ["rig1"])
     assert found["callers"] == {"ports": callers_reach, "hosts": ["gw"]}
     assert found.get("models") == (takers_reach and {"ports": takers_reach, "hosts": ["rig1"]})
+
+
+@pytest.mark.parametrize("groups", [{"helpers": ["a"]}, {"helpers": ["a"], "gateways": ["a"]}])
+def test_the_cards_of_a_helper_are_open_to_its_leader_alone(groups: dict[str, list[str]]) -> None:
+    found = openings({"name": "a", **PORTS}, groups, ["gw"], [], ["rig1"])
+    assert found["cards"] == {"ports": [50052], "hosts": ["rig1"]}
+    assert 50052 not in found["callers"]["ports"]
+    assert "cards" not in openings({"name": "b", **PORTS}, groups, ["gw"], [], [])
 
 
 def test_a_set_has_one_kind_of_address() -> None:
