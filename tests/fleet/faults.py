@@ -207,9 +207,9 @@ FAULTS = (
         name="llama-thread-stopped",
         does="its computing thread stands still, its HTTP threads go on (ptrace)",
         strike=thread_stopped,
-        # Judged after 45 s (ADR 10), told to end for 15, then killed and started.
-        pause_s=50,
-        recovery_s=90,
+        # Its streams move on after 30 s; it is judged after 45 (ADR 10), and killed and started.
+        pause_s=40,
+        recovery_s=75,
     ),
     Fault(
         name="model-damaged",

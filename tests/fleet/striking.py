@@ -21,14 +21,18 @@ from tests.fleet.harness import GATEWAY_PORT, Fleet, wait_for
 from tools.fleet.model import Fleet as Machines
 
 #: Stops one thread and lives on: a tracer that ends lets go of it. SEIZE and INTERRUPT, ptrace.h.
+#: Who dies meanwhile has to be waited for by the tracer (__WALL, wait.h): until then systemd does
+#: not see that it has ended, and lets three more TimeoutStopSec pass.
 _HOLD = """
-import ctypes, signal, sys
+import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long] * 4
+held = int(sys.argv[1])
 for what in (0x4206, 0x4207):
-    if libc.ptrace(what, int(sys.argv[1]), 0, 0):
+    if libc.ptrace(what, held, 0, 0):
         sys.exit(f"ptrace {what:#x}: errno {ctypes.get_errno()}")
-signal.pause()
+while os.WIFSTOPPED(os.waitpid(held, 0x40000000)[1]):
+    pass
 """
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.counting import chat, count_to, events, text_of
+from tests.fleet import striking
 from tests.fleet.harness import Fleet, wait_for
 
 HUNG = "/run/heartcode/hung"
@@ -83,6 +84,22 @@ def test_a_sign_restarts_its_backend_and_nothing_else(fleet: Fleet) -> None:
         assert signs(fleet, rig).split() == ["0;reboot", "7", "heartcode.service", "ssh.service"]
     finally:
         fleet.ssh(rig, f"rm -rf {HUNG}")
+
+
+@pytest.mark.usefixtures("disturbs")
+def test_what_hangs_is_killed_and_not_asked_to_end_first(fleet: Fleet) -> None:
+    """It could not, and would only be waited for."""
+    rig, number, unit = "rig1", 1, "heartcode-llama@1.service"
+    before, since = fleet.starts(), fleet.cursor(rig)
+    fleet.ssh(rig, f"mkdir -p {HUNG} && chown heartcode: {HUNG}")
+    with striking.held(fleet, rig, number):
+        fleet.ssh(rig, f"touch {HUNG}/{number}")
+        wait_for(lambda: fleet.started_again(before), "it is restarted")
+    wait_for(lambda: fleet.state(rig, unit) == "active", "it has generated a token")
+    assert fleet.started_again(before) == {(rig, unit)}
+    told = fleet.journal(rig, f"--unit={unit}", since)
+    assert "Main process exited, code=killed, status=9/KILL" in told
+    assert "timed out" not in told
 
 
 @pytest.mark.usefixtures("disturbs")

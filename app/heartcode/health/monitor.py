@@ -5,7 +5,8 @@
     monitor.stop()
 
 A backend that is idle is probed: at first, when it has been idle for long, and after a failure in
-growing pauses. Meanwhile it is asked every few seconds whether it is there, as it may have ended.
+growing pauses, or often where its unit has started another process. Meanwhile it is asked every few
+seconds whether it is there, as it may have ended.
 One that works on requests is left to them, as their answers say more; if none of them hears
 anything, it is left if somebody has stopped it, and else asked whether its batches still end.
 """
@@ -30,7 +31,8 @@ from heartcode.upstream.exchange import BackendError, Reason
 
 # How often a monitor looks whether there is something to do.
 _TICK_S = 0.25
-# How often an idle backend is asked whether it is still there. That costs a millisecond.
+# How often an idle backend is asked whether it is still there, or has come up. That costs a
+# millisecond.
 _LOOK_S = 2.0
 # How long a backend that is stopped on purpose may say nothing. One that hangs over it would until
 # systemd kills it.
@@ -123,7 +125,13 @@ class Monitor:
         breaker = self.backend.breaker
         if breaker.known and not breaker.is_open:
             return self._clock() - self.backend.last_heard >= self._health_check.idle_s
-        return not breaker.known or breaker.trial_is_due
+        return not breaker.known or breaker.trial_is_due or self._may_have_come_up()
+
+    def _may_have_come_up(self) -> bool:
+        # What the process before did is no reason to wait. One that does not answer at all yet is
+        # loading its model; the rest of the question is only asked of one that does.
+        is_new = self.backend.breaker.is_open and self.backend.served.is_started_anew
+        return is_new and self._clock() - self._seen >= _LOOK_S
 
     def _ask_for_a_batch(self) -> None:
         if self._is_answered(self._end_batch):
@@ -136,6 +144,7 @@ class Monitor:
         # Judged before the slot is free: whoever waits for it then knows what to make of it.
         with lease:
             is_answered = self._is_answered(self._generate)
+            self._seen = self._clock()
             if is_answered:
                 self.backend.has_answered()
 

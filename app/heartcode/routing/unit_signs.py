@@ -6,9 +6,9 @@
     signs.kv_cache()             # "q8_0 on": the type of K and V, and whether attention is flash
 
 `heartcode-llama-stopping`, the unit's ExecStop, leaves `llama/N.stopped` before systemd tells
-llama-server to end: somebody wants that, be it a person, a playbook or the unit that restarts what
-hangs. A process that dies by itself, of a signal or for want of memory leaves none. So it is known
-of a connection that broke why it did, at once and for sure: from outside both look the same.
+llama-server to end: somebody wants that, be it a person or a playbook. A process that dies by
+itself, of a signal or for want of memory leaves none. So it is known of a connection that broke why
+it did, at once and for sure: from outside both look the same.
 
 The proxy leaves a sign too: while `llama/N.unsaved` is there, ExecStop waits some seconds for what
 is in the slots and in no file yet.
