@@ -95,7 +95,7 @@ class Models:
 def models(lasting_proxy: StartProxy, lasting_upstream: StartUpstream) -> Models:
     # Of two backends the first is first in turn, and not probed a second time.
     patient = {"HEARTCODE_PROBE_PAUSE_S": "60", "HEARTCODE_PROBE_PAUSE_MAX_S": "60"}
-    return Models(lasting_proxy, lasting_upstream, {1: 13, 2: 22, 3: 2}, **patient)
+    return Models(lasting_proxy, lasting_upstream, {1: 15, 2: 22, 3: 2}, **patient)
 
 
 @pytest.fixture(scope="module")
@@ -460,6 +460,56 @@ def test_a_client_that_leaves_hangs_up_between_events(models: Models) -> None:
         assert answer.readline() == b'data: {"n":1}\n'
         answer.close()
     assert hung_up.wait(30)
+
+
+TOKEN = (
+    b'data: {"choices":[{"text":" 1","index":0,"logprobs":null,"finish_reason":null}],'
+    b'"created":1,"model":"m","object":"text_completion","id":"x"}\n\n'
+)
+LAST = (
+    b'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],'
+    b'"timings":{"cache_n":4,"prompt_n":3,"prompt_ms":9,"predicted_n":2,"predicted_ms":8}}\n\n'
+)
+DONE = b"data: [DONE]\n\n"
+
+
+def test_a_client_that_leaves_at_the_last_event_has_got_all_of_it(models: Models) -> None:
+    """Most do, and under load the end of llama-server's HTTP answer is not there yet."""
+    hung_up = threading.Event()
+
+    def keep_the_end(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        for event in (TOKEN, LAST, DONE):
+            connection.chunk(event)
+        connection.wait_until_hung_up()
+        hung_up.set()
+
+    model = models.take(keep_the_end)
+    asked = {"model": model.name, "prompt": "x", "stream": True}
+    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        identity = answer.headers["X-Request-Id"]
+        while answer.readline() != DONE[:-1]:
+            pass
+        answer.close()
+    assert hung_up.wait(30)
+    line = model.proxy.log_line(identity)
+    assert (line["outcome"], line["status"]) == ("completed", 200)
+    assert (line["prompt_tokens"], line["cached_tokens"], line["tokens"]) == (7, 4, 2)
+
+
+def test_a_backend_that_dies_behind_the_last_event_has_answered(models: Models) -> None:
+    def die(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        for event in (TOKEN, LAST, DONE):
+            connection.chunk(event)
+
+    model = models.take(die)
+    answer = model.post("/v1/completions", prompt="x", stream=True)
+    assert answer.content == TOKEN + LAST + DONE
+    line = model.proxy.log_line(answer.headers["X-Request-Id"])
+    assert (line["outcome"], line["resumes"], line["tokens"]) == ("completed", 0, 2)
 
 
 def test_running_streams_outlive_a_stop(

@@ -245,6 +245,23 @@ class BackendStream:
             raise BackendError(Reason.BROKEN, "the last event is cut short")
         if not sse.has_last_word(self._last_but_one + self._last):
             raise BackendError(Reason.BROKEN, "a stream without its last event")
+        self._learn()
+
+    def conclude(self) -> bool:
+        """Take the events for all there are, though the exchange has failed behind them.
+
+        Returns whether they are, as the last one says; then what they tell of tokens and times is
+        learnt.
+        """
+        last = self._last_but_one + self._last
+        # Each of several answers may have a last event of its own.
+        is_over = sse.has_last_word(last) if self._choices is None else sse.DONE in last
+        if not is_over or self._error or self._events.torn or self._first:
+            return False
+        self._learn()
+        return True
+
+    def _learn(self) -> None:
         if self._choices is not None:
             usage = self._choices.usage
         else:

@@ -126,10 +126,16 @@ class ClientStream:
             try:
                 yield from self._passed_on(events)
             except BackendError as error:
+                # Behind the last event nothing is lost, whoever has hung up.
+                is_whole = self._is_whole(events)
                 if self._client.gone:
+                    if is_whole:
+                        return
                     raise ClientGoneError from None
                 events.close()
                 reason = self._budget.has_failed(error)
+                if is_whole:
+                    return
             else:
                 return
             ending = self._transcript.ending if self._transcript is not None else None
@@ -168,6 +174,13 @@ class ClientStream:
         self._usage = events.usage
         if self._transcript is not None and self._transcript.is_cut:
             raise BackendError(Reason.BROKEN, "a stream without its last event")
+
+    def _is_whole(self, events: BackendStream) -> bool:
+        if self._transcript is not None and self._transcript.is_cut:
+            return False
+        is_whole = events.conclude()
+        self._usage = events.usage
+        return is_whole
 
     def _pour(self, events: BackendStream, writer: ClientWriter) -> None:
         keep = self._transcript.note if self._transcript is not None else _forget

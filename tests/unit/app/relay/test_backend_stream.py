@@ -67,7 +67,10 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 
 @contextmanager
 def events_of(
-    pieces: list[bytes], on_comment: Callable[[bytes], None] | None = None
+    pieces: list[bytes],
+    on_comment: Callable[[bytes], None] | None = None,
+    *,
+    has_choices: bool = False,
 ) -> Iterator[BackendStream]:
     """A backend's events that are read in these pieces: such a socket keeps them apart."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -82,7 +85,12 @@ def events_of(
             exchange.send(request, connect_timeout_s=1, silence_timeout_s=60)
         lease = held.enter_context(Lease(Backend("http://127.0.0.1:1")))
         events = BackendStream(
-            exchange, lease, token_silence_s=60, hides_progress=False, on_comment=on_comment
+            exchange,
+            lease,
+            token_silence_s=60,
+            hides_progress=False,
+            has_choices=has_choices,
+            on_comment=on_comment,
         )
         events.wait_for_first()
         assert events.read() == FIRST
@@ -301,3 +309,45 @@ def test_a_whole_stream_has_a_last_word(last: bytes) -> None:
         passed_on, error = poured(events)
         assert passed_on == event(1)
         assert "without its last event" in str(error)
+
+
+USAGE = b'data: {"choices":[],"timings":{"prompt_n":3,"predicted_n":2}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("last", "is_whole"),
+    [
+        ([USAGE, DONE], True),
+        ([USAGE + DONE], True),
+        ([USAGE], False),
+        ([DONE + b"data: "], False),
+        ([DONE + ERROR], False),
+    ],
+    ids=["done", "in one piece", "no last word", "torn", "an error"],
+)
+@pytest.mark.parametrize("take", [poured, read])
+def test_a_stream_whose_answer_is_cut_may_be_whole(
+    take: Callable[[BackendStream], tuple[bytes, BackendError | None]],
+    last: list[bytes],
+    *,
+    is_whole: bool,
+) -> None:
+    """As its last event says; then what it tells of tokens and times is learnt."""
+    with (
+        patch.object(Lease, "learn", autospec=True) as learn,
+        events_of([as_chunk(each, "x") for each in (event(1), *last)]) as events,
+    ):
+        _, error = take(events)
+        assert error is not None
+        assert events.conclude() == is_whole
+        assert learn.call_count == is_whole
+        assert (events.usage is not None) == is_whole
+
+
+def test_one_of_several_answers_that_is_over_is_not_all_of_them() -> None:
+    one = b'data: {"index":0,"content":"","stop":true,"timings":{"predicted_n":2}}\n\n'
+    for last, is_whole in ((one, False), (one + DONE, True)):
+        with events_of([as_chunk(last, "x")], has_choices=True) as events:
+            _, error = read(events)
+            assert error is not None
+            assert events.conclude() == is_whole
