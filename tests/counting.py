@@ -21,6 +21,19 @@ class Door(Protocol):
     def authorization(self) -> dict[str, str]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientDoor:
+    """A gateway, with the key of one of its clients."""
+
+    url: str
+    key: str = field(repr=False)
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that carries it."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+
 def chat(
     where: Door | str, *, max_tokens: int, headers: Mapping[str, str] | None = None, **fields: Any
 ) -> requests.Response:
@@ -72,6 +85,7 @@ class Count:
     Attributes:
         last: The number that ends a whole answer.
         stream: Whether it was streamed.
+        client: Who has asked, "" where that is one alone.
         began: When it was asked, by the monotonic clock, in seconds.
         ended: When it was over.
         status: Of the answer, 0 without one.
@@ -82,6 +96,7 @@ class Count:
 
     last: int
     stream: bool
+    client: str = ""
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     status: int = 0
@@ -105,7 +120,7 @@ class Count:
         return len(self.numbers) - len(set(self.numbers) & set(range(1, self.last + 1)))
 
     def __str__(self) -> str:
-        what = "stream" if self.stream else "whole"
+        what = f"{self.client} {'stream' if self.stream else 'whole'}".strip()
         until = f"{len(self.numbers)} numbers until {self.numbers[-1:]}"
         took = f"{self.ended - self.began:.1f} s"
         return f"{what}, status {self.status}, {until}, {took}: {self.error or 'ended'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -88,30 +88,40 @@ class Load(_Clients):
     """
 
     def __init__(
-        self, where: Door, *, streams: int, whole: int, numbers: int, pause_s: float = 0.3
+        self,
+        clients: Mapping[str, Door],
+        *,
+        streams: int,
+        whole: int,
+        numbers: int,
+        pause_s: float = 0.3,
     ) -> None:
-        """Have so many clients ask for streams, and so many for whole answers."""
+        """Have so many threads ask for streams, and so many for whole answers.
+
+        Both kinds are shared out among the clients, each of which has a name.
+        """
         super().__init__(
-            threading.Thread(target=self._ask, args=(stream,))
-            for stream in [True] * streams + [False] * whole
+            threading.Thread(target=self._ask, args=(*client, stream))
+            for stream, threads in ((True, streams), (False, whole))
+            for client in itertools.islice(itertools.cycle(clients.items()), threads)
         )
         self.told: list[Count] = []
-        self._where = where
         self._numbers = numbers
         self._pause_s = pause_s
         self._names = itertools.count()
 
-    def _ask(self, stream: bool) -> None:  # noqa: FBT001 - of a thread
+    def _ask(self, name: str, where: Door, stream: bool) -> None:  # noqa: FBT001 - of a thread
         # Steady, and something of a small machine is left for what is to be watched.
         while not self._done.wait(self._pause_s):
             text = f"Count, please, for the {next(self._names)}th time!"
-            self._note(count(self._where, text, Count(last=self._numbers, stream=stream)))
+            made = Count(last=self._numbers, stream=stream, client=name)
+            self._note(count(where, text, made))
 
     def _note(self, made: Count) -> None:
         self.told.append(made)
 
     def wait_for_answers(self, limit_s: float = 180) -> None:
-        """Return when as many requests as there are clients have been asked since and are whole."""
+        """Return when as many requests as there are threads have been asked since and are whole."""
         since = time.monotonic()
 
         def come() -> int:
@@ -137,7 +147,9 @@ class Conversations(Load):
     """
 
     def __init__(self, where: Door, *, clients: int = 3, numbers: int = 120) -> None:
-        super().__init__(where, streams=clients // 2, whole=clients - clients // 2, numbers=numbers)
+        super().__init__(
+            {"": where}, streams=clients // 2, whole=clients - clients // 2, numbers=numbers
+        )
 
     @property
     def answers(self) -> int:

@@ -8,19 +8,56 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.counting import Count
+from tests.counting import ClientDoor, Count, Door
 from tests.fleet.faults import Fault, chosen
 from tests.fleet.harness import Fleet, comes_true, wait_for
 from tests.hammer import Load
 
-NAMED = os.environ.get("FAULTS", "")
+#: Those that `make test-faults` has been given; None: it is not what runs.
+GIVEN = os.environ.get("FAULTS")
+NAMED = GIVEN or ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a client has got.
+
+    Attributes:
+        answers: Requests that were whole, before the fault, under it and after it.
+        lost: Requests without an answer, by an error or by nothing.
+        broken: Streams that have ended in the middle.
+        ended: Both of them, where the fault says that it ends such.
+        left_out: Numbers that did not come, though later ones did.
+        doubled: Numbers that came twice, or are none of the answer's.
+    """
+
+    answers: int
+    lost: int
+    broken: int
+    ended: int
+    left_out: int
+    doubled: int
+
+    @classmethod
+    def of(cls, told: list[Count], fault: Fault) -> Share:
+        wrong = [made for made in told if not made.is_whole]
+        broken = sum(made.stream and made.status == requests.codes.ok for made in wrong)
+        return cls(
+            answers=len(told) - len(wrong),
+            lost=0 if fault.ends else len(wrong) - broken,
+            broken=0 if fault.ends else broken,
+            ended=len(wrong) if fault.ends else 0,
+            left_out=sum(made.left_out for made in told),
+            doubled=sum(made.doubled for made in told),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +66,8 @@ class Result:
 
     Attributes:
         fault: Its name.
-        answers: Requests that were whole, before it, under it and after it.
-        lost: Requests without an answer, by an error or by nothing.
-        broken: Streams that have ended in the middle.
-        ended: Both of them, where the fault says that it ends such.
+        clients: What each of them has got.
         moved: Answers that went on at another card or rig.
-        left_out: Numbers that did not come, though later ones did.
-        doubled: Numbers that came twice, or are none of the answer's.
         usual_s: The longest gap between two tokens before it.
         gap_s: The same from then on until all had recovered.
         first_s: The longest that a stream of that time has waited for its first token.
@@ -44,13 +76,8 @@ class Result:
     """
 
     fault: str
-    answers: int
-    lost: int
-    broken: int
-    ended: int
+    clients: dict[str, Share]
     moved: int
-    left_out: int
-    doubled: int
     usual_s: float
     gap_s: float
     first_s: float
@@ -136,12 +163,12 @@ def at_work(fleet: Fleet) -> dict[str, list[int]]:
     }
 
 
-def strike(fleet: Fleet, fault: Fault) -> Result:
+def strike(fleet: Fleet, fault: Fault, clients: Mapping[str, Door]) -> Result:
     """Put load on, do it, wait until all is as before, and tell what clients have noticed."""
     targets = wait_for(lambda: up(fleet), "Prometheus answers")
     since_then = {host: fleet.cursor(host) for host in fleet.addresses}
     numbers = 300 if fault.is_quick else 2000
-    with Load(fleet, streams=4, whole=2, numbers=numbers) as load:
+    with Load(clients, streams=4, whole=2, numbers=numbers) as load:
         load.wait_for_answers()
         began = time.monotonic()
         alert = ""
@@ -169,17 +196,14 @@ def strike(fleet: Fleet, fault: Fault) -> Result:
     wrong = [made for made in load.told if not made.is_whole]
     late = [str(made) for made in wrong if made.began > recovered or made.ended < began]
     assert not late, f"not by the fault: {late}"
-    broken = [made for made in wrong if made.stream and made.status == requests.codes.ok]
     print("\n".join(map(str, wrong)))
     return Result(
         fault=fault.name,
-        answers=sum(made.is_whole for made in load.told),
-        lost=0 if fault.ends else len(wrong) - len(broken),
-        broken=0 if fault.ends else len(broken),
-        ended=len(wrong) if fault.ends else 0,
+        clients={
+            name: Share.of([made for made in load.told if made.client == name], fault)
+            for name in clients
+        },
         moved=went_on(fleet, since_then),
-        left_out=sum(made.left_out for made in load.told),
-        doubled=sum(made.doubled for made in load.told),
         usual_s=round(gap_s(load.told, 0, began), 2),
         gap_s=round(gap_s(load.told, began, recovered), 2),
         first_s=round(first_s(load.told, began, recovered), 1),
@@ -205,12 +229,42 @@ def report(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Callable[[R
 
 def table(results: list[Result]) -> list[str]:
     heads = (
-        *("fault", "whole", "lost", "broken", "ended by nature", "moved", "left out", "doubled"),
-        *("usual gap, s", "longest gap, s", "first token, s", "recovered in, s", "alert"),
+        *("fault", "client", "whole", "lost", "broken", "ended by nature", "left out", "doubled"),
+        *("moved", "usual gap, s", "longest gap, s", "first token, s", "recovered in, s", "alert"),
     )
-    lines = [heads, ["---"] * len(heads)]
-    lines += [[str(value) or "-" for value in asdict(result).values()] for result in results]
+    lines: list[Sequence[str]] = [heads, ["---"] * len(heads)]
+    for result in results:
+        told = asdict(result)
+        name, *of_all = (str(told[key]) or "-" for key in told if key != "clients")
+        for client, share in told["clients"].items():
+            lines.append([name, client, *map(str, share.values()), *of_all])
+            # What is no single client's stands in the first line of a fault.
+            name, of_all = "", [""] * len(of_all)
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+@pytest.fixture(scope="module")
+def two_clients(
+    fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Door]]:
+    """The fleet's own key, and that of a second client."""
+    directory, key = tmp_path_factory.mktemp("keys"), f"second-{uuid.uuid4().hex}"
+    keys = [{"name": "default", "key": fleet.key}, {"name": "second", "key": key}]
+    fleet.set_up_gateway(directory, gateway_api_keys=keys)
+    yield {"default": fleet, "second": ClientDoor(url=fleet.url, key=key)}
+    fleet.set_up_gateway(directory)
+
+
+@pytest.fixture
+def clients(fleet: Fleet, fault: Fault, request: pytest.FixtureRequest) -> dict[str, Door]:
+    """Who asks, by name: two of them, but where only the quick faults run.
+
+    Giving a gateway another key takes longer than such a fault.
+    """
+    if fault.is_quick and GIVEN is None:
+        return {"default": fleet}
+    both: dict[str, Door] = request.getfixturevalue("two_clients")
+    return both
 
 
 @pytest.mark.usefixtures("disturbs")
@@ -224,11 +278,12 @@ def table(results: list[Result]) -> list[str]:
     ],
 )
 def test_nothing_is_lost_and_all_recovers(
-    fleet: Fleet, fault: Fault, report: Callable[[Result], None]
+    fleet: Fleet, fault: Fault, clients: dict[str, Door], report: Callable[[Result], None]
 ) -> None:
-    result = strike(fleet, fault)
+    result = strike(fleet, fault, clients)
     report(result)
-    assert (result.lost, result.broken) == (0, 0)
-    assert (result.left_out, result.doubled) == (0, 0)
+    for name, share in result.clients.items():
+        assert share.answers > 0, name
+        assert (share.lost, share.broken, share.left_out, share.doubled) == (0, 0, 0, 0), name
     assert result.recovery_s <= fault.recovery_s
     assert result.gap_s - result.usual_s <= fault.pause_s
