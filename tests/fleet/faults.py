@@ -313,6 +313,14 @@ FAULTS = (
         healed="the line is good again",
     ),
     Fault(
+        name="network-slow",
+        does="a rig's packets take 50 to 150 ms each way and overtake each other, and 1 % are lost",
+        strike=lambda fleet: striking.slow_line(
+            fleet, "rig1", delay_ms=100, jitter_ms=50, loss_percent=1
+        ),
+        healed="the line is good again",
+    ),
+    Fault(
         name="gateway-rebooted",
         does="the gateway: `systemctl reboot`",
         strike=at_once(lambda fleet: fleet.tool("reboot", "gateway")),

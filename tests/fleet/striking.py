@@ -10,6 +10,7 @@ import shlex
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -91,6 +92,56 @@ def bad_line(fleet: Fleet, host: str, *, loss_percent: int, kbit_s: int) -> Iter
     finally:
         subprocess.run(["tc", "qdisc", "del", "dev", link, "root"], check=False)
         _run("nft", "delete", "table", *table.split())
+
+
+@contextmanager
+def slow_line(
+    fleet: Fleet, host: str, *, delay_ms: int, jitter_ms: int, loss_percent: int
+) -> Iterator[None]:
+    """A host whose packets take longer both ways, overtake each other, and are lost.
+
+    Its cable is taken off the bridge and put there again through `slow_line.py`.
+    """
+    machines = Machines.load(fleet.directory)
+    assert machines is not None
+    link, bridge = machines.find(host).host_link, machines.bridge
+    near, port = f"{link}n", f"{link}p"
+    configured = Path("/proc/sys/net")
+    mtu = Path(f"/sys/class/net/{link}/mtu").read_text().strip()
+    program = Path(__file__).with_name("slow_line.py")
+    options = ("--delay-ms", str(delay_ms), "--jitter-ms", str(jitter_ms))
+    with ExitStack() as undo:
+        veth = ("type", "veth", "peer", "name", port, "mtu", mtu)
+        _run("ip", "link", "add", near, "mtu", mtu, *veth)
+        undo.callback(_run, "ip", "link", "delete", near)
+        (configured / f"ipv6/conf/{near}/disable_ipv6").write_text("1")
+        # This machine has an address of the fleet, for which it would answer here as well.
+        for each in (link, near):
+            (configured / f"ipv4/conf/{each}/arp_ignore").write_text("1")
+        undo.callback((configured / f"ipv4/conf/{link}/arp_ignore").write_text, "0")
+        _run("ip", "link", "set", link, "nomaster")
+        undo.callback(_run, "ip", "link", "set", link, "master", bridge)
+        _run("ip", "link", "set", near, "up")
+        _run("ip", "link", "set", port, "master", bridge, "up")
+        line = undo.enter_context(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    program,
+                    link,
+                    near,
+                    *options,
+                    "--loss-percent",
+                    str(loss_percent),
+                ],
+                stdout=subprocess.PIPE,
+            )
+        )
+        undo.callback(line.terminate)
+        assert line.stdout is not None
+        assert line.stdout.readline() == b"ready\n"
+        yield
+        assert line.poll() is None, "the line has ended by itself"
 
 
 def _run(*command: str, told: str | None = None) -> None:
