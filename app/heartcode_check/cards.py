@@ -119,7 +119,7 @@ def _fault(card: Card) -> tuple[str, str]:
         ),
         "gone": (
             f"{name} lacks {gone}" if gone else f"{name} is gone",
-            f"On {rig}: cat /run/heartcode/llama/{number}.quarantined; nvidia-smi",
+            _look_for_the_card(card),
         ),
     }
     other = (
@@ -128,3 +128,11 @@ def _fault(card: Card) -> tuple[str, str]:
     )
     what, advice = of_state.get(card.state, other)
     return what, printable(advice)
+
+
+def _look_for_the_card(card: Card) -> str:
+    """Where to look: in the rig, or in the host that lends it the card (`UUID@HOST: ...`)."""
+    helper = card.gone.partition(":")[0].partition("@")[2]
+    if helper:
+        return f"On {helper}: systemctl status heartcode-rpc@0; nvidia-smi"
+    return f"On {card.rig}: cat /run/heartcode/llama/{card.number}.quarantined; nvidia-smi"

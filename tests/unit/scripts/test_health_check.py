@@ -551,6 +551,9 @@ def test_cards_of_a_group_are_counted_and_the_one_that_is_gone_is_named(server: 
     said = "1 of 3 cards serve: backend 0 of rig1 with 2 cards lacks GPU-b: the GPU is lost"
     assert said in line(done, "cards")
     assert "cat /run/heartcode/llama/0.quarantined" in line(done, "cards")
+    group["gone"] = "GPU-b@rig2: rig2: no cards are lent at 10.0.0.2:50052: Connection refused"
+    fleet(server, [rig])
+    assert "On rig2: systemctl status heartcode-rpc@0" in line(check(server.url), "cards")
     # What no proxy would say is no list of cards.
     group["cards"] = 3
     fleet(server, [rig])
