@@ -73,6 +73,16 @@ def graph_buffer(
     return buffer_size(graph.nodes, graph.first)
 
 
+def rotation_widths(model: Model, kv_type: str) -> tuple[int, int]:
+    """Widths of the square matrices that rotate K and V, 0 where none does."""
+    if kv_type == "f16":
+        return 0, 0
+    width = 0 if model.head_k % _ROTATION else _ROTATION
+    while width and not model.head_k % (2 * width):
+        width *= 2
+    return width, 0 if model.head_v % _ROTATION else _ROTATION
+
+
 class _Graph:
     """Builds the graph; `nodes` are in the order of the computing."""
 
@@ -295,16 +305,8 @@ class _Graph:
 
     def _rotations(self) -> tuple[Tensor | None, Tensor | None]:
         """What rotates K and V for a quantised cache, which spreads outliers (``attn_rot_k``)."""
-        model = self._model
-        rotation_k = rotation_v = None
-        if self._kv_type != "f16" and not model.head_k % _ROTATION:
-            width = _ROTATION
-            while not model.head_k % (2 * width):
-                width *= 2
-            rotation_k = self._input(width, width)
-        if self._kv_type != "f16" and not model.head_v % _ROTATION:
-            rotation_v = self._input(_ROTATION, _ROTATION)
-        return rotation_k, rotation_v
+        k, v = rotation_widths(self._model, self._kv_type)
+        return self._input(k, k) if k else None, self._input(v, v) if v else None
 
     def _places(self, cells: int) -> tuple[Tensor, Tensor, Tensor]:
         """Where in a cache K and V are put, and which of its cells each token may see."""

@@ -12,7 +12,7 @@ from heartcode_models.planner.description import parse_rig
 from heartcode_models.planner.host_ram import LlamaServer, lending_ram, process_ram
 from heartcode_models.planner.known_models import known_model
 from heartcode_models.planner.layer_split import assigned
-from heartcode_models.planner.network import LATENCY, crossing_s, crossings
+from heartcode_models.planner.network import LATENCY, crossing_bytes, crossing_s, crossings
 from heartcode_models.planner.over_rigs import devices, plan_over_rigs
 from heartcode_models.planner.rig_plan import RigPlan
 from heartcode_models.planner.settings import HandSet
@@ -122,18 +122,54 @@ def test_hidden_states_cross_twice_for_each_helper_however_many_cards_it_has() -
     # From card to card of a helper: a message, and one back.
     assert crossings(one).messages == 2 + 2 * 5
     assert crossings(two).messages == 2 * (2 + 2 * 2)
-    assert crossings(one).masks == crossings(two).masks == 6
+    assert crossings(one).cards == crossings(two).cards == 6
     assert crossings(planned(rig(12))).messages == 0
 
 
 def test_a_token_is_under_way_for_as_long_as_its_messages_and_bytes_take() -> None:
     plan = planned(rig(6, lent("rig2", 6)))
-    hidden = 4 * 8192
-    assert crossing_s(plan, GIGABIT) == pytest.approx(12 * LATENCY + 2 * hidden / GIGABIT)
-    assert crossing_s(plan, GIGABIT, 512, 4096) == pytest.approx(
-        12 * LATENCY + 512 * (2 * hidden + 6 * 2 * 4096) / GIGABIT
-    )
+    size = crossing_bytes(plan)
+    # Two hidden states, and to each card what rotates K and V.
+    assert size == pytest.approx(2 * 4 * 8192 + 6 * 4 * (128**2 + 64**2), rel=0.05)
+    assert crossing_s(plan, GIGABIT) == pytest.approx(12 * LATENCY + size / GIGABIT)
+    unrotated = planned(rig(6, lent("rig2", 6)), hand=HandSet(kv_type="f16"))
+    assert size - crossing_bytes(unrotated) == 6 * 4 * (128**2 + 64**2)
+    # The mask grows with the context, and each lent card has one.
+    full, half = (crossing_bytes(plan, 512, context) for context in (8192, 4096))
+    assert full - half == 6 * 512 * 2 * 4096
     assert crossing_s(planned(rig(12)), GIGABIT, 512, 4096) == 0
+
+
+#: What went over the wire from a llama-server 0c1e57098 to a ggml-rpc-server with one and two
+#: devices, bytes: for a token of an answer (SET_TENSOR), and for a prompt of 361 tokens (SET_TENSOR
+#: and GRAPH_COMPUTE); and the answers that were waited for (GET_TENSOR and COPY_TENSOR).
+ON_THE_WIRE = [(1, 38_148, 1_244_006, 494_209, 1), (2, 73_338, 1_655_546, 496_375, 2)]
+
+
+@pytest.mark.parametrize(("count", "token", "prompt", "graph", "answers"), ON_THE_WIRE)
+def test_what_crosses_is_what_was_counted_on_the_wire(
+    count: int, token: int, prompt: int, graph: int, answers: int
+) -> None:
+    # SmolLM2-135M; where its weights lie does not matter.
+    shape = replace(
+        SMALL,
+        n_layers=30,
+        n_embd=576,
+        n_ff=1536,
+        n_heads=9,
+        head_k=64,
+        head_v=64,
+        kv_heads=(3,) * 30,
+        layer_bytes=(1,) * 30,
+        n_ctx_train=8192,
+    )
+    computing = Card(name="CPU", vram=4000 * MIB, generation=CPU)
+    helper = Helper(name="rig2", cards=(replace(computing, host="rig2"),) * count, ram=8000 * MIB)
+    plan = planned(replace(rig(0, helper), cards=(computing,)), shape)
+    back = 4 * 576  # which crossed as logits there, as the last device was the helper's
+    assert crossing_bytes(plan) - back == pytest.approx(token, rel=0.01)
+    assert crossing_bytes(plan, 361) - 361 * back == pytest.approx(prompt + graph, rel=0.015)
+    assert crossings(plan).messages == 2 * answers
 
 
 def test_tokens_per_second_are_those_of_one_rig_less_the_way() -> None:
