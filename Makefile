@@ -178,8 +178,8 @@ screenshots: bootstrap ## Draw docs/pictures anew, on the fleet of `make up`
 	@tools/pages_test.sh tests/pages/pictures.py
 
 .PHONY: bench-relay
-bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx and LiteLLM
-	@tools/bench_relay.py
+bench-relay: bootstrap ## Measure what the proxy costs for each token, beside nginx, Go's proxy and LiteLLM
+	@tools/bench_relay.py $(ARGS)
 
 .PHONY: bench-gateway
 bench-gateway: bootstrap ## Measure what the gateway adds to the first token, and what its routing brings

@@ -326,7 +326,7 @@ def report_caches(figures: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, and print the tables."""
     given = options()
-    allow_many_connections()
+    allow_many_connections(_MANY)
     Rig.python = install_heartcode(cache_directory())
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

@@ -2,7 +2,7 @@
 
     python -m tools.bench.load URL --streams 100 --tokens 100 --rate 25
 
-prints one JSON object: the times to the first token in seconds, and what was wrong.
+prints one JSON object, an `Outcome`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import asyncio
 import json
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -51,18 +52,60 @@ class Work:
         ).encode()
 
 
-class Client(asyncio.Protocol):
-    """One stream; `done` brings the seconds to its first token."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of some work: times in seconds, and what was wrong with single streams.
 
-    def __init__(self, request: bytes, tokens: int) -> None:
+    `late_s` is how long after its time the 99th of 100 tokens came, see `lateness_s`; `at_a_time`
+    the largest number of streams that were between their first token and their last.
+    """
+
+    first_token_s: list[float]
+    late_s: float
+    at_a_time: int
+    errors: list[str]
+
+
+def lateness_s(arrived_s: Sequence[float], interval_s: float) -> list[float]:
+    """Return how late each token of a stream is, measured at the one that came in best time.
+
+    The first token is left out: it comes with the prompt, the others with the steps of decoding.
+    """
+    moved = [at - number * interval_s for number, at in enumerate(arrived_s)][1:]
+    best = min(moved, default=0.0)
+    return [at - best for at in moved]
+
+
+class AtATime:
+    """How many streams are between their first token and their last, and were at most."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    def begin(self) -> None:
+        """Count one more."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def end(self) -> None:
+        """Count one less."""
+        self.now -= 1
+
+
+class Client(asyncio.Protocol):
+    """One stream; `done` brings the times at which its tokens came, in seconds after it asked."""
+
+    def __init__(self, request: bytes, tokens: int, at_a_time: AtATime) -> None:
         self._request = request
         self._tokens = tokens
+        self._at_a_time = at_a_time
         self._expected = 1
         self._unread = b""
-        self._first_s: float | None = None
+        self._arrived_s: list[float] = []
         self._loop = asyncio.get_running_loop()
         self._asked = self._loop.time()
-        self.done: asyncio.Future[float] = self._loop.create_future()
+        self.done: asyncio.Future[list[float]] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
@@ -74,8 +117,9 @@ class Client(asyncio.Protocol):
         data = self._unread + data
         read_to = 0
         for match in _TOKEN.finditer(data):
-            if self._first_s is None:
-                self._first_s = self._loop.time() - self._asked
+            if not self._arrived_s:
+                self._at_a_time.begin()
+            self._arrived_s.append(self._loop.time() - self._asked)
             if int(match[1]) != self._expected:
                 self._finish(f"token {match[1].decode()} came where {self._expected} should")
                 return
@@ -94,34 +138,43 @@ class Client(asyncio.Protocol):
     def _finish(self, wrong: str | None) -> None:
         if self.done.done():
             return
-        if wrong is None and self._first_s is not None:
-            self.done.set_result(self._first_s)
+        if self._arrived_s:
+            self._at_a_time.end()
+        if wrong is None:
+            self.done.set_result(self._arrived_s)
         else:
             self.done.set_exception(ValueError(wrong))
         self._transport.close()
 
 
-async def run(work: Work) -> dict[str, list[float] | list[str]]:
-    """Run all streams; return the times to their first tokens, in seconds, and the errors."""
+async def run(work: Work) -> Outcome:
+    """Run all streams."""
     parts = urlsplit(work.url)
     loop = asyncio.get_running_loop()
+    at_a_time = AtATime()
 
-    async def one(number: int) -> float:
+    async def one(number: int) -> list[float]:
         await asyncio.sleep(work.start_within_s * number / work.streams)
         request = work.request(number)
         async with asyncio.timeout(_GIVE_UP_AFTER_S + work.tokens / work.rate):
             _, client = await loop.create_connection(
-                lambda: Client(request, work.tokens), str(parts.hostname), int(parts.port or 80)
+                lambda: Client(request, work.tokens, at_a_time),
+                str(parts.hostname),
+                int(parts.port or 80),
             )
             return await client.done
 
     results = await asyncio.gather(
         *(one(number) for number in range(work.streams)), return_exceptions=True
     )
-    return {
-        "first_token_s": [r for r in results if isinstance(r, float)],
-        "errors": [repr(r) for r in results if not isinstance(r, float)],
-    }
+    whole = [result for result in results if isinstance(result, list)]
+    late_s = sorted(late for arrived_s in whole for late in lateness_s(arrived_s, 1 / work.rate))
+    return Outcome(
+        first_token_s=[arrived_s[0] for arrived_s in whole],
+        late_s=late_s[len(late_s) * 99 // 100] if late_s else 0.0,
+        at_a_time=at_a_time.most,
+        errors=[repr(result) for result in results if not isinstance(result, list)],
+    )
 
 
 def main() -> None:
@@ -140,7 +193,7 @@ def main() -> None:
         rate=given.rate,
         start_within_s=given.start_within,
     )
-    json.dump(asyncio.run(run(work)), sys.stdout)
+    json.dump(asdict(asyncio.run(run(work))), sys.stdout)
 
 
 if __name__ == "__main__":

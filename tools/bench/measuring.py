@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -11,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self, cast
 
+from tools.bench.load import Outcome
+
 _ROOT = Path(__file__).parents[2]
-# A connection has two descriptors in a relay, and one each in client and upstream.
-_DESCRIPTORS = 8192
+# What a program has open besides its streams.
+_OTHER_DESCRIPTORS = 256
 # The upstream is to blame for a run in which a token was later than this.
 LATE_S = 0.25
 
@@ -42,8 +45,8 @@ class Upstream:
         self._process.wait(10)
 
 
-def load(url: str, **work: float) -> list[float]:
-    """Put load on `url`; return the times to the first token in seconds.
+def load(url: str, **work: float) -> Outcome:
+    """Put load on `url`: the streams, tokens, rate and start_within of `tools.bench.load`.
 
     Raises:
         SystemExit: when a stream was not complete.
@@ -51,20 +54,16 @@ def load(url: str, **work: float) -> list[float]:
     options = [f"--{name.replace('_', '-')}={value:g}" for name, value in work.items()]
     command = [sys.executable, "-m", "tools.bench.load", url, *options]
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(done.stdout)
-    if result["errors"]:
-        sys.exit(f"{url}: {len(result['errors'])} streams failed, the first: {result['errors'][0]}")
-    first_token_s: list[float] = result["first_token_s"]
-    return first_token_s
+    outcome = Outcome(**json.loads(done.stdout))
+    if outcome.errors:
+        sys.exit(f"{url}: {len(outcome.errors)} streams failed, the first: {outcome.errors[0]}")
+    return outcome
 
 
 def first_token_ms(url: str, *, streams: int, repeats: int) -> tuple[float, float]:
     """Return median and 95th percentile of the time to the first token, in milliseconds."""
-    times = [
-        seconds * 1e3
-        for _ in range(repeats)
-        for seconds in load(url, streams=streams, tokens=20, rate=25, start_within=0.8)
-    ]
+    work = {"streams": streams, "tokens": 20, "rate": 25, "start_within": 0.8}
+    times = [seconds * 1e3 for _ in range(repeats) for seconds in load(url, **work).first_token_s]
     return statistics.median(times), statistics.quantiles(times, n=20)[-1]
 
 
@@ -74,7 +73,19 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def allow_many_connections() -> None:
-    """Let this process and its children have as many descriptors as the benchmarks need."""
+def allow_many_connections(streams: int) -> None:
+    """Let this process and its children have the descriptors that a relay of `streams` needs.
+
+    Raises:
+        SystemExit: when this user may not have so many.
+    """
+    needed = 2 * streams + _OTHER_DESCRIPTORS  # a stream has two sockets in a relay
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
+    if soft >= needed:
+        return
+    if hard < needed and os.geteuid() != 0:
+        sys.exit(
+            f"{streams} streams need {needed} open files, and this user may have {hard}: set "
+            "`nofile` in /etc/security/limits.conf, or run the benchmark as root"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(hard, needed)))

@@ -1,9 +1,10 @@
-"""What stands between client and upstream in a benchmark: nginx, HeartCode, LiteLLM, or nothing."""
+"""What stands between client and upstream: nginx, Go, HeartCode, LiteLLM, or nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -119,7 +120,7 @@ class Nginx(Relay):
         conf.write_text(
             f"""
             daemon off; worker_processes 1; pid {self.directory}/pid; error_log stderr;
-            events {{ worker_connections 8192; }}
+            events {{ worker_connections 16384; }}
             http {{
                 access_log off;
                 {nginx_temp_paths(self.directory)}
@@ -144,6 +145,7 @@ class HeartCode(Relay):
     python = sys.executable
     slots = 9  # more than 100 on the 12 backends of a full rig
     settings: Mapping[str, str] = {}
+    app = _ROOT / "app"
 
     def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
         env = {
@@ -159,14 +161,33 @@ class HeartCode(Relay):
             **self.settings,
         }
         command = [self.python, "-m", "heartcode.master"]
-        return self._run(command, env=env, cwd=_ROOT / "app")
+        return self._run(command, env=env, cwd=self.app)
+
+
+class HeartCodeBefore(HeartCode):
+    """The proxy of another checkout, which is compared with this one."""
+
+    name = "heartcode-before"
 
 
 class HeartCodeForMany(HeartCode):
     """The same, with the slots for thousands of streams at a time."""
 
     name = "heartcode-many"
-    slots = 64
+    slots = 64  # the most that a backend may have
+    settings: Mapping[str, str] = {"HEARTCODE_MAX_CONNECTIONS": "8000"}
+
+
+class Go(Relay):
+    """The reverse proxy of Go's standard library, which routers written in Go stand on."""
+
+    name = "go"
+    version = ""
+    program = ""
+
+    def _start(self, upstreams: Sequence[int]) -> subprocess.Popen[bytes]:
+        backends = [f"127.0.0.1:{port}" for port in upstreams]
+        return self._run([self.program, "-listen", f"127.0.0.1:{self.port}", *backends])
 
 
 class LiteLLM(Relay):
@@ -214,6 +235,33 @@ def install_litellm(cache: Path) -> str | None:
     if not program.exists():
         _install(sys.executable, environment, f"litellm[proxy]=={_LITELLM_VERSION}")
     return str(program) if program.exists() else None
+
+
+def build_go(cache: Path) -> tuple[str, str] | None:
+    """Return the program in Go and the compiler's version; None where there is no compiler.
+
+    Raises:
+        SystemExit: when it does not compile.
+    """
+    go = shutil.which("go")
+    if go is None:
+        return None
+    version = subprocess.run([go, "version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    source = Path(__file__).with_name("reverse_proxy.go")
+    digest = hashlib.sha256(source.read_bytes() + version.encode()).hexdigest()[:12]
+    program = cache / f"bench-go-{digest}"
+    if not program.exists():
+        print(f"Compiling {source.name} with {version.strip()}.", file=sys.stderr)
+        # Nothing but the standard library: no module, nothing from outside, no C.
+        own = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0"}
+        own["GOCACHE"] = str(cache / "go-build")
+        cache.mkdir(parents=True, exist_ok=True)
+        part = program.with_suffix(".part")
+        command = [go, "build", "-o", str(part), str(source)]
+        if subprocess.run(command, env={**os.environ, **own}, check=False).returncode:
+            sys.exit(f"{source} does not compile with {version.strip()}")
+        part.rename(program)
+    return str(program), version.removeprefix("go version ").split()[0]
 
 
 def install_heartcode(cache: Path) -> str:
