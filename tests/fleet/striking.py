@@ -18,23 +18,12 @@ from pathlib import Path
 
 import requests
 
+from tests import hold_thread
 from tests.fleet.harness import GATEWAY_PORT, Fleet, wait_for
 from tools.fleet.model import Fleet as Machines
 
-#: Stops one thread and lives on: a tracer that ends lets go of it. SEIZE and INTERRUPT, ptrace.h.
-#: Who dies meanwhile has to be waited for by the tracer (__WALL, wait.h): until then systemd does
-#: not see that it has ended, and lets three more TimeoutStopSec pass.
-_HOLD = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ptrace.argtypes = [ctypes.c_long] * 4
-held = int(sys.argv[1])
-for what in (0x4206, 0x4207):
-    if libc.ptrace(what, held, 0, 0):
-        sys.exit(f"ptrace {what:#x}: errno {ctypes.get_errno()}")
-while os.WIFSTOPPED(os.waitpid(held, 0x40000000)[1]):
-    pass
-"""
+#: Stops one thread, and lives on.
+_HOLD = Path(hold_thread.__file__).read_text()
 
 
 def main_pid(fleet: Fleet, host: str, unit: str) -> int:
@@ -46,8 +35,7 @@ def main_pid(fleet: Fleet, host: str, unit: str) -> int:
 def held(fleet: Fleet, rig: str, number: int) -> Iterator[None]:
     """A llama-server whose computing thread stands still while its HTTP threads live.
 
-    That thread is its first one. SIGSTOP would stop those as well, which is kinder than life: with
-    them the pings end.
+    That thread is its first one.
     """
     pid = main_pid(fleet, rig, f"heartcode-llama@{number}")
     fleet.ssh(rig, f"systemd-run --quiet --unit=held python3 -c {shlex.quote(_HOLD)} {pid}")

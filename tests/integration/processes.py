@@ -19,6 +19,8 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from tests import hold_thread
+
 APP = Path(__file__).parents[2] / "app"
 CHAT = "/v1/chat/completions"
 COMPLETION = "/completion"
@@ -330,6 +332,7 @@ class Llama(Program):
                 "HEARTCODE_TEST_LLAMA_SERVER or HEARTCODE_TEST_MODEL is not set: "
                 "run these tests with `make integration`"
             )
+        self._holders: list[subprocess.Popen[bytes]] = []
         port = port or free_port()
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -356,6 +359,24 @@ class Llama(Program):
     def hang(self) -> None:
         """Stand still, with all connections open."""
         self.process.send_signal(signal.SIGSTOP)
+
+    def hang_amid_its_work(self) -> None:
+        """Compute no more, while the HTTP threads go on; it cannot be made to go on."""
+        pid = self.process.pid
+        holder = subprocess.Popen([sys.executable, hold_thread.__file__, str(pid)])
+        self._holders.append(holder)
+        status = Path(f"/proc/{pid}/task/{pid}/status")
+
+        def stands_still() -> bool:
+            assert holder.poll() is None, "its thread cannot be held"
+            return "\nState:\tt" in status.read_text()
+
+        wait_until(stands_still, "the thread that computes stands still")
+
+    def kill(self) -> None:
+        super().kill()
+        for holder in self._holders:  # they end with it
+            holder.wait(PATIENCE_S)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)

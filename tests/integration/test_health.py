@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,18 @@ def is_hung(proxy: Proxy, number: int) -> bool:
     return (proxy.run_dir / "hung" / str(number)).exists()
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    ("path", "hang"),
+    [(CHAT, Llama.hang), (COMPLETIONS, Llama.hang), (CHAT, Llama.hang_amid_its_work)],
+)
 def test_streams_count_on_when_their_llama_server_hangs(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,
     start_exporter: StartExporter,
     slow_model: Path,
     path: str,
+    *,
+    hang: Callable[[Llama], None],
 ) -> None:
     hanging, living = llamas = llama_servers(2, model=slow_model, slots=10)
     proxy = start_proxy(
@@ -71,7 +76,7 @@ def test_streams_count_on_when_their_llama_server_hangs(
     streams = [Listener(proxy, path, max_tokens=150) for _ in range(10)]
     for stream in streams:
         stream.wait_for_text(" 4")
-    hanging.hang()
+    hang(hanging)
     for stream in streams:
         stream.finish()
         assert_is_one_answer(stream.events)
