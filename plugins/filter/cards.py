@@ -54,7 +54,7 @@ def backend_cards(backends: Iterable[Card]) -> list[str]:
 
 
 def _each(backends: Iterable[Card]) -> list[Card]:
-    """What is said of each card of the rig's own, with its UUID; one that is lent is not its to set."""
+    """What is said of each card of the rig's own, with its UUID: others are not its to set."""
     return [{**one, "uuid": uuid} for one in backends for uuid in own_uuids(one["uuid"])]
 
 
