@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -91,13 +92,14 @@ def shown(page: str, command: str) -> list[str]:
 
 def test_pages_show_what_plan_py_says_of_groups(capsys: pytest.CaptureFixture[str]) -> None:
     rig = "P106-100 x 6, 8 GB RAM, 2 cores"
-    for page, *arguments in (
+    for page, arguments in (
         ("README.md", "--groupings"),
-        ("README.md", "--model", "24B"),
-        ("docs/planning.md", "--model", "24B"),
+        ("README.md", "--model 24B"),
+        ("docs/planning.md", "--model 24B"),
+        ("docs/planning.md", '--helper "rig2: P106-100 x 6, 8 GB RAM" --model llama-70b'),
     ):
-        assert plan.main([rig, *arguments]) == 0
+        assert plan.main([rig, *shlex.split(arguments)]) == 0
         said = capsys.readouterr().out.splitlines()
-        lines = shown(page, f'scripts/plan.py "{rig}" {" ".join(arguments)}')
+        lines = shown(page, f'scripts/plan.py "{rig}" {arguments}')
         assert len(lines) > 5
         assert [line for line in lines if line not in said] == []
