@@ -92,8 +92,10 @@ def openings(
     )
     found: dict[str, dict[str, Any]] = {}
     ports = [host["node_exporter_port"]]
+    if is_rig or is_helper:
+        ports = [host["app_metrics_port"], *ports]
     if is_rig:
-        ports = [host["app_port"], host["app_metrics_port"], *ports]
+        ports = [host["app_port"], *ports]
     if is_gateway:
         ports = [*ports, host["nginx_exporter_port"]]
         found["models"] = {"ports": [host["model_mirror_port"]], "hosts": list(model_takers)}

@@ -4,8 +4,8 @@ helper | lending_leaders(groups, hostvars)   the rigs that name it in llama_serv
 helper | lending_faults(groups, hostvars)    what keeps it from lending, as sentences
 helper | lending_addresses(asked, at_leader, at_helper)
                                              under which address it lends, and to whom
-backends | lent_cards                        each card by itself, with what is said of it
-backends | lent_gpus                         the same by their UUIDs alone
+backends | lent_gpus                         each card by itself, of those that role rig has found
+backends | lent_settings                     what the inventory sets beside cards
 paths | lending_served                       numbers of backends from a time when it was a rig
 """
 
@@ -116,14 +116,14 @@ def _is_loopback(address: str) -> bool:
     return address.startswith("127.")
 
 
-def cards(backends: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what is said of each card: those of a group have it for each of them."""
-    return [{**one, "uuid": uuid} for one in backends for uuid in uuids_of(one["uuid"])]
-
-
 def gpus(backends: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the `uuid` of each card."""
-    return [{"uuid": card["uuid"]} for card in cards(backends)]
+    """Return the `uuid` of each card by itself."""
+    return [{"uuid": uuid} for one in backends for uuid in uuids_of(one["uuid"])]
+
+
+def settings(backends: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what is set beside cards, which are lent and have no settings of their own."""
+    return sorted({name for one in backends for name in one if name != "uuid"})
 
 
 def served(paths: Iterable[str]) -> list[int]:
@@ -140,7 +140,7 @@ class FilterModule:
             "lending_leaders": leaders,
             "lending_faults": faults,
             "lending_addresses": addresses,
-            "lent_cards": cards,
             "lent_gpus": gpus,
+            "lent_settings": settings,
             "lending_served": served,
         }

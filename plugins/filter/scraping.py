@@ -19,14 +19,18 @@ _RUNBOOKS = "runbook_url: docs/runbooks.md"
 def scrape_targets(
     hosts: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], here: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the targets of the jobs heartcode, nginx, node and relay.
+    """Return the targets of the jobs heartcode, nginx, node and relay, and helper if there is one.
 
     `hosts` are mappings with name, url_host, app_metrics_port, nginx_exporter_port,
     node_exporter_port, gateway_relay_port and gateway_relay_enabled. A rig is known by the label
     `rig` where it tells of itself, and every host by `host` where its kernel, its nginx or its
-    relay does. Only the gateway `here` can reach its relay.
+    relay does. Only the gateway `here` can reach its relay. A helper tells of its cards as a rig
+    does, and has no proxy.
     """
     found: dict[str, list[dict[str, Any]]] = {"heartcode": [], "nginx": [], "node": [], "relay": []}
+
+    if groups.get("helpers"):
+        found["helper"] = []
 
     def add(job: str, host: Mapping[str, Any], port: str, label: str) -> None:
         target = f"{host['url_host']}:{host[port]}"
@@ -35,6 +39,8 @@ def scrape_targets(
     for host in hosts:
         if host["name"] in groups.get("rigs", ()):
             add("heartcode", host, "app_metrics_port", "rig")
+        if host["name"] in groups.get("helpers", ()):
+            add("helper", host, "app_metrics_port", "rig")
         if host["name"] in groups.get("gateways", ()):
             add("nginx", host, "nginx_exporter_port", "host")
             if host["name"] == here and host["gateway_relay_enabled"]:

@@ -99,6 +99,7 @@ def test_the_ports_of_its_groups_are_open(
 def test_the_cards_of_a_helper_are_open_to_its_leader_alone(groups: dict[str, list[str]]) -> None:
     found = openings({"name": "a", **PORTS}, groups, ["gw"], [], ["rig1"])
     assert found["cards"] == {"ports": [50052], "hosts": ["rig1"]}
+    assert found["callers"]["ports"][:2] == [9091, 9100]
     assert 50052 not in found["callers"]["ports"]
     assert "cards" not in openings({"name": "b", **PORTS}, groups, ["gw"], [], [])
 

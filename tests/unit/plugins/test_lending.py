@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter.lending import addresses, cards, faults, gpus, leaders, served
+from plugins.filter.lending import addresses, faults, gpus, leaders, served, settings
 
 
 def hostvars(**helpers: Any) -> dict[str, dict[str, Any]]:
@@ -105,12 +105,9 @@ def test_cards_are_counted_one_by_one() -> None:
         {"uuid": "GPU-1+GPU-2", "power_limit_w": 90},
         {"uuid": "GPU-3"},
     ]
-    assert cards(backends) == [
-        {"uuid": "GPU-1", "power_limit_w": 90},
-        {"uuid": "GPU-2", "power_limit_w": 90},
-        {"uuid": "GPU-3"},
-    ]
     assert gpus(backends) == [{"uuid": "GPU-1"}, {"uuid": "GPU-2"}, {"uuid": "GPU-3"}]
+    assert settings(backends) == ["power_limit_w"]
+    assert settings([{"uuid": "cpu"}]) == []
 
 
 def test_backends_of_a_rig_are_told_by_their_settings() -> None:

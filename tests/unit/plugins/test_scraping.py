@@ -41,6 +41,17 @@ def test_every_host_is_asked_for_what_its_groups_run() -> None:
     }
 
 
+def test_a_helper_tells_of_its_cards_and_is_no_rig() -> None:
+    groups = {"rigs": ["a"], "gateways": ["b"], "helpers": ["b", "c"]}
+    found = scrape_targets([host("a"), host("b"), host("c")], groups, "b")
+    assert found["helper"] == [
+        {"targets": ["b.lan:9091"], "labels": {"rig": "b"}},
+        {"targets": ["c.lan:9091"], "labels": {"rig": "c"}},
+    ]
+    assert [one["labels"] for one in found["heartcode"]] == [{"rig": "a"}]
+    assert [one["labels"] for one in found["node"]] == [{"host": name} for name in "abc"]
+
+
 def test_a_job_without_hosts_has_a_file_without_targets() -> None:
     directory, *files = target_files(scrape_targets([], {}, ""), "/etc/x")
     assert directory == {"path": "/etc/x", "state": "directory"}

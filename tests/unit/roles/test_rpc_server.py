@@ -61,6 +61,10 @@ CASES = {
         "leaves no card for a backend", {"llama_server_gpus_except": [ONE, TWO, THREE]}
     ),
     "a card that is no card": Case("'first' is no PCI", {"llama_server_gpus_except": ["first"]}),
+    "a card with settings": Case(
+        "llama_server_gpus sets slots beside one",
+        {"llama_server_gpus": [{"uuid": ONE, "slots": 2}, {"pci_order": 1}]},
+    ),
     "a port that is none": Case("must be 1 to 65535", {"rpc_server_base_port": 70000}),
     "a port of another's": Case(
         "port 9100 (rpc_server_base_port) is in use by users:", {"rpc_server_base_port": 9100}
