@@ -62,6 +62,7 @@ What people set most:
 | context, conversations at a time | `llama_server_n_ctx`, `llama_server_slots` |
 | fewer cards | `llama_server_gpus_except` |
 | a card with settings of its own | `llama_server_gpus` |
+| a model larger than a rig | `llama_server_helpers`, and the group `helpers` |
 | a rig with a driver of its own (HiveOS) | `gpu_driver_mode: present` |
 | keys with names and limits, TLS | `gateway_api_keys`; `gateway_tls` |
 | any setting of the proxy | `app_settings`, with what [settings](settings.md) lists |
