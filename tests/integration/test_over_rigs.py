@@ -1,13 +1,16 @@
 """A model on the cards of two hosts: the real llama-server and the real RPC server of its build.
 
-What it hides: the helper is on the same machine, and lends its CPU twice in two cards' place.
+What it hides: the helper is on the same machine, and lends its CPU twice in two cards' place. Only
+the last test puts a cable between them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -142,3 +145,64 @@ def test_it_does_not_start_without_its_helper(tmp_path: Path, cleanup: ExitStack
     cleanup.callback(alone.kill)
     assert alone.process.wait(PATIENCE_S) == -signal.SIGABRT
     assert "Failed to connect to 127.0.0.1:" in alone.stderr.read_text()
+
+
+@pytest.fixture
+def cable(cleanup: ExitStack) -> tuple[str, str]:
+    """Two hosts with a cable between them, as network namespaces: the helper's and the leader's."""
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, timeout=60)
+
+    hosts = tuple(f"heartcode-{os.getpid()}-{name}" for name in ("helper", "leader"))
+    for host in hosts:
+        ip("netns", "add", host)
+        cleanup.callback(ip, "netns", "delete", host)
+    helper, leader = hosts
+    ip("-n", helper, "link", "add", "cable", "type", "veth", "peer", "cable", "netns", leader)
+    for number, host in enumerate(hosts, 1):
+        ip("-n", host, "address", "add", f"10.99.0.{number}/24", "dev", "cable")
+        ip("-n", host, "link", "set", "cable", "up")
+        ip("-n", host, "link", "set", "lo", "up")
+    return helper, leader
+
+
+@pytest.mark.long
+def test_both_notice_a_cable_that_is_pulled(
+    cable: tuple[str, str], tmp_path: Path, cleanup: ExitStack
+) -> None:
+    """In 20 s, and not never: nothing is said on a connection that is cut so."""
+    helper, leader = (["ip", "netns", "exec", host] for host in cable)
+    *loader, server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
+    lends = [*loader, str(Path(server).with_name("ggml-rpc-server")), "--device", "CPU,CPU"]
+    lent = Program(
+        [*helper, *lends, "--host", "10.99.0.1", "--port", "50052", "--threads", "1"],
+        name="helper",
+        directory=tmp_path,
+    )
+    cleanup.callback(lent.kill)
+    ask = [*leader, str(Path(rpc.__file__)), "10.99.0.1:50052", "2"]
+    assert subprocess.run(ask, check=False, timeout=60).returncode == 0
+    options = over(50052).replace("127.0.0.1", "10.99.0.1").split()
+    model = ["--model", os.environ["HEARTCODE_TEST_MODEL"], "-c", "4096", "--port", "8081"]
+    leads = Program([*leader, *loader, server, *options, *model], name="leader", directory=tmp_path)
+    cleanup.callback(leads.kill)
+
+    def post(numbers: int) -> subprocess.Popen[bytes]:
+        body = json.dumps({"prompt": " 1", "n_predict": numbers, "ignore_eos": True})
+        url = "http://127.0.0.1:8081/completion"
+        curl = [*leader, "curl", "-fs", "-o", "/dev/null", "-d", body, url]
+        return subprocess.Popen(curl)
+
+    wait_until(lambda: post(1).wait(PATIENCE_S) == 0, "it counts", every_s=0.2)
+    answer = post(10**6)
+    subprocess.run(["ip", "-n", cable[0], "link", "set", "cable", "down"], check=True)
+    assert leads.process.wait(PATIENCE_S) == -signal.SIGABRT
+    assert answer.wait(PATIENCE_S) != 0
+    told = lent.stdout
+
+    def serves_nobody() -> bool:
+        text = told.read_text()
+        return text.count("Client connection closed") == text.count("Accepted client connection")
+
+    wait_until(serves_nobody, "the helper is free for the next")
