@@ -19,7 +19,7 @@ _RUNBOOKS = "runbook_url: docs/runbooks.md"
 def scrape_targets(
     hosts: Iterable[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], here: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the targets of the jobs heartcode, nginx, node and relay, and helper if there is one.
+    """Return the targets of the jobs heartcode, helper, nginx, node and relay.
 
     `hosts` are mappings with name, url_host, app_metrics_port, nginx_exporter_port,
     node_exporter_port, gateway_relay_port and gateway_relay_enabled. A rig is known by the label
@@ -27,10 +27,10 @@ def scrape_targets(
     relay does. Only the gateway `here` can reach its relay. A helper tells of its cards as a rig
     does, and has no proxy.
     """
-    found: dict[str, list[dict[str, Any]]] = {"heartcode": [], "nginx": [], "node": [], "relay": []}
-
-    if groups.get("helpers"):
-        found["helper"] = []
+    # Those without targets as well: Prometheus forgets what a target told when that is taken away,
+    # and not when its job is.
+    jobs = ("heartcode", "helper", "nginx", "node", "relay")
+    found: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
 
     def add(job: str, host: Mapping[str, Any], port: str, label: str) -> None:
         target = f"{host['url_host']}:{host[port]}"

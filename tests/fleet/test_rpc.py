@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.counting import chat, count_to
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import ROOT, Fleet, wait_for
 from tests.fleet.test_outliving import STREAMS, Reader
 from tests.fleet.test_units import assert_is_locked_in, main_pid
 
@@ -33,8 +33,10 @@ GROUPS: dict[str, Any] = {
 }
 
 
-def deploy(fleet: Fleet, *arguments: str | Path) -> str:
-    done = fleet.playbook(*map(str, arguments))
+def deploy(
+    fleet: Fleet, *arguments: str | Path, inventory: Path = ROOT / "inventory/virtual"
+) -> str:
+    done = fleet.playbook(*map(str, arguments), inventory=inventory)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

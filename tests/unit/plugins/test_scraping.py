@@ -28,6 +28,7 @@ def test_every_host_is_asked_for_what_its_groups_run() -> None:
             {"targets": ["a.lan:9091"], "labels": {"rig": "a"}},
             {"targets": ["b.lan:9091"], "labels": {"rig": "b"}},
         ],
+        "helper": [],
         "nginx": [
             {"targets": ["b.lan:9113"], "labels": {"host": "b"}},
             {"targets": ["c.lan:9113"], "labels": {"host": "c"}},
@@ -57,6 +58,7 @@ def test_a_job_without_hosts_has_a_file_without_targets() -> None:
     assert directory == {"path": "/etc/x", "state": "directory"}
     assert [file["path"] for file in files] == [
         "/etc/x/heartcode.json",
+        "/etc/x/helper.json",
         "/etc/x/nginx.json",
         "/etc/x/node.json",
         "/etc/x/relay.json",
