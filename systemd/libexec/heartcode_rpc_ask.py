@@ -6,8 +6,8 @@
 
 The first asks it, and waits for so long, by default 30 s: a helper that has just been started loads
 its driver first, and one whose former client has vanished finds that out in 20 s. The second looks
-whether a llama-server of this host is connected with it. Exit status 0: yes. 1: no, with the reason
-on one line.
+whether a llama-server of this host is connected with it. Exit status 0: yes. 3: no, with the reason
+on one line. Any other one: it cannot be told.
 
 It speaks the first two commands of llama.cpp's RPC (ggml/src/ggml-rpc/ggml-rpc.cpp). A server
 serves one client at a time: it must not be asked while its llama-server runs, as it would not
@@ -34,6 +34,8 @@ COMMAND, SIZE = struct.Struct("<BQ"), struct.Struct("<Q")
 #: Between two tries, seconds.
 PAUSE_S = 0.5
 LIMIT_S = 30.0
+#: Exit status of a no. Python itself ends with 1 where a program fails.
+NO = 3
 #: The kernel's list of TCP connections; numbers in it are hexadecimal, addresses as they lie in
 #: memory (proc(5)).
 CONNECTIONS = Path("/proc/net/tcp")
@@ -120,14 +122,18 @@ def main() -> int:
         endpoint, what, *limit = sys.argv[1:]
         host, _, port = endpoint.rpartition(":")
         if what == "held":
-            why = "" if is_held(host, int(port)) else "its connection has ended"
+            held = is_held(host, int(port))
+            if not held:  # the kernel's list is read in pieces: one that is there may be missed
+                time.sleep(PAUSE_S)
+                held = is_held(host, int(port))
+            why = "" if held else "its connection has ended"
         else:
             why = ask(host, int(port), int(what), *map(float, limit))
     except ValueError:
         sys.exit("usage: heartcode_rpc_ask.py ADDRESS:PORT CARDS [SECONDS] | ADDRESS:PORT held")
     if why:
         print(f"no cards are lent at {endpoint}: {why}")
-    return 1 if why else 0
+    return NO if why else 0
 
 
 if __name__ == "__main__":

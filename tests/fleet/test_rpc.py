@@ -102,7 +102,12 @@ def test_the_rig_has_one_backend_with_what_is_lent_first(fleet: Fleet) -> None:
 
 
 def test_what_is_deployed_is_left_alone(fleet: Fleet, groups: Path) -> None:
-    before = fleet.starts(), main_pid(fleet, HELPER, LENT)
+    before, since = (fleet.starts(), main_pid(fleet, HELPER, LENT)), fleet.cursor(LEADER)
+    look_after(fleet)
+    assert fleet.ssh(LEADER, "ls /run/heartcode/hung") == ""
+    said = fleet.journal(LEADER, since, "--unit=heartcode-card@0.service")
+    assert "Traceback" not in said
+    assert "is gone" not in said
     told = deploy(fleet, "-i", groups)
     changed = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", told, re.MULTILINE))
     assert changed == dict.fromkeys((*fleet.addresses, "localhost"), "0"), told

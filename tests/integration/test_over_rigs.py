@@ -31,7 +31,7 @@ from tests.integration.processes import (
 )
 
 CARDS = 2
-#: A client that gives up would end the server, which systemd lets ignore that (IgnoreSIGPIPE).
+#: As systemd starts it (IgnoreSIGPIPE): a connection that has ended is an error, and no signal.
 WITHOUT_SIGPIPE = ("sh", "-c", 'trap "" PIPE; exec "$@"', "sh")
 #: In the kernel's list of connections: the timer that asks a silent peer (proc(5): `tr`).
 KEEP_ALIVE = "02"

@@ -255,7 +255,7 @@ class BackendStream:
         """
         last = self._last_but_one + self._last
         # Each of several answers may have a last event of its own.
-        is_over = sse.has_last_word(last) if self._choices is None else sse.DONE in last
+        is_over = sse.has_last_word(last) if self._choices is None else sse.begins(last, sse.DONE)
         if not is_over or self._error or self._events.torn or self._first:
             return False
         self._learn()

@@ -84,9 +84,9 @@ ERRORS = (b'data: {"error":', b"event: error\n")
 
 # What a whole stream ends with: OpenAI's completions, llama-server's own, Anthropic's messages,
 # OpenAI's responses. llama-server (0c1e57098) was asked for each.
-_LAST_WORDS = (
+_LAST_FIELD = b'"stop":true'  # in JSON nobody can say this in an answer's text
+_LAST_EVENTS = (
     DONE,
-    b'"stop":true',
     b"event: message_stop\n",
     b"event: response.completed\n",
     b"event: response.incomplete\n",
@@ -103,7 +103,12 @@ def error_at(events: bytes) -> int:
 
 def has_last_word(events: bytes) -> bool:
     """Return whether one of the last `events` of a stream is the one that only a whole one has."""
-    return any(word in events for word in _LAST_WORDS)
+    return _LAST_FIELD in events or begins(events, *_LAST_EVENTS)
+
+
+def begins(events: bytes, *words: bytes) -> bool:
+    """Return whether one of complete `events` begins with one of `words`; text may hold them."""
+    return events.startswith(words) or any(EVENT_END + word in events for word in words)
 
 
 def _is_comment(event: bytes) -> bool:

@@ -91,7 +91,7 @@ def test_it_lends_what_is_expected(helper: Helper) -> None:
 
 def test_it_lends_another_number_of_cards(helper: Helper) -> None:
     said = f"no cards are lent at {helper.endpoint}: it lends 2 instead of 3; deploy both hosts"
-    assert run("heartcode_rpc_ask.py", helper.endpoint, "3") == (1, said)
+    assert run("heartcode_rpc_ask.py", helper.endpoint, "3") == (rpc.NO, said)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_connection_is_held_until_one_of_them_ends_it(helper: Helper) -> None:
             assert rpc.is_held("127.0.0.1", port)
             accepted.close()
             assert not rpc.is_held("127.0.0.1", port)
-    assert run("heartcode_rpc_ask.py", helper.endpoint, "held")[0] == 1
+    assert run("heartcode_rpc_ask.py", helper.endpoint, "held")[0] == rpc.NO
 
 
 def test_a_wrong_call_says_how() -> None:
@@ -208,6 +208,32 @@ def test_a_backend_whose_helper_has_left_is_started_anew(tmp_path: Path) -> None
     why = f"no cards are lent at {where}: its connection has ended"
     assert (status, said) == (1, f"<4>rig2 is gone: {why}")
     assert (tmp_path / "hung/0").exists()
+
+
+def test_a_backend_of_which_nobody_can_tell_is_left_alone(tmp_path: Path) -> None:
+    """As where the kernel's list cannot be read; Python ends with 1 then, and says so."""
+    here = tmp_path / "libexec"
+    here.mkdir()
+    for name, text in {
+        "heartcode-card-watch": (LIBEXEC / "heartcode-card-watch").read_text(),
+        "heartcode_rpc_ask.py": "#!/bin/sh\necho Traceback\nexit 1\n",
+        "curl": "#!/bin/sh\n",
+    }.items():
+        (here / name).write_text(text)
+        (here / name).chmod(0o755)
+    (tmp_path / "hung").mkdir()
+    environment = {
+        "PATH": f"{here}:{os.environ['PATH']}",
+        "HEARTCODE_BACKEND": "0",
+        "HEARTCODE_RUN_DIR": str(tmp_path),
+        "HEARTCODE_GPU_UUID": "cpu@rig2+cpu",
+        "HEARTCODE_RPC": "rig2=127.0.0.1:1/1",
+    }
+    done = subprocess.run(
+        [here / "heartcode-card-watch"], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    assert not list((tmp_path / "hung").iterdir())
 
 
 @pytest.mark.parametrize("healthy", [True, False])

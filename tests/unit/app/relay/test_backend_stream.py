@@ -322,8 +322,9 @@ USAGE = b'data: {"choices":[],"timings":{"prompt_n":3,"predicted_n":2}}\n\n'
         ([USAGE], False),
         ([DONE + b"data: "], False),
         ([DONE + ERROR], False),
+        ([b'data: {"choices":[{"text":"it ends with data: [DONE]"}]}\n\n'], False),
     ],
-    ids=["done", "in one piece", "no last word", "torn", "an error"],
+    ids=["done", "in one piece", "no last word", "torn", "an error", "in a text"],
 )
 @pytest.mark.parametrize("take", [poured, read])
 def test_a_stream_whose_answer_is_cut_may_be_whole(
