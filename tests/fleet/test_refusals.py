@@ -146,7 +146,10 @@ REFUSED: Mapping[str, Mapping[str, Case]] = {
         ),
         "no loading at all": (
             {"llama_server_loads_at_a_time": 0},
-            "llama_server_loads_at_a_time and llama_server_load_mib_s must be at least 1",
+            (
+                "llama_server_loads_at_a_time, llama_server_load_mib_s and"
+                " llama_server_network_mib_s must be at least 1"
+            ),
         ),
     },
     "by_gpu_driver": {
