@@ -29,6 +29,15 @@ class Reader(Count):
         assert not self._thread.is_alive()
 
 
+def assert_another_rig_went_on(fleet: Fleet, streams: list[Reader], since: str) -> None:
+    """All of them are whole, and one of them by that; `since` is a cursor of the gateway's."""
+    assert [str(stream) for stream in streams if not stream.is_whole] == []
+    wait_for(
+        lambda: '"resumes": 1' in fleet.journal("gateway", since, "--unit=heartcode-relay"),
+        "the relay tells that another rig went on with one",
+    )
+
+
 @contextmanager
 def lost(fleet: Fleet, rig: str, how: str) -> Iterator[None]:
     """A rig that is lost in one way, and back at the end."""
@@ -59,8 +68,4 @@ def test_eight_streams_over_two_rigs_outlive_one(fleet: Fleet, how: str) -> None
         finally:
             for stream in streams:
                 stream.finish()
-    assert [str(stream) for stream in streams if not stream.is_whole] == []
-    wait_for(
-        lambda: '"resumes": 1' in fleet.journal("gateway", since, "--unit=heartcode-relay"),
-        "the relay tells that another rig went on with one",
-    )
+    assert_another_rig_went_on(fleet, streams, since)

@@ -17,7 +17,7 @@ import yaml
 
 from tests.counting import chat, count_to
 from tests.fleet.harness import ROOT, Fleet, wait_for
-from tests.fleet.test_outliving import STREAMS, Reader
+from tests.fleet.test_outliving import STREAMS, Reader, assert_another_rig_went_on
 from tests.fleet.test_units import assert_is_locked_in, main_pid
 
 pytestmark = pytest.mark.long
@@ -151,11 +151,7 @@ def test_streams_outlive_what_is_lent(fleet: Fleet) -> None:
     finally:
         for stream in streams:
             stream.finish()
-    assert [str(stream) for stream in streams if not stream.is_whole] == []
-    wait_for(
-        lambda: '"resumes": 1' in fleet.journal("gateway", since, "--unit=heartcode-relay"),
-        "the relay tells that another rig went on with one",
-    )
+    assert_another_rig_went_on(fleet, streams, since)
     wait_for(lambda: fleet.state(HELPER, LENT) == "active", "it is lent again", 60)
     assert main_pid(fleet, HELPER, LENT) != before
     wait_until_it_generates(fleet)

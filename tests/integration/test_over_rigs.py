@@ -39,20 +39,21 @@ KEEP_ALIVE = "02"
 StartHelper = Callable[[int], Program]
 
 
+def lends(address: str, port: int) -> list[str]:
+    """The command of a ggml-rpc-server as heartcode-rpc-server starts it."""
+    *loader, server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
+    program = str(Path(server).with_name("ggml-rpc-server"))
+    where = ["--host", address, "--port", str(port), "--threads", "1"]
+    devices = ["--device", ",".join(["CPU"] * CARDS)]
+    return [*WITHOUT_SIGPIPE, *loader, program, *where, *devices]
+
+
 @pytest.fixture
 def start_helper(cleanup: ExitStack, tmp_path: Path) -> StartHelper:
-    """Start ggml-rpc-server as heartcode-rpc-server does, at a port."""
+    """Start one at a port, and wait until it answers."""
 
     def start(port: int) -> Program:
-        *loader, server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
-        program = str(Path(server).with_name("ggml-rpc-server"))
-        where = ["--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
-        devices = ["--device", ",".join(["CPU"] * CARDS)]
-        helper = Program(
-            [*WITHOUT_SIGPIPE, *loader, program, *where, *devices],
-            name=f"rpc-{port}",
-            directory=tmp_path,
-        )
+        helper = Program(lends("127.0.0.1", port), name=f"rpc-{port}", directory=tmp_path)
         cleanup.callback(helper.kill)
         assert rpc.ask("127.0.0.1", port, CARDS) == ""
         return helper
@@ -60,10 +61,10 @@ def start_helper(cleanup: ExitStack, tmp_path: Path) -> StartHelper:
     return start
 
 
-def over(port: int) -> str:
+def over(port: int, address: str = "127.0.0.1") -> str:
     """The options of a llama-server that has all of its layers on what is lent there."""
     devices = f"--device RPC0,RPC1 --split-mode layer --tensor-split 1,1 -ngl {10**4}"
-    return f"--rpc 127.0.0.1:{port} {devices}"
+    return f"--rpc {address}:{port} {devices}"
 
 
 def lead(llama_servers: StartLlamas, helper: int, **options: Any) -> Llama:
@@ -173,19 +174,14 @@ def test_both_notice_a_cable_that_is_pulled(
 ) -> None:
     """In 20 s, and not never: nothing is said on a connection that is cut so."""
     helper, leader = (["ip", "netns", "exec", host] for host in cable)
-    *loader, server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
-    lends = [*loader, str(Path(server).with_name("ggml-rpc-server")), "--device", "CPU,CPU"]
-    lent = Program(
-        [*helper, *lends, "--host", "10.99.0.1", "--port", "50052", "--threads", "1"],
-        name="helper",
-        directory=tmp_path,
-    )
+    lent = Program([*helper, *lends("10.99.0.1", 50052)], name="helper", directory=tmp_path)
     cleanup.callback(lent.kill)
     ask = [*leader, str(Path(rpc.__file__)), "10.99.0.1:50052", "2"]
     assert subprocess.run(ask, check=False, timeout=60).returncode == 0
-    options = over(50052).replace("127.0.0.1", "10.99.0.1").split()
+    server = shlex.split(os.environ["HEARTCODE_TEST_LLAMA_SERVER"])
     model = ["--model", os.environ["HEARTCODE_TEST_MODEL"], "-c", "4096", "--port", "8081"]
-    leads = Program([*leader, *loader, server, *options, *model], name="leader", directory=tmp_path)
+    options = [*over(50052, "10.99.0.1").split(), *model]
+    leads = Program([*leader, *server, *options], name="leader", directory=tmp_path)
     cleanup.callback(leads.kill)
 
     def post(numbers: int) -> subprocess.Popen[bytes]:

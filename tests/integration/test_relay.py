@@ -443,6 +443,18 @@ def test_a_client_that_leaves_hangs_up_on_a_silent_backend(models: Models, *, st
     wait_until(lambda: disconnected(model.proxy) == before + 1, "it is told")
 
 
+def leave_after(model: Model, *lines: bytes) -> str:
+    """Read a stream up to the last of these lines and hang up; return the request's id."""
+    asked = {"model": model.name, "prompt": "x", "stream": True}
+    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        told = filter(bytes.strip, iter(answer.readline, b""))
+        assert [next(told) for _ in lines] == list(lines)
+        answer.close()
+    return str(answer.headers["X-Request-Id"])
+
+
 def test_a_client_that_leaves_hangs_up_between_events(models: Models) -> None:
     hung_up = threading.Event()
 
@@ -452,13 +464,7 @@ def test_a_client_that_leaves_hangs_up_between_events(models: Models) -> None:
         connection.wait_until_hung_up()
         hung_up.set()
 
-    model = models.take(one_event)
-    asked = {"model": model.name, "prompt": "x", "stream": True}
-    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
-        answer = http.client.HTTPResponse(client)
-        answer.begin()
-        assert answer.readline() == b'data: {"n":1}\n'
-        answer.close()
+    leave_after(models.take(one_event), b'data: {"n":1}\n')
     assert hung_up.wait(30)
 
 
@@ -485,14 +491,7 @@ def test_a_client_that_leaves_at_the_last_event_has_got_all_of_it(models: Models
         hung_up.set()
 
     model = models.take(keep_the_end)
-    asked = {"model": model.name, "prompt": "x", "stream": True}
-    with connect_and_send(model.proxy, "/v1/completions", asked) as client:
-        answer = http.client.HTTPResponse(client)
-        answer.begin()
-        identity = answer.headers["X-Request-Id"]
-        while answer.readline() != DONE[:-1]:
-            pass
-        answer.close()
+    identity = leave_after(model, TOKEN[:-1], LAST[:-1], DONE[:-1])
     assert hung_up.wait(30)
     line = model.proxy.log_line(identity)
     assert (line["outcome"], line["status"]) == ("completed", 200)

@@ -14,7 +14,7 @@ from typing import Any
 
 from heartcode_models.deployment.cards import MaybeCards, cards_of
 from heartcode_models.errors import ModelError
-from heartcode_models.planner.cards import AND, AT, Helper, host_of, own_uuids, uuids_of
+from heartcode_models.planner.cards import AND, AT, Helper, host_of, uuids_of
 from heartcode_models.planner.over_rigs import ONE_ENTRY
 from heartcode_models.units import MIB
 
@@ -78,7 +78,7 @@ def _lender(helper: Host, former: Sequence[Host]) -> Lender:
     name = helper["name"]
     on_cpu = helper["backend"] == "cpu"
     gpus = list(helper["gpus"]) or ([{"uuid": "cpu"}] if on_cpu else [])
-    remembered = [_lent_before(backend, name) for backend in former]
+    remembered = [_remembered(backend, name) for backend in former]
     known = cards_of({**helper, "gpus": gpus, "former": [*helper["former"], *remembered]})
     uuids = tuple(f"{uuid}{AT}{name}" for gpu in gpus for uuid in uuids_of(str(gpu["uuid"])))
     cards = [
@@ -89,15 +89,15 @@ def _lender(helper: Host, former: Sequence[Host]) -> Lender:
     return Lender(told=helper, uuids=uuids, cards=tuple(cards))
 
 
-def _lent_before(backend: Host, helper: str) -> dict[str, Any]:
-    """What the rig remembers of the cards that a helper has lent it, by the names they have there.
+def _remembered(backend: Host, helper: str = "") -> dict[str, Any]:
+    """What the rig remembers of a helper's cards in a backend, or of its own, by the names there.
 
     A backend without any is one card that nobody has.
     """
-    cards = backend.get("cards") or ()
+    cards = backend.get("cards") or [backend.get("card")]
     pairs = zip(uuids_of(str(backend["uuid"])), cards, strict=False)
-    lent = [(uuid.partition(AT)[0], card) for uuid, card in pairs if host_of(uuid) == helper]
-    return {"uuid": AND.join(uuid for uuid, _ in lent), "cards": [card for _, card in lent]}
+    kept = [(uuid.partition(AT)[0], card) for uuid, card in pairs if host_of(uuid) == helper]
+    return {"uuid": AND.join(uuid for uuid, _ in kept), "cards": [card for _, card in kept]}
 
 
 def one_backend(host: Host, lenders: Sequence[Lender]) -> dict[str, Any]:
@@ -132,14 +132,6 @@ def _renamed(line: str, helper: str) -> str:
 def own_cards(host: Host) -> MaybeCards:
     """The cards of the rig itself, all of one backend; where it computes, one for its RAM."""
     uuids = [uuid for gpu in host["gpus"] for uuid in uuids_of(str(gpu["uuid"]))]
-    former = [_own(backend) for backend in host["former"]]
+    former = [_remembered(backend) for backend in host["former"]]
     (cards,) = cards_of({**host, "gpus": [{"uuid": AND.join(uuids)}], "former": former})
     return cards
-
-
-def _own(backend: Host) -> dict[str, Any]:
-    """What is remembered of the rig's own cards in a backend."""
-    uuids = uuids_of(str(backend["uuid"]))
-    cards = backend.get("cards") or [backend.get("card")]
-    kept = [card for uuid, card in zip(uuids, cards, strict=False) if not host_of(uuid)]
-    return {"uuid": AND.join(own_uuids(str(backend["uuid"]))), "cards": kept}

@@ -48,3 +48,33 @@ def play(
         check=False,
         timeout=120,
     )
+
+
+def play_on_all(
+    directory: Path, inventory: Mapping[str, Any], play: Mapping[str, Any], **variables: str
+) -> list[dict[str, Any]]:
+    """Run a play for all hosts of an inventory here; return its tasks, with what came of each host.
+
+    `variables` are the environment's.
+    """
+    (directory / "hosts.json").write_text(json.dumps(inventory))
+    (directory / "play.json").write_text(json.dumps([play]))
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            *("--inventory", directory / "hosts.json", directory / "play.json"),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        }
+        | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return [task for one in json.loads(done.stdout)["plays"] for task in one["tasks"]]

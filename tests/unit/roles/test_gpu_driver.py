@@ -4,16 +4,14 @@ A rig is what its programs answer (tasks/ask.yml); the lines are those of Debian
 dkms, dpkg, linux-version and mokutil.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.unit.roles.playing import play_on_all
 
 ROOT = Path(__file__).parents[3]
 CARD = "GPU-10600000-0000-4000-8000-000000000001"
@@ -248,31 +246,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
             },
         ],
     }
-    directory = tmp_path_factory.mktemp("rigs")
-    (directory / "rigs.json").write_text(json.dumps({"all": {"hosts": hosts}}))
-    (directory / "play.yml").write_text(json.dumps([play]))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            *("--inventory", directory / "rigs.json", directory / "play.yml"),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    tasks = [task for one in json.loads(done.stdout)["plays"] for task in one["tasks"]]
+    tasks = play_on_all(tmp_path_factory.mktemp("rigs"), {"all": {"hosts": hosts}}, play)
     results = [result for task in tasks for result in task["hosts"].items()]
     # All have come to the rules.
     assert {host for host, result in results if "rule" in result or "holds" in str(result)} == {
         *hosts
-    }, done.stdout
+    }, tasks
     failed = {host: result["msg"] for host, result in results if result.get("failed")}
     return {what: failed.get(host, "") for what, host in zip(CASES, hosts, strict=True)}
 

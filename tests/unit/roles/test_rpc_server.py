@@ -3,15 +3,15 @@
 The programs that it asks are scripts here, which answer for the host that they are asked on.
 """
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.unit.roles.playing import play_on_all
 
 ROOT = Path(__file__).parents[3]
 ONE, TWO, THREE = (f"GPU-10600000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3))
@@ -168,27 +168,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
     hosts, names = inventory(directory)
-    (directory / "hosts.json").write_text(json.dumps(hosts))
-    (directory / "play.yml").write_text(json.dumps([play(directory)]))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            *("--inventory", directory / "hosts.json", directory / "play.yml"),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-            "PATH": f"{programs}:{os.environ['PATH']}",
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    tasks = [task for one in json.loads(done.stdout)["plays"] for task in one["tasks"]]
+    path = f"{programs}:{os.environ['PATH']}"
+    tasks = play_on_all(directory, hosts, play(directory), PATH=path)
     failed = {
         host: str(result["msg"])
         for task in tasks

@@ -6,6 +6,7 @@ What it hides: it serves each client at once. The real one is in tests/integrati
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -67,9 +68,11 @@ def helper() -> Iterator[Helper]:
     one.stop()
 
 
-def run(program: str, *arguments: str, **variables: str) -> tuple[int, str]:
+def run(
+    program: str, *arguments: str, libexec: Path = LIBEXEC, **variables: str
+) -> tuple[int, str]:
     done = subprocess.run(
-        [LIBEXEC / program, *arguments],
+        [libexec / program, *arguments],
         env={"PATH": os.environ["PATH"], **variables},
         capture_output=True,
         text=True,
@@ -184,7 +187,9 @@ def test_a_helper_of_which_nobody_knows_where_it_is() -> None:
     )
 
 
-def watch(tmp_path: Path, helpers: str, *, healthy: bool = True) -> tuple[int, str]:
+def watch(
+    tmp_path: Path, helpers: str, *, healthy: bool = True, libexec: Path = LIBEXEC
+) -> tuple[int, str]:
     """Let heartcode-card-watch look, with a backend that says whether it is loaded."""
     curl = tmp_path / "bin/curl"
     curl.parent.mkdir(exist_ok=True)
@@ -194,6 +199,7 @@ def watch(tmp_path: Path, helpers: str, *, healthy: bool = True) -> tuple[int, s
     (tmp_path / "hung").mkdir(exist_ok=True)
     return run(
         "heartcode-card-watch",
+        libexec=libexec,
         PATH=f"{curl.parent}:{os.environ['PATH']}",
         HEARTCODE_BACKEND="0",
         HEARTCODE_RUN_DIR=str(tmp_path),
@@ -214,25 +220,10 @@ def test_a_backend_of_which_nobody_can_tell_is_left_alone(tmp_path: Path) -> Non
     """As where the kernel's list cannot be read; Python ends with 1 then, and says so."""
     here = tmp_path / "libexec"
     here.mkdir()
-    for name, text in {
-        "heartcode-card-watch": (LIBEXEC / "heartcode-card-watch").read_text(),
-        "heartcode_rpc_ask.py": "#!/bin/sh\necho Traceback\nexit 1\n",
-        "curl": "#!/bin/sh\n",
-    }.items():
-        (here / name).write_text(text)
-        (here / name).chmod(0o755)
-    (tmp_path / "hung").mkdir()
-    environment = {
-        "PATH": f"{here}:{os.environ['PATH']}",
-        "HEARTCODE_BACKEND": "0",
-        "HEARTCODE_RUN_DIR": str(tmp_path),
-        "HEARTCODE_GPU_UUID": "cpu@rig2+cpu",
-        "HEARTCODE_RPC": "rig2=127.0.0.1:1/1",
-    }
-    done = subprocess.run(
-        [here / "heartcode-card-watch"], env=environment, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    shutil.copy(LIBEXEC / "heartcode-card-watch", here)
+    (here / "heartcode_rpc_ask.py").write_text("#!/bin/sh\necho Traceback\nexit 1\n")
+    (here / "heartcode_rpc_ask.py").chmod(0o755)
+    assert watch(tmp_path, "rig2=127.0.0.1:1/1", libexec=here) == (1, "")
     assert not list((tmp_path / "hung").iterdir())
 
 
