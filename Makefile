@@ -17,8 +17,9 @@ GATEWAY_PORT := 4000
 JOBS ?= $(shell nproc)
 pytest_parallel = pytest -n $(JOBS) --dist loadfile --durations=20 --durations-min=1
 RUNS ?= 50
-# Those that a deployment must pass each time; `.ci/run` asks for some of the long ones as well.
-FLEET_TESTS ?= not long
+# Those of a quick loop (pyproject.toml says what the marks mean); `.ci/run` asks for more.
+TESTS ?= not ci and not long
+FLEET_STEPS ?= create converge idempotence
 
 .PHONY: help
 help: ## Say what there is
@@ -105,11 +106,11 @@ lint-nvml:
 
 .PHONY: unit
 unit: bootstrap ## Run the unit tests
-	@$(pytest_parallel) -m "not long" tests/unit tests/contracts tests/nvml
+	@$(pytest_parallel) -m "$(TESTS)" tests/unit tests/contracts tests/nvml
 
 .PHONY: integration
 integration: bootstrap ## Run the integration tests, with a real llama-server
-	@tools/with_llama_server.sh $(pytest_parallel) -m "not long" tests/integration
+	@tools/with_llama_server.sh $(pytest_parallel) -m "$(TESTS)" tests/integration
 
 .PHONY: test-seeds
 test-seeds: bootstrap ## Run the property tests with many seeds: make test-seeds RUNS=50 (not in `make test`)
@@ -134,11 +135,11 @@ soak: bootstrap ## Put steady mixed load on a gateway and a proxy, and see wheth
 
 .PHONY: fleet-test
 fleet-test: bootstrap ## Deploy to a virtual fleet of its own and verify it (molecule)
-	@tools/molecule_test.sh test -m '$(FLEET_TESTS)'
+	@STEPS='$(FLEET_STEPS)' tools/molecule_test.sh test -m '$(TESTS)'
 
 .PHONY: fleet-tool-test
 fleet-tool-test: bootstrap ## Ask the tool that makes virtual fleets, with machines of its own
-	@pytest -m "not long" tests/fleet_tool
+	@pytest -m "$(TESTS)" tests/fleet_tool
 
 .PHONY: test-cuda-build
 test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and look into it (not in `make test`)
@@ -146,9 +147,10 @@ test-cuda-build: bootstrap ## Build llama.cpp with CUDA in a virtual rig and loo
 
 .PHONY: test-long
 test-long: bootstrap ## Run the long tests, on the fleet of `make up` and on one of their own (not in `make test`)
-	@tools/with_llama_server.sh pytest -m long tests/integration
+	@$(pytest_parallel) -m "ci or long" tests/unit tests/contracts tests/nvml
+	@tools/with_llama_server.sh pytest -m "ci or long" tests/integration
 	@HEARTCODE_TEST_RELAY=1 tools/with_llama_server.sh pytest tests/gateway
-	@pytest -m long tests/fleet_tool tests/fleet
+	@pytest -m "ci or long" tests/fleet_tool tests/fleet
 	@pytest tests/one_host
 	@$(MAKE) test-peer
 

@@ -11,7 +11,7 @@ import pytest
 from tests.counting import chat
 from tests.fleet.harness import Fleet, refusals
 
-pytestmark = [pytest.mark.long, pytest.mark.ci, pytest.mark.usefixtures("disturbs")]
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("disturbs")]
 
 LOST = {
     "gateway": "/etc/heartcode/rigs.json",

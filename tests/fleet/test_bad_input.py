@@ -52,6 +52,7 @@ def allows(fleet: Fleet, origin: str) -> bool:
     return answer.headers.get("Access-Control-Allow-Origin") == origin
 
 
+@pytest.mark.ci
 def test_what_was_written_before_a_play_fails_is_served(fleet: Fleet, tmp_path: Path) -> None:
     origin = "https://chat.example"
     _, play = yaml.safe_load((ROOT / "playbooks/gateway.yml").read_text())
@@ -68,6 +69,7 @@ def test_what_was_written_before_a_play_fails_is_served(fleet: Fleet, tmp_path: 
         fleet.playbook(playbook="playbooks/gateway.yml")
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("disturbs")
 def test_a_rig_without_power_stops_the_play_before_anything_is_changed(fleet: Fleet) -> None:
     fleet.tool("stop", "rig2")
@@ -94,7 +96,6 @@ def test_a_missing_variable_is_named(fleet: Fleet, tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
     """It is started anew with it and, as that fails, with what it had; nobody else is touched."""
@@ -123,7 +124,6 @@ def test_a_setting_that_cannot_work_costs_one_backend(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 def test_a_failed_build_leaves_the_old_version_serving(fleet: Fleet) -> None:
     current = "readlink /opt/heartcode/llama.cpp/current"
     before = [fleet.ssh(rig, current) for rig in fleet.rigs]

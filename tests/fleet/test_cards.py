@@ -129,7 +129,6 @@ def test_a_card_is_gone_and_comes_back(fleet: Fleet, timer: str) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_card_that_is_back_gets_its_power_limit_whoever_starts_its_backend(fleet: Fleet) -> None:
     """A person is quicker than the timer, which is the one that usually does."""
@@ -195,7 +194,6 @@ def deploy(fleet: Fleet, rig: str, gpus: list[dict[str, object]], **variables: o
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
     fleet: Fleet, tmp_path: Path
@@ -251,7 +249,6 @@ def test_replacing_and_removing_a_card_takes_one_run_and_leaves_the_neighbours(
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_card_that_is_found_takes_the_place_of_the_one_that_is_gone(fleet: Fleet) -> None:
     """The inventory says no word of rig2's cards: a number is what the rig remembers."""
@@ -284,7 +281,6 @@ def test_a_card_that_is_found_takes_the_place_of_the_one_that_is_gone(fleet: Fle
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_bare_rig_gets_its_driver_and_its_backends_in_one_run(fleet: Fleet) -> None:
     """Before there is a driver the bus alone tells of the cards; when it has come they have names.

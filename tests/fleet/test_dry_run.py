@@ -8,7 +8,6 @@ from tests.fleet.harness import Fleet
 
 
 @pytest.mark.ci
-@pytest.mark.long
 def test_a_dry_run_of_what_is_deployed_tells_of_no_change(fleet: Fleet) -> None:
     done = fleet.playbook("--check", "--diff")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -17,7 +16,6 @@ def test_a_dry_run_of_what_is_deployed_tells_of_no_change(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("playbook", "tells"),
     [("plan", r"rig1 +2 x P106-100"), ("tune", r"rig1: +GPU-10600000-\S+: \d+ candidates")],

@@ -195,7 +195,6 @@ def break_things(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_every_query_of_the_dashboards_has_data_or_says_when(fleet: Fleet) -> None:
     usual, unusual = queries(that_need_a_fault=False), queries(that_need_a_fault=True)

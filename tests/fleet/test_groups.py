@@ -15,7 +15,7 @@ from tests.fleet.harness import RIG, Fleet, wait_for
 from tests.fleet.test_cards import limits, uuids, uuids_of_inventory
 from tests.health_check import check, row
 
-pytestmark = [pytest.mark.ci, pytest.mark.long]
+pytestmark = pytest.mark.ci
 
 RIG1, GROUP, ALONE = "rig1", "heartcode-llama@0.service", "heartcode-llama@1.service"
 THIRD = "GPU-10600000-0000-4000-8000-0000000000fd"

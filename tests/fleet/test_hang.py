@@ -39,7 +39,6 @@ def signs(fleet: Fleet, rig: str) -> str:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_streams_outlive_a_llama_server_that_hangs_and_systemd_restarts_it(fleet: Fleet) -> None:
     before, were, resumed = fleet.starts(), pids(fleet), resumes(fleet)

@@ -92,7 +92,6 @@ def test_the_key_that_was_made_is_for_its_owner_alone(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_revoked_key_ends_nothing_that_runs(fleet: Fleet, tmp_path: Path, said: str) -> None:
     assert said

@@ -87,7 +87,6 @@ def sums(fleet: Fleet, name: str = NAME) -> set[str]:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 def test_a_model_crosses_the_line_once(
     fleet: Fleet, hub: ModelHub, model: bytes, variables: dict[str, object]
 ) -> None:

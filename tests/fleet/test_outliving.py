@@ -52,7 +52,9 @@ def lost(fleet: Fleet, rig: str, how: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("disturbs")
-@pytest.mark.parametrize("how", ["power", "cable", "kill -9"])
+@pytest.mark.parametrize(
+    "how", ["power", *(pytest.param(how, marks=pytest.mark.ci) for how in ("cable", "kill -9"))]
+)
 def test_eight_streams_over_two_rigs_outlive_one(fleet: Fleet, how: str) -> None:
     since = fleet.cursor("gateway")
     streams = [Reader(fleet, number) for number in range(STREAMS)]

@@ -12,6 +12,8 @@ import yaml
 
 from tests.fleet.harness import ROOT, Fleet
 
+pytestmark = pytest.mark.ci
+
 CARD = "GPU-10600000-0000-4000-8000-000000000001"  # rig1's first
 MODELS = "/var/lib/heartcode/models"
 

@@ -207,7 +207,6 @@ def test_a_proxy_that_is_killed_is_started_again(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_the_playbook_reloads_for_a_setting_and_moves_to_another_port(
     fleet: Fleet, began: str

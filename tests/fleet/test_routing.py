@@ -84,7 +84,6 @@ def test_a_draining_rig_gets_nothing_new_and_ends_what_it_has(fleet: Fleet) -> N
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_a_request_moves_off_a_rig_whose_cable_is_pulled(fleet: Fleet) -> None:
     """Its connection stays open and silent: the keepalive of the gateway's relay finds out."""

@@ -64,7 +64,6 @@ def test_a_restart_under_a_stream_is_no_death(fleet: Fleet) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("disturbs")
 def test_only_who_is_stopped_leaves_a_sign(fleet: Fleet) -> None:
     fleet.ssh("rig1", "systemctl restart heartcode-llama@1")

@@ -11,6 +11,8 @@ import requests
 
 from tests.fleet.harness import Fleet, refusals, wait_for
 
+pytestmark = pytest.mark.ci
+
 OWN = "/etc/heartcode/tls/self_signed"
 SHOWN_UNTIL = "gateway_tls_certificate_not_after_timestamp_seconds"
 
@@ -138,8 +140,6 @@ def make_certificate(directory: Path, name: str) -> dict[str, str]:
     return {"gateway_tls_certificate": str(file), "gateway_tls_key": str(key)}
 
 
-@pytest.mark.ci
-@pytest.mark.long
 @pytest.mark.usefixtures("certificate")
 def test_a_certificate_of_one_s_own_is_checked_and_served(fleet: Fleet, tmp_path: Path) -> None:
     own, other = (make_certificate(tmp_path, name) for name in ("own", "other"))
@@ -160,8 +160,6 @@ def test_a_certificate_of_one_s_own_is_checked_and_served(fleet: Fleet, tmp_path
     assert modes == "600"
 
 
-@pytest.mark.ci
-@pytest.mark.long
 def test_an_acme_server_s_certificate_can_be_planned(fleet: Fleet, tmp_path: Path) -> None:
     """What test_acme.py has done for real, on a host that has none of it yet."""
     file = tmp_path / "acme.yml"

@@ -164,6 +164,7 @@ def test_backends_load_one_after_the_other(fleet: Fleet) -> None:
     assert first[1] <= second[0]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("disturbs")
 def test_a_backend_that_dies_again_and_again_is_left_alone(fleet: Fleet) -> None:
     rig, unit = "rig1", "heartcode-llama@1.service"

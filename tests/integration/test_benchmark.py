@@ -47,6 +47,7 @@ def serve_text(connection: Connection, _: Request) -> None:
     connection.end_stream()
 
 
+@pytest.mark.ci
 def test_a_real_server_is_measured_drawn_and_compared(
     llama_servers: StartLlamas, tmp_path: Path
 ) -> None:

@@ -297,6 +297,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.ci
 def test_the_reader_is_started_again_and_never_outlives_the_exporter(host: Host) -> None:
     (reader,) = children(host.exporter.process.pid)
     subprocess.run(["kill", "-KILL", str(reader)], check=True)

@@ -54,7 +54,11 @@ def is_hung(proxy: Proxy, number: int) -> bool:
 
 @pytest.mark.parametrize(
     ("path", "hang"),
-    [(CHAT, Llama.hang), (COMPLETIONS, Llama.hang), (CHAT, Llama.hang_amid_its_work)],
+    [
+        (CHAT, Llama.hang),
+        pytest.param(COMPLETIONS, Llama.hang, marks=pytest.mark.ci),
+        pytest.param(CHAT, Llama.hang_amid_its_work, marks=pytest.mark.ci),
+    ],
 )
 def test_streams_count_on_when_their_llama_server_hangs(
     llama_servers: StartLlamas,
@@ -90,8 +94,10 @@ def test_streams_count_on_when_their_llama_server_hangs(
     assert not living.is_generating()
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+@pytest.mark.parametrize(
+    "stream", [True, pytest.param(False, marks=pytest.mark.ci)], ids=["stream", "whole"]
+)
+@pytest.mark.parametrize("path", [CHAT, pytest.param(COMPLETION, marks=pytest.mark.ci)])
 def test_a_prompt_moves_on_when_its_llama_server_hangs(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,
@@ -253,6 +259,7 @@ def slowed_down(llama: Llama) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("path", [CHAT, COMPLETION])
 def test_a_slow_prompt_is_left_alone(
     llama_servers: StartLlamas,
@@ -378,6 +385,7 @@ def test_a_backend_at_work_is_not_probed(
     wait_until(lambda: len(busy.probes) > before, "it is idle")
 
 
+@pytest.mark.ci
 def test_a_proxy_that_stood_still_itself_blames_nobody(
     start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
 ) -> None:
@@ -406,6 +414,7 @@ def test_a_proxy_that_stood_still_itself_blames_nobody(
     assert not is_hung(proxy, 0)
 
 
+@pytest.mark.ci
 def test_questions_beside_the_loop_do_not_hide_that_it_hangs(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_real_llama_server_says_what_it_serves(
     assert not named.has_weights_of(other)
 
 
+@pytest.mark.ci
 def test_a_stream_outlives_every_stop_that_somebody_wanted(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,

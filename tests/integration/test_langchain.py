@@ -126,6 +126,7 @@ def test_errors(proxy: Proxy) -> None:
     )
 
 
+@pytest.mark.ci
 def test_a_full_rig_is_asked_again(llama_servers: StartLlamas, start_proxy: StartProxy) -> None:
     (llama,) = llama_servers(1)
     proxy = start_proxy(llama.url, HEARTCODE_QUEUE_LENGTH="0")

@@ -49,6 +49,7 @@ def test_a_stream_that_takes_too_long_ends_with_an_error_event(
     assert proxy.log_line(answer.headers["X-Request-Id"])["outcome"] == "failed"
 
 
+@pytest.mark.ci
 def test_a_stream_that_outlasts_a_stop_ends_with_an_error_event(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:
@@ -113,7 +114,10 @@ def test_limits_of_the_headers_can_be_set(
         assert requests.get(proxy.url + path, headers=headers, timeout=30).ok
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "framing",
+    ["Content-Length: 9", pytest.param("Transfer-Encoding: chunked", marks=pytest.mark.ci)],
+)
 def test_a_body_that_stops_in_the_middle_is_not_waited_for(
     start_proxy: StartProxy, framing: str
 ) -> None:

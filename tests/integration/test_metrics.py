@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import Any
 
+import pytest
 import requests
 from heartcode.exporter.readings import LLAMA_COUNTERS
 
@@ -146,6 +147,7 @@ def test_active_requests_are_right_after_a_crash(
         proxy.wait_until_answers(f"{proxy.url}/livez")
 
 
+@pytest.mark.ci
 def test_a_reload_replaces_the_worker_without_losing_counts(
     start_proxy: StartProxy, start_upstream: StartUpstream, start_exporter: StartExporter
 ) -> None:

@@ -58,7 +58,9 @@ def stand_still(proxy: Proxy) -> None:
         os.kill(pid, signal.SIGSTOP)
 
 
-@pytest.mark.parametrize(("path", "end"), [(CHAT, kill), (COMPLETIONS, stand_still)])
+@pytest.mark.parametrize(
+    ("path", "end"), [(CHAT, kill), pytest.param(COMPLETIONS, stand_still, marks=pytest.mark.ci)]
+)
 def test_eight_streams_count_on_when_their_rig_is_lost(
     llama_servers: StartLlamas,
     start_rigs: StartRigs,
@@ -87,7 +89,7 @@ def test_eight_streams_count_on_when_their_rig_is_lost(
     assert relay.metric("gateway_resumes_total", reason=reason) == 8
 
 
-@pytest.mark.parametrize("path", [CHAT, NATIVE])
+@pytest.mark.parametrize("path", [CHAT, pytest.param(NATIVE, marks=pytest.mark.ci)])
 def test_one_answer_comes_of_two_rigs_that_lose_a_card_each(
     llama_servers: StartLlamas, start_rigs: StartRigs, slow_model: Path, path: str
 ) -> None:

@@ -62,6 +62,7 @@ def reload(proxy: Proxy) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.ci
 def test_a_stream_counts_on_across_two_reloads_and_nobody_is_refused(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,
@@ -146,7 +147,10 @@ if sys.modules['__main__'].__spec__.name != 'heartcode.reload':
     "broken",
     [
         (BROKEN, "this is broken"),
-        (BROKEN_IN_A_WORKER, "the new worker ended before it served; the one before goes on"),
+        pytest.param(
+            (BROKEN_IN_A_WORKER, "the new worker ended before it served; the one before goes on"),
+            marks=pytest.mark.ci,
+        ),
     ],
     ids=["found before", "found by the worker"],
 )
@@ -217,6 +221,7 @@ def test_a_reload_of_another_process_is_refused(start_proxy: StartProxy) -> None
     assert "is no proxy" in done.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("graceful", "last"), [("2", 8000), ("60", 800)], ids=["2", "60"])
 def test_a_stop_after_a_reload_ends_the_streams_from_before(
     llama_servers: StartLlamas,
@@ -244,6 +249,7 @@ def test_a_stop_after_a_reload_ends_the_streams_from_before(
     assert not Path(f"/proc/{old}").exists()
 
 
+@pytest.mark.ci
 def test_a_worker_that_has_retired_ends_what_takes_too_long(
     start_proxy: StartProxy, start_upstream: StartUpstream
 ) -> None:

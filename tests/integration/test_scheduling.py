@@ -57,6 +57,7 @@ def talk(number: int, turns: int) -> dict[str, Any]:
     return {"messages": messages[:-1], "max_tokens": 3}
 
 
+@pytest.mark.ci
 def test_every_turn_goes_back_to_the_backend_that_holds_the_conversation(
     llama_servers: StartLlamas, start_proxy: StartProxy
 ) -> None:

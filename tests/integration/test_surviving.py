@@ -26,7 +26,7 @@ from tests.integration.listening import (
 from tests.integration.processes import Llama, Proxy, connect_and_send, counted_to, wait_until
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, pytest.param(COMPLETIONS, marks=pytest.mark.ci)])
 def test_twenty_streams_count_on_when_their_llama_server_is_killed(
     llama_servers: StartLlamas,
     start_proxy: StartProxy,
@@ -227,7 +227,9 @@ def test_a_client_that_leaves_frees_its_slot_though_others_are_served(
         assert next(lines) is not None, "the other one still gets its answer"
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    "stream", [True, pytest.param(False, marks=pytest.mark.ci)], ids=["stream", "whole"]
+)
 def test_a_client_that_leaves_during_its_prompt_frees_its_slot(
     llama_servers: StartLlamas, start_proxy: StartProxy, slow_model: Path, *, stream: bool
 ) -> None:

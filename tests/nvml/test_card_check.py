@@ -108,6 +108,7 @@ def test_a_card_in_whose_way_another_of_the_group_is_hides_none_that_is_lost(
     assert check_all(rig, "GPU-a+GPU-c", path) == (3, "GPU-a: nvidia-smi stops at a lost card")
 
 
+@pytest.mark.ci
 def test_a_question_that_cannot_be_killed_stays_the_only_one(rig: Rig, tmp_path: Path) -> None:
     """Here nobody tries: a process that outlives SIGKILL is the kernel's alone to make."""
     programs, signs = tmp_path / "bin", tmp_path / "run/llama"

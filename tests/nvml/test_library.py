@@ -580,6 +580,7 @@ def test_it_runs_on_debian_12_and_needs_the_c_library_alone() -> None:
     assert max(versions) <= (2, 36)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif("SIMULATED_NVML" in os.environ, reason="this is the sanitized run")
 def test_the_same_with_sanitizers() -> None:
     """Runs the tests of this file again, with a library that ends at the first wrong access."""

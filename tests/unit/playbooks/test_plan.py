@@ -46,7 +46,9 @@ def play(tmp_path: Path, *arguments: str, **variables: object) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("arguments", [(), ("--check",)], ids=["run", "check"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("--check",), marks=pytest.mark.ci)], ids=["run", "check"]
+)
 def test_it_prints_the_fleet_s_plan_and_changes_nothing(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -76,7 +78,10 @@ def test_what_does_not_fit_is_printed_and_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "order"),
-    [([], [AA, BB]), ([{"gpus": ["02:00.0", 0], "slots": 1}], [BB, AA])],
+    [
+        ([], [AA, BB]),
+        pytest.param([{"gpus": ["02:00.0", 0], "slots": 1}], [BB, AA], marks=pytest.mark.ci),
+    ],
     ids=["found", "named"],
 )
 def test_cards_that_hold_a_model_together_are_a_group(

@@ -112,6 +112,7 @@ def test_one_setting_that_cannot_work_costs_one_backend_of_the_fleet(tmp_path: P
     assert [rig.states for rig in rigs] == [["active"] * 3] * 3
 
 
+@pytest.mark.ci
 def test_one_rig_s_own_setting_is_no_harm_to_the_others(tmp_path: Path) -> None:
     changed, wrong, same = (
         Rig(tmp_path / "rig1", *["new"] * 3),

@@ -36,7 +36,9 @@ def test_one_that_a_person_has_emptied_stays_empty_and_is_not_asked_for_a_token(
     assert (tmp_path / "draining").exists()
 
 
-@pytest.mark.parametrize("left", [None, THEIRS], ids=["serving", "left by a play"])
+@pytest.mark.parametrize(
+    "left", [None, pytest.param(THEIRS, marks=pytest.mark.ci)], ids=["serving", "left by a play"]
+)
 def test_any_other_takes_requests_and_has_to_give_a_token(tmp_path: Path, left: str | None) -> None:
     if left:
         (tmp_path / "draining").write_text(left)

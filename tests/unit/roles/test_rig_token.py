@@ -11,6 +11,7 @@ TOKEN = "hf_of_nobody"  # noqa: S105
 LOOK = {"ansible.builtin.setup": {"gather_subset": ["!all", "!min", "hardware"]}}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("given", ["inventory", "environment"])
 def test_the_hub_s_token_is_in_no_output(tmp_path: Path, given: str) -> None:
     variables: dict[str, Any] = {

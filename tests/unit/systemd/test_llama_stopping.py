@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).parents[3] / "systemd/libexec/heartcode-llama-stopping"
 
 
@@ -33,6 +35,7 @@ def test_it_ends_when_all_is_saved(tmp_path: Path) -> None:
     assert stopping.wait(30) == 0
 
 
+@pytest.mark.ci
 def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
     (tmp_path / "3.unsaved").touch()
     assert stop(tmp_path).wait(60) == 0

@@ -114,6 +114,7 @@ def test_what_a_card_was_working_on_when_it_failed_is_served_by_another() -> Non
     assert figures.refused == 0
 
 
+@pytest.mark.ci
 def test_an_overloaded_fleet_asks_all_rigs_and_lets_requests_wait() -> None:
     all_asked = Fleet(small(load=3.0)).run()
     assert max(all_asked.tries) > 3
