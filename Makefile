@@ -17,9 +17,9 @@ GATEWAY_PORT := 4000
 JOBS ?= $(shell nproc)
 pytest_parallel = pytest -n $(JOBS) --dist loadfile --durations=20 --durations-min=1
 RUNS ?= 50
-# Those of a quick loop (pyproject.toml says what the marks mean); `.ci/run` asks for more.
-TESTS ?= not ci and not long
-FLEET_STEPS ?= create converge idempotence
+# What `.ci/run` asks (pyproject.toml has the marks), and each of these targets by itself; `make test` asks less.
+TESTS ?= ci or not long
+FLEET_STEPS ?= create check converge idempotence
 
 .PHONY: help
 help: ## Say what there is
@@ -60,10 +60,12 @@ proxy: bootstrap ## Run the proxy here: make proxy BACKENDS=http://127.0.0.1:808
 	@BACKENDS='$(BACKENDS)' PORT='$(or $(PORT),8080)' scripts/run_proxy.sh
 
 .PHONY: test
-test: bootstrap ## Run the checks and tests
+test: TESTS = not ci and not long
+test: FLEET_STEPS = create converge idempotence
+test: bootstrap ## Run the checks and the tests of a quick loop
 	@tools/test_llama_server.sh >/dev/null
 	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
-	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1
+	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1 TESTS='$(TESTS)' FLEET_STEPS='$(FLEET_STEPS)'
 
 .PHONY: test-code
 test-code: lint unit integration gateway-test fleet-tool-test

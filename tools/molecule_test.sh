@@ -4,7 +4,7 @@
 #   tools/molecule_test.sh [test|verify [PYTEST ARGUMENTS]]
 #   tools/molecule_test.sh create|check|converge|idempotence|destroy
 #
-# `test` goes through $STEPS, of molecule's; create, check, converge and idempotence unless it is set.
+# `test` goes through $STEPS, which are molecule's.
 #
 # The fleet lies in .fleet-test, so that one that a person works with is left alone.
 set -euo pipefail
@@ -34,7 +34,7 @@ case $action in
     test)
         molecule destroy
         trap end_after_failure EXIT
-        for step in ${STEPS:-create check converge idempotence}; do
+        for step in $STEPS; do
             molecule "$step"
         done
         verify "$@"
