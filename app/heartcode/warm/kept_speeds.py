@@ -59,7 +59,7 @@ class _Record:
         try:
             learnt = {str(name): _sums(pair) for name, pair in told["learnt"].items()}
             return cls(key=str(told["of"]), learnt=learnt)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SealError("it says nothing of a backend's speed") from error
 
     def told(self) -> dict[str, Any]:

@@ -217,10 +217,12 @@ def test_a_damaged_file_is_dropped_with_one_line(
 def test_sums_that_cannot_be_are_none(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
     learnt(tmp_path)
     kept = sealed.read(tmp_path / FILE)
-    kept["backends"]["127.0.0.1:1"]["learnt"]["decode"] = [float("nan"), 1e300]
-    sealed.write(tmp_path / FILE, kept)
-    assert Rig(tmp_path).say().decode.value == pytest.approx(60, rel=0.02)
-    assert len(told(lines, "speeds_dropped")) == 1
+    absurd: tuple[list[Any], ...] = ([float("nan"), 1], [1, 1e300], [10**400, 1], ["1", None])
+    for sums in absurd:
+        kept["backends"]["127.0.0.1:1"]["learnt"]["decode"] = sums
+        sealed.write(tmp_path / FILE, kept)
+        assert Rig(tmp_path).say().decode.value == pytest.approx(60, rel=0.02)
+    assert len(told(lines, "speeds_dropped")) == len(absurd)
 
 
 def test_it_is_written_soon_and_then_every_now_and_then(tmp_path: Path) -> None:
