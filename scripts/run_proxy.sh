@@ -33,7 +33,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 0' INT TERM
-export HEARTCODE_RUN_DIR=$run_dir HEARTCODE_METRICS_DIR=$run_dir/metrics
+export HEARTCODE_RUN_DIR=$run_dir HEARTCODE_METRICS_DIR=$run_dir/metrics HEARTCODE_LEARNT_DIR=$run_dir/learnt
 
 cd "$root/app"
 # In the background, for a trap runs only between commands and `wait` is one that it interrupts.

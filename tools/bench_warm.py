@@ -31,6 +31,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,97 @@ def directory_for(stack_in: Path, *, is_on: bool) -> Iterator[tuple[Path, Path |
         yield directory, files if is_on else None
 
 
+class SmallRig:
+    """A rig with one llama-server of two slots, which leaves its unit's signs.
+
+    Attributes:
+        llama: its llama-server.
+        files: where it keeps conversations; None where it keeps none.
+        unsaved: the sign that something is in no file yet.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        server: Sequence[str],
+        model: Path,
+        *,
+        files: Path | None,
+        threads: int = 1,
+        more: Sequence[str] = (),
+    ) -> None:
+        run = directory / "run"
+        self.files = files
+        self.unsaved = run / "llama" / "0.unsaved"
+        self._start = partial(
+            Llama,
+            directory,
+            server,
+            model,
+            slots=2,
+            cache_ram_mib=0,
+            context=_CONTEXT,
+            threads=threads,
+            conversations=files,
+            signs=run / "llama",
+            more=more,
+        )
+        with ExitStack() as stack:
+            self.llama: Llama = self._start()
+            stack.callback(self._end_llama)
+            self.llama.wait_until_serving()
+            given = settings(files, run=run)
+            self._proxy = stack.enter_context(
+                Rig(directory, [self.llama.port], name="rig", slots=2, settings=given)
+            )
+            self._proxy.wait_until_serving()
+            self._programs = stack.pop_all()
+
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return self._proxy.url
+
+    def restart(self) -> None:
+        """Restart the llama-server as its unit does."""
+        self.llama.stop()
+        self._begin_again()
+
+    def crash(self) -> None:
+        """Kill the llama-server, and start it again."""
+        self.llama.kill()
+        self._begin_again()
+
+    def end(self) -> None:
+        """End both programs."""
+        self._programs.close()
+
+    def _end_llama(self) -> None:
+        self.llama.__exit__()  # whichever it is by then
+
+    def _begin_again(self) -> None:
+        self.llama = self._start(port=self.llama.port)
+        self.llama.wait_until_serving()
+        self._proxy.wait_until_serving()
+
+
+@contextmanager
+def small_rig(
+    scratch: Path,
+    server: Sequence[str],
+    model: Path,
+    *,
+    is_on: bool,
+    threads: int = 1,
+    more: Sequence[str] = (),
+) -> Iterator[SmallRig]:
+    """Run such a rig, with conversations in files or in none."""
+    with directory_for(scratch, is_on=is_on) as (directory, files), ExitStack() as stack:
+        rig = SmallRig(directory, server, model, files=files, threads=threads, more=more)
+        stack.callback(rig.end)
+        yield rig
+
+
 def returning(
     scratch: Path,
     server: Sequence[str],
@@ -151,48 +243,24 @@ def returning(
 ) -> dict[str, list[float]]:
     """Return the seconds to the first token of conversations that return, by what has happened."""
     seen: dict[str, list[float]] = {"nothing": [], "restart": [], "kill -9": []}
-    with directory_for(scratch, is_on=is_on) as (directory, files), ExitStack() as stack:
-        run = directory / "run"
-
-        def start(port: int = 0) -> Llama:
-            llama = Llama(
-                directory,
-                server,
-                reader.model,
-                slots=2,
-                cache_ram_mib=0,
-                context=_CONTEXT,
-                threads=os.cpu_count() or 1,
-                conversations=files,
-                signs=run / "llama",
-                port=port,
-            )
-            llama.wait_until_serving()
-            return llama
-
-        llama = start()
-        rig = stack.enter_context(
-            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files, run=run))
-        )
-        rig.wait_until_serving()
+    threads = os.cpu_count() or 1
+    with small_rig(scratch, server, reader.model, is_on=is_on, threads=threads) as rig:
+        happens = {"restart": rig.restart, "kill -9": rig.crash}
         for number in range(rounds):
-            for what in ("restart", "kill -9"):
+            for what, happen in happens.items():
                 name = f"{what} {number}"
                 asked(rig.url, reader.talk(name, 1, tokens=tokens))
                 warm = asked(rig.url, reader.talk(name, 2, tokens=tokens))
                 seen["nothing"].append(warm.first_token_s or 0.0)
-                if files is not None and what == "kill -9":
-                    wait_until_saved(files, 2 + 2 * number)
+                if rig.files is not None and what == "kill -9":
+                    wait_until_saved(rig.files, 2 + 2 * number)
                 time.sleep(_IDLE_S)
-                llama.kill() if what == "kill -9" else llama.stop()
-                llama = start(llama.port)
-                rig.wait_until_serving()
+                happen()
                 answer = asked(rig.url, reader.talk(name, 3, tokens=tokens))
                 if answer.prompt_tokens < tokens:
                     raise RuntimeError(f"the prompt has {answer.prompt_tokens} tokens alone")
                 seen[what].append(answer.first_token_s or 0.0)
                 print(f"  files {is_on}, {what}: {answer.first_token_s:.2f} s", file=sys.stderr)
-        llama.__exit__()
     return seen
 
 
@@ -245,46 +313,40 @@ class Beside:
     """A rig on which somebody listens to a stream while another conversation goes on.
 
     Attributes:
-        url: the rig's.
+        rig: the rig.
         reader: its model.
         tokens: the length of the other conversation.
-        llama: its llama-server.
-        files: where it keeps conversations; None where it keeps none.
-        unsaved: the sign that something is in no file yet.
         turn: how far the other conversation is.
         written: the files that were seen, by name.
     """
 
-    url: str
+    rig: SmallRig
     reader: Reader
     tokens: int
-    llama: Llama
-    files: Path | None
-    unsaved: Path
     turn: int = 1
     written: set[str] = field(default_factory=set)
 
     def hear(self, tokens: int) -> Answer:
         """Return a stream of so many tokens, when it has ended."""
-        return asked(self.url, self.reader.talk("Stream", 1, tokens=60), tokens)
+        return asked(self.rig.url, self.reader.talk("Stream", 1, tokens=60), tokens)
 
     def go_on(self) -> None:
         """Let the other conversation have a turn."""
-        asked(self.url, self.reader.talk("Tale", self.turn, tokens=self.tokens), 1)
+        asked(self.rig.url, self.reader.talk("Tale", self.turn, tokens=self.tokens), 1)
         self.turn += 1
         self.look()
 
     def look(self) -> int:
         """Note the files that are there; return how many were noted so far."""
-        if self.files is not None:
-            self.written.update(path.name for path in self.files.glob("*.json"))
+        if self.rig.files is not None:
+            self.written.update(path.name for path in self.rig.files.glob("*.json"))
         return len(self.written)
 
     def wait_until_quiet(self) -> None:
         """Return when nothing is left to be saved."""
         time.sleep(_SILENCE_S)
         deadline = time.monotonic() + _WITHIN_S
-        while self.unsaved.exists():
+        while self.rig.unsaved.exists():
             if time.monotonic() > deadline:
                 raise RuntimeError("the conversations were not saved")
             time.sleep(0.1)
@@ -313,34 +375,10 @@ def listening_room(
     scratch: Path, server: Sequence[str], reader: Reader, *, is_on: bool, tokens: int
 ) -> Iterator[Beside]:
     """Run a rig with one llama-server, in one of whose two slots the other conversation is."""
-    with directory_for(scratch, is_on=is_on) as (directory, files), ExitStack() as stack:
-        run = directory / "run"
-        llama = stack.enter_context(
-            Llama(
-                directory,
-                server,
-                reader.model,
-                slots=2,
-                cache_ram_mib=0,
-                context=_CONTEXT,
-                conversations=files,
-                signs=run / "llama",
-                more=["--ignore-eos"],  # a stream is as long as it is asked to be
-            )
-        )
-        llama.wait_until_serving()
-        rig = stack.enter_context(
-            Rig(directory, [llama.port], name="rig", slots=2, settings=settings(files, run=run))
-        )
-        rig.wait_until_serving()
-        beside = Beside(
-            url=rig.url,
-            reader=reader,
-            tokens=tokens,
-            llama=llama,
-            files=files,
-            unsaved=run / "llama" / "0.unsaved",
-        )
+    # A stream is as long as it is asked to be.
+    more = ["--ignore-eos"]
+    with small_rig(scratch, server, reader.model, is_on=is_on, more=more) as rig:
+        beside = Beside(rig=rig, reader=reader, tokens=tokens)
         beside.go_on()
         beside.hear(_ANSWER)
         beside.wait_until_quiet()
@@ -349,7 +387,7 @@ def listening_room(
 
 def listen(beside: Beside, *, turns: int, stream: int) -> Heard:
     """Listen to a stream of so many tokens, while the other conversation has so many turns."""
-    before, cpu_s = beside.look(), beside.llama.cpu_s()
+    before, cpu_s = beside.look(), beside.rig.llama.cpu_s()
     answers: list[Answer] = []
     listening = threading.Thread(target=lambda: answers.append(beside.hear(stream)))
     listening.start()
@@ -359,7 +397,7 @@ def listen(beside: Beside, *, turns: int, stream: int) -> Heard:
             raise RuntimeError("the stream has ended before the others' turns: --stream")
         beside.go_on()
     listening.join()
-    cpu_s = beside.llama.cpu_s() - cpu_s
+    cpu_s = beside.rig.llama.cpu_s() - cpu_s
     files = beside.look() - before
     beside.wait_until_quiet()
     if not answers:

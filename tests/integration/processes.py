@@ -158,6 +158,7 @@ class Proxy(Program):
             "HEARTCODE_BACKENDS": ",".join(backends),
             "HEARTCODE_RUN_DIR": str(directory),
             "HEARTCODE_METRICS_DIR": str(self.metrics_dir),
+            "HEARTCODE_LEARNT_DIR": str(directory / "learnt"),  # for the test to make, if it wants
             "HEARTCODE_GRACEFUL_TIMEOUT_S": "5",
             **variables,
         }

@@ -6,6 +6,8 @@ The model counts, and the proxy is told that it reads slowly: what is short is w
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from heartcode.routing.throughput import Throughput
 
 from tests.integration.conftest import StartExporter, StartLlamas, StartProxy
 from tests.integration.processes import Llama, Proxy, counted_to, wait_until
@@ -126,6 +129,42 @@ def test_what_was_saved_outlives_the_proxy(
     start_llama(port=llama.port)
     proxy.start()
     assert ask(proxy, **talk(1, 2))["restored_tokens"] > 500
+
+
+@pytest.mark.parametrize("how", ["restart", "kill -9", "reload"])
+def test_what_was_learnt_of_speeds_outlives_the_proxy(
+    start_llama: Any, start_proxy: StartProxy, files: Path, how: str
+) -> None:
+    llama = start_llama()
+    file = files.parent / "learnt" / "speeds.json"
+    file.parent.mkdir()
+    own = {"HEARTCODE_LEARNT_DIR": str(file.parent), "HEARTCODE_PROMPT_SPEEDS": "0"}
+    proxy = start_proxy(llama.url, **settings(files, **own))
+    ask(proxy, **talk(1))
+    wait_until(file.exists, "what was learnt is kept")
+    assert file.stat().st_mode & 0o777 == 0o600
+    if how == "restart":
+        assert proxy.stop() == 0
+        proxy.start()
+    elif how == "kill -9":
+        os.kill(proxy.worker_pid(), signal.SIGKILL)
+    else:
+        assert proxy.reload().returncode == 0
+    wait_until(lambda: proxy.log_lines("speeds_recalled") != [], "it goes on with that")
+    name = llama.url.removeprefix("http://")
+    speeds = Throughput(Throughput())
+    speeds.go_on_with(json.loads(file.read_text().splitlines()[0])["backends"][name]["learnt"])
+    (line,) = proxy.log_lines("speeds_recalled")
+    assert line["backend"] == name
+    assert line["prompt"] == round(speeds.prompt.value, 1)
+    assert line["decode"] == round(speeds.decode.value, 1)
+
+    # With other cards it begins anew.
+    proxy.stop()
+    proxy.env["HEARTCODE_GPU_UUIDS"] = "GPU-1+GPU-2"
+    proxy.start()
+    assert len(proxy.log_lines("speeds_recalled")) == 1
+    assert proxy.log_lines("speeds_dropped") == proxy.log_lines("keeper_failed") == []
 
 
 def test_a_conversation_goes_on_on_another_card_of_the_rig(

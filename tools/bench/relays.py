@@ -157,6 +157,7 @@ class HeartCode(Relay):
             "HEARTCODE_MODEL": "bench",
             "HEARTCODE_RUN_DIR": str(self.directory),
             "HEARTCODE_METRICS_DIR": str(self.directory / "metrics"),
+            "HEARTCODE_LEARNT_DIR": str(self.directory / "learnt"),  # nothing: it is not there
             "HEARTCODE_GRACEFUL_TIMEOUT_S": "1",
             **self.settings,
         }

@@ -12,6 +12,7 @@ started another process, it is asked again before it gets a request.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from heartcode.routing.unit_signs import UnitSigns
 from heartcode.telemetry import log, metrics
@@ -37,6 +38,7 @@ class ServedModel:
         identity: what it has said since it came up; None before it has.
         n_ctx: the tokens of one conversation, as it said last; 0 before it has.
         is_other: whether it said last that it serves another model than the settings say.
+        when_noted: what is done when it has said what it serves.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ServedModel:
         self.identity: Identity | None = None
         self.n_ctx = 0
         self.is_other = False
+        self.when_noted: Callable[[], None] = lambda: None
         self._backend = backend
         self._signs = signs
         self._process = 0
@@ -96,6 +99,7 @@ class ServedModel:
         is_news = before is None or str(before) != str(identity)
         if self.is_other != was_other or (self.is_other and is_news):
             self._tell(identity)
+        self.when_noted()
 
     def _tell(self, identity: Identity) -> None:
         metrics.OTHER_MODEL.labels(backend=self._backend).set(self.is_other)

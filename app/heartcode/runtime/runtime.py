@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ from heartcode.telemetry import log
 from heartcode.warm.conversation_cache import ConversationCache
 from heartcode.warm.conversation_cache import Limits as WarmLimits
 from heartcode.warm.keeper import Keeper
+from heartcode.warm.kept_speeds import KeptSpeeds
 from heartcode.warm.store import Store, StoreError
 
 _MIB = 1024 * 1024
@@ -54,8 +55,8 @@ class Runtime:
     registry: ModelRegistry
     relay: Relay
     draining: Draining
+    keeper: Keeper
     warm: ConversationCache | None = None
-    keeper: Keeper | None = None
     monitors: tuple[Monitor, ...] = ()
     running: set[Client] = field(default_factory=set)
     slots: SparingQuestion = field(
@@ -122,28 +123,25 @@ class Runtime:
             relay=relay,
             draining=Draining(settings.run_dir),
             warm=warm,
-            keeper=Keeper(warm, pool.backends) if warm is not None else None,
+            keeper=Keeper(pool.backends, cache=warm, speeds=_kept_speeds(settings, backends)),
             monitors=tuple(_monitors(pool, settings)),
         )
 
     def start(self) -> None:
         """Begin to monitor the backends, in the process that serves."""
+        self.keeper.start()
         for monitor in self.monitors:
             monitor.start()
-        if self.keeper is not None:
-            self.keeper.start()
 
     def stop(self) -> None:
         """Monitor them no more."""
         for monitor in self.monitors:
             monitor.stop()
-        if self.keeper is not None:
-            self.keeper.stop()
+        self.keeper.stop()
 
     def retire(self) -> None:
         """Leave what is not asked for yet to another process, which takes all new requests."""
-        if self.warm is not None:
-            self.warm.retire()
+        self.keeper.retire()
 
     def backends_up(self, *, wait_s: float) -> int:
         """Return how many backends are known to generate, and what is asked for.
@@ -179,6 +177,19 @@ def _warm(settings: Settings) -> ConversationCache | None:
         return None
     limits = WarmLimits(idle_s=settings.warm_idle_s, min_tokens=settings.warm_min_tokens)
     return ConversationCache(store, limits)
+
+
+def _kept_speeds(settings: Settings, backends: Sequence[Backend]) -> KeptSpeeds | None:
+    """Return what keeps the speeds; None where nobody has made a directory for it."""
+    if not settings.learnt_dir.is_dir():
+        return None
+    of_each = zip(
+        settings.gpu_uuids or ((),) * len(backends),
+        settings.slots_of_backends(),
+        settings.speeds_of_backends(),
+        strict=True,
+    )
+    return KeptSpeeds(settings.learnt_dir, dict(zip(backends, of_each, strict=True)))
 
 
 def _monitors(pool: Pool, settings: Settings) -> Iterator[Monitor]:

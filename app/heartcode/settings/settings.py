@@ -93,6 +93,7 @@ class Settings:
     warm_idle_s: float
     warm_keep_s: float
     warm_min_tokens: int
+    learnt_dir: Path
     run_dir: Path
     metrics_dir: Path
     graceful_timeout_s: int

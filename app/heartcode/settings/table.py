@@ -472,6 +472,17 @@ TABLE: tuple[Setting, ...] = (
         parse=parsers.whole_number(1, 1_000_000),
     ),
     Setting(
+        field="learnt_dir",
+        variable="HEARTCODE_LEARNT_DIR",
+        default="/var/cache/heartcode/learnt",
+        unit="directory",
+        sentence=(
+            "Where what was learnt of the backends' speed outlives the proxy (docs/warm.md); where "
+            "it does not exist, it is learnt anew after each start."
+        ),
+        parse=parsers.directory,
+    ),
+    Setting(
         field="run_dir",
         variable="HEARTCODE_RUN_DIR",
         default="/run/heartcode",

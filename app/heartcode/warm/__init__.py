@@ -1,1 +1,1 @@
-"""Conversations that outlive their slot, in files of llama-server (ADR 33)."""
+"""What outlives its process: conversations in files of llama-server, speeds (ADR 33)."""

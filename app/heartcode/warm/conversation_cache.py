@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 
@@ -29,7 +29,6 @@ from heartcode.routing.known_sequence import KnownSequence
 from heartcode.routing.lease import SlotLease
 from heartcode.routing.pool import Restorable
 from heartcode.routing.prompt_hash import Prompt
-from heartcode.routing.throughput import LearntRatio
 from heartcode.telemetry import log, metrics
 from heartcode.upstream.exchange import BackendError, Reason, UpstreamRequest
 from heartcode.upstream.identity import Identity
@@ -50,8 +49,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60.0, 3600.0
 _LOOK_S = 2.0
 # How long its unit may wait before it ends, with a reserve.
 _STOP_S = 10.0
-# Until it was measured: an x1 riser's, and an 8B model's in q8_0.
-_BYTES_PER_S, _BYTES_PER_TOKEN = 200e6, 70e3
 # Ahead of a request a file is written where that takes at most this part of evaluating it, ...
 _WORTH = 0.25
 # ... and read where evaluating would take longer, and longer than this.
@@ -87,16 +84,6 @@ class _Side:
     committing: int = 0
     identity: Identity | None = None
     key: str = ""
-    saving: LearntRatio = field(
-        default_factory=lambda: LearntRatio(_BYTES_PER_S, weight=0.1, memory=10.0)
-    )
-    restoring: LearntRatio = field(
-        default_factory=lambda: LearntRatio(_BYTES_PER_S, weight=0.1, memory=10.0)
-    )
-    size: LearntRatio = field(
-        default_factory=lambda: LearntRatio(_BYTES_PER_TOKEN, weight=1.0, memory=100_000.0)
-    )
-    has_restored: bool = False
     pause_s: float = 0.0
     pause_until: float = 0.0
     restored: SlotLease | None = None
@@ -147,7 +134,7 @@ class ConversationCache:
         side = self._side(backend)
         if not side.is_ours or not (found := self._found(backend, side, prompt)):
             return None
-        return Restorable(chars=found.chars, seconds=found.entry.size / side.restoring.value)
+        return Restorable(chars=found.chars, seconds=_reading_s(backend, found.entry))
 
     def prepared(self, lease: SlotLease, request: UpstreamRequest) -> UpstreamRequest:
         """Return the request with which `lease` is asked, its conversation restored if it can be.
@@ -196,7 +183,7 @@ class ConversationCache:
             return
         gained = (found.chars - place.match.cached_chars) * lease.tokens_per_char
         gained_s = gained / backend.throughput.prompt.value
-        cost_s = found.entry.size / side.restoring.value
+        cost_s = _reading_s(backend, found.entry)
         if gained_s < max(_LITTLE_S, cost_s):
             return
         if not self._store.is_there(found.entry):
@@ -224,15 +211,14 @@ class ConversationCache:
             if lease.is_given_up or error.reason is Reason.UNREACHABLE:
                 raise
             if error.reason is Reason.SILENT:  # it is slower than that at best
-                side.restoring.learn(entry.size, self._clock() - began)
+                backend.throughput.reading.learn(entry.size, self._clock() - began)
             # It may go on with it, and nobody has seen whether it is what was written.
             self._empty(backend, number)
             return
         finally:
             lease.place.is_restored()
             budget.spend(backend.at_work - {lease}, since=began)
-        side.has_restored = True
-        side.restoring.learn(restored.size, restored.seconds)
+        backend.throughput.reading.learn(restored.size, restored.seconds)
         if not intact.get():
             self._store.drop(entry)
             self._count_restore(backend, "damaged")
@@ -275,7 +261,7 @@ class ConversationCache:
         for number, sequence, idle_s in tuple(backend.cache.idle()):
             if not self._is_wanted(backend, side, sequence):
                 continue
-            if not is_stopped and not self._may_be_saved(backend, side, sequence, idle_s):
+            if not is_stopped and not self._may_be_saved(backend, sequence, idle_s):
                 continue
             if backend.cache.is_held(number, sequence):
                 self._save(
@@ -287,12 +273,10 @@ class ConversationCache:
                 )
         self._note_unsaved(backend, side)
 
-    def _may_be_saved(
-        self, backend: Backend, side: _Side, sequence: KnownSequence, idle_s: float
-    ) -> bool:
+    def _may_be_saved(self, backend: Backend, sequence: KnownSequence, idle_s: float) -> bool:
         if idle_s < self._limits.idle_s:
             return False
-        return budget.allows(backend.at_work, self._seconds(side, sequence))
+        return budget.allows(backend.at_work, self._seconds(backend, sequence))
 
     def _note_unsaved(self, backend: Backend, side: _Side) -> None:
         is_unsaved = side.committing > 0 or any(
@@ -322,7 +306,7 @@ class ConversationCache:
             return
         if 2 * former.shared_with(lease.info.prompt) >= former.chars:
             return  # it is what the request goes on with
-        seconds = self._seconds(side, former)
+        seconds = self._seconds(backend, former)
         evaluated_s = self._tokens(former) / backend.throughput.prompt.value
         others = backend.at_work - {lease}
         if seconds <= _WORTH * evaluated_s and budget.allows(others, seconds):
@@ -338,8 +322,8 @@ class ConversationCache:
         *,
         is_still_there: Callable[[], bool],
     ) -> None:
-        seconds = self._seconds(side, sequence)
-        if not self._store.room_for(round(self._tokens(sequence) * side.size.value)):
+        seconds = self._seconds(backend, sequence)
+        if not self._store.room_for(round(self._bytes(backend, sequence))):
             self._saving_failed(backend, side, "no_room")
             return
         name, key = self._store.new_name(), self._key(backend, side)
@@ -361,14 +345,12 @@ class ConversationCache:
             side.saving_now -= 1
             backend.is_occupied = side.saving_now > 0
             backend.occupied_until = 0.0
-        side.saving.learn(saved.size, saved.seconds)
-        if not side.has_restored:  # until that is known: reading is not slower than writing
-            side.restoring.learn(saved.size, saved.seconds)
+        backend.throughput.writing.learn(saved.size, saved.seconds)
         if not is_still_there() or saved.tokens < self._limits.min_tokens:
             # Somebody has come in between: what is in the file is not known.
             self._store.discard(name)
             return
-        side.size.learn(saved.size, saved.tokens)
+        backend.throughput.state_bytes.learn(saved.size, saved.tokens)
         commit = partial(
             self._store.commit,
             name,
@@ -435,8 +417,11 @@ class ConversationCache:
         # Of one that was broken off nobody has told; the file will.
         return sequence.tokens or sequence.chars / _CHARS_PER_TOKEN
 
-    def _seconds(self, side: _Side, sequence: KnownSequence) -> float:
-        return self._tokens(sequence) * side.size.value / side.saving.value
+    def _bytes(self, backend: Backend, sequence: KnownSequence) -> float:
+        return self._tokens(sequence) * backend.throughput.state_bytes.value
+
+    def _seconds(self, backend: Backend, sequence: KnownSequence) -> float:
+        return self._bytes(backend, sequence) / backend.throughput.writing.value
 
     def _count_restore(self, backend: Backend, result: str, why: str = "") -> None:
         metrics.WARM_RESTORES.labels(backend=backend.name, result=result).inc()
@@ -444,6 +429,10 @@ class ConversationCache:
             log.backend_event(
                 "not_restored", backend=backend.name, level=logging.WARNING, result=result, why=why
             )
+
+
+def _reading_s(backend: Backend, entry: Entry) -> float:
+    return entry.size / backend.throughput.reading.value
 
 
 def _result(error: BackendError | slots.RefusedError) -> str:

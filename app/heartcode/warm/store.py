@@ -20,7 +20,6 @@ each finds what the others have written when it looks (`refresh()`).
 from __future__ import annotations
 
 import hmac
-import json
 import os
 import secrets
 import stat
@@ -36,6 +35,8 @@ from pathlib import Path
 
 from heartcode.routing.known_sequence import KnownSequence, first_of
 from heartcode.routing.prompt_hash import MAX_BLOCKS, SECRET_BYTES, Prompt
+from heartcode.warm import sealed
+from heartcode.warm.sealed import SealError
 
 #: How many conversations are kept at most.
 MAX_ENTRIES = 512
@@ -361,21 +362,11 @@ class Store:
             "open_ended": sequence.open_ended,
             "blocks": b64encode(sequence.blocks.tobytes()).decode(),
         }
-        line = json.dumps(told).encode()
-        part = self._path(f"{entry.name}.json.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open
-            file.write(line + b"\n" + self._seal(entry.name, line) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        part.rename(self._path(f"{entry.name}.json"))
+        sealed.write(self._path(f"{entry.name}.json"), told, key=self.secret)
 
     def _read_word(self, path: Path) -> Entry | None:
         try:
-            line, seal, _ = path.read_bytes().split(b"\n")
-            if not hmac.compare_digest(seal, self._seal(path.stem, line)):
-                return None
-            told = json.loads(line)
+            told = sealed.read(path, key=self.secret)
             blocks = array("q", b64decode(told["blocks"]))
             sequence = KnownSequence(blocks[:MAX_BLOCKS], told["prompt_chars"], told["open_ended"])
             sequence.answer_chars, sequence.tokens = told["answer_chars"], told["tokens"]
@@ -387,11 +378,8 @@ class Store:
                 size=told["size"],
                 digest=told["digest"],
             )
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, SealError, ValueError, LookupError, TypeError):
             return None
-
-    def _seal(self, name: str, line: bytes) -> bytes:
-        return blake2b(name.encode() + line, key=self.secret).hexdigest().encode()
 
 
 def _digest(file: FileIO) -> str:

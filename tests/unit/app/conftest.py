@@ -16,6 +16,7 @@ def settings(tmp_path: Path) -> Settings:
         {
             "HEARTCODE_BACKENDS": "http://127.0.0.1:1,http://127.0.0.2:1",
             "HEARTCODE_RUN_DIR": str(tmp_path),
+            "HEARTCODE_LEARNT_DIR": str(tmp_path / "learnt"),
             "HEARTCODE_MAX_BODY_BYTES": "2048",
             "HEARTCODE_STATUS_TIMEOUT_S": "0.1",
         }

@@ -80,6 +80,30 @@ def test_speeds_measured_before_count_until_answers_tell() -> None:
     assert tuned.decode.value == pytest.approx(10, rel=0.1)
 
 
+def test_files_are_read_as_fast_as_they_are_written_until_that_was_seen() -> None:
+    speeds = Throughput()
+    speeds.writing.learn(5e9, 10)
+    assert speeds.reading.value == speeds.writing.value
+    speeds.reading.learn(2e9, 1)
+    assert speeds.reading.value > 1.8e9
+    assert speeds.writing.value < 0.51e9
+
+
+def test_what_was_learnt_goes_on_elsewhere() -> None:
+    rig = Throughput()
+    speeds, other = Throughput(), Throughput(rig)
+    speeds.start_with(prompt=900, decode=0)
+    speeds.learn(Usage(evaluated=3000, cached=0, generated=600, prompt_s=10, decode_s=60))
+    other.start_with(prompt=900, decode=60)
+    other.go_on_with(speeds.learnt())
+    assert other.learnt() == speeds.learnt()
+    assert sorted(speeds.learnt()) == ["decode", "prompt"]
+    assert Throughput(rig).decode.value < 50  # what nothing is known of is like the others
+    other.start_anew()
+    assert other.prompt.value == pytest.approx(900, rel=0.02)
+    assert other.decode.value == pytest.approx(60, rel=0.02)
+
+
 def test_a_rig_starts_with_the_speeds_of_its_settings() -> None:
     settings = Settings.from_env(
         {

@@ -101,8 +101,8 @@ class Rig:
     def saves_in(self, seconds: float) -> None:
         """Let a file take as long, and let that be known."""
         self.takes_s = seconds
-        side = self.cache._side(self.backend)
-        side.saving.learn(TOKENS * side.size.value, seconds)
+        speeds = self.backend.throughput
+        speeds.writing.learn(TOKENS * speeds.state_bytes.value, seconds)
 
     def rest(self, seconds: float = 20.0) -> None:
         self.clock.now += seconds
@@ -362,12 +362,12 @@ def test_what_takes_too_long_is_not_relied_on_and_known_to_be_slow(rig: Rig) -> 
         raise BackendError(Reason.SILENT)
 
     slots.restore = silent
-    before = rig.cache._side(rig.backend).restoring.value
+    before = rig.backend.throughput.reading.value
     lease = rig.take("a", "b")
     with lease:
         assert rig.cache.prepared(lease, REQUEST) is not REQUEST
     assert [what for what, _ in rig.done] == ["save", "restore", "erase"]
-    assert rig.cache._side(rig.backend).restoring.value < before
+    assert rig.backend.throughput.reading.value < before
 
 
 @pytest.mark.parametrize("reason", [Reason.SILENT, Reason.BROKEN])

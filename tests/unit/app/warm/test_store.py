@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from heartcode.routing.known_sequence import KnownSequence
 from heartcode.routing.prompt_hash import Prompt
+from heartcode.warm import sealed
 from heartcode.warm import store as module
 from heartcode.warm.store import Entry, Store, StoreError
 
@@ -251,9 +252,9 @@ def test_a_word_of_nonsense_under_a_true_seal_is_none(tmp_path: Path, clock: Clo
     store = opened(tmp_path, clock)
     name = store.new_name()
     (store._directory / f"{name}.kv").write_bytes(b"")
-    for line in (b"[]", b"{}", b'{"blocks": 1}', b'{"blocks": "AAAA"}', b"\xff"):
-        seal = store._seal(name, line)
-        (store._directory / f"{name}.json").write_bytes(line + b"\n" + seal + b"\n")
+    words: tuple[object, ...] = ([], {}, {"blocks": 1}, {"blocks": "AAAA"})
+    for word in words:
+        sealed.write(store._directory / f"{name}.json", word, key=store.secret)
         assert len(opened(tmp_path, clock)) == 0
 
 
