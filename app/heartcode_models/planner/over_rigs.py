@@ -1,12 +1,13 @@
 """Plans a model that outgrows a rig over all of its cards and those that other hosts lend it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import AND, AT, CPU, Helper, Rig
+from heartcode_models.planner.cards import AND, AT, CPU, Helper, Rig, nominal_ram
 from heartcode_models.planner.choose import BackendPlan, named, plan_backend
 from heartcode_models.planner.grouping import few_cards, mixed
 from heartcode_models.planner.host_ram import lending_ram
@@ -152,9 +153,10 @@ def _short(helper: Helper, model: Model) -> list[str]:
     if needs[-1] <= helper.ram:
         return []
     fewer = sum(need <= helper.ram for need in needs)
-    would = f"; would fit: {fewer} of its cards" if fewer else ""
+    cards = f"{fewer} of its cards, or " if fewer else ""
+    gigabytes = next(size for size in itertools.count(2, 2) if nominal_ram(size) >= needs[-1])
     text = (
         f"to lend {count} cards {helper.name} needs {mib(needs[-1])} MiB of RAM and has"
-        f" {mib(helper.ram)}{would}"
+        f" {mib(helper.ram)}; would fit: {cards}{gigabytes} GB of RAM"
     )
     return [text]

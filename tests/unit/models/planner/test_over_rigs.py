@@ -210,7 +210,9 @@ def test_a_helper_with_too_little_ram_is_a_problem_and_says_for_how_many_cards_i
     made = plan_over_rigs(rig(6, helper), [LARGEST], NOTHING)
     (problem,) = made.problems
     assert problem.startswith("to lend 6 cards rig2 needs ")
-    assert problem.endswith("; would fit: 4 of its cards")
+    assert problem.endswith("; would fit: 4 of its cards, or 4 GB of RAM")
+    (problem,) = plan_over_rigs(rig(6, replace(helper, ram=500 * MIB)), [LARGEST], NOTHING).problems
+    assert problem.endswith("; would fit: 4 GB of RAM")
     enough = replace(helper, ram=need)
     assert plan_over_rigs(rig(6, enough), [LARGEST], NOTHING).works
 
