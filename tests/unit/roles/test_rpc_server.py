@@ -16,6 +16,8 @@ from tests.unit.roles.playing import play_on_all
 ROOT = Path(__file__).parents[3]
 ONE, TWO, THREE = (f"GPU-10600000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3))
 HERE, LEADER = "192.168.1.22", "192.168.1.21"
+#: From where the leader comes.
+CALLER = "10.0.0.21"
 #: In the order of the fields that the role rig asks for.
 CARDS = "".join(
     f"{uuid}, NVIDIA P106-100, 6144, 145, 1, 1, 00000000:0{bus}:00.0, 6.1\n"
@@ -80,7 +82,13 @@ PROGRAMS = {
         *) exit 2 ;;
         esac
     """,
-    "ip": r"echo '2: eth0    inet 192.168.1.22/24 brd 192.168.1.255 scope global eth0\ '",
+    # The leader has another network too, by which it is known.
+    "ip": r"""
+        case "$*" in
+        *"route get"*) echo "${!#} dev eth1 src 10.0.0.21 uid 0 \ cache" ;;
+        *) echo '2: eth0    inet 192.168.1.22/24 brd 192.168.1.255 scope global eth0\ ' ;;
+        esac
+    """,
     "nvidia-smi": 'cat "$CARDS"; [ -s "$CARDS" ]',
 }
 LISTENS = 'LISTEN 0 9 *:9100 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
@@ -165,7 +173,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     programs = directory / "programs"
     programs.mkdir()
     for name, text in PROGRAMS.items():
-        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
     hosts, names = inventory(directory)
     path = f"{programs}:{os.environ['PATH']}"
@@ -209,7 +217,8 @@ def test_its_leader_is_told_what_is_lent_and_where(outcome: Outcome) -> None:
         "cores": 8,
         "ram_mib": 3900,
     }
-    assert (fact["bus"], fact["former"]) == ([], [])
+    assert fact["bus"] == []
+    assert fact["callers"] == [CALLER, LEADER]
     assert outcome.facts["a card is left out"]["gpus"] == [{"uuid": ONE}, {"uuid": THREE}]
     assert outcome.facts["a name"]["address"] == HERE
     cpu = outcome.facts["a CPU"]
@@ -235,6 +244,7 @@ def test_its_unit_has_all_of_its_cards_by_name(outcome: Outcome) -> None:
 def test_its_leader_alone_is_let_in(outcome: Outcome) -> None:
     assert outcome.limits["three cards"] == [
         "[Service]",
+        f"IPAddressAllow={CALLER}",
         f"IPAddressAllow={LEADER}",
         "MemoryMax=85%",
     ]
