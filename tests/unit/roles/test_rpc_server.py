@@ -69,7 +69,14 @@ CASES = {
     ),
     "a port that is none": Case("must be 1 to 65535", {"rpc_server_base_port": 70000}),
     "a port of another's": Case(
-        "port 9100 (rpc_server_base_port) is in use by users:", {"rpc_server_base_port": 9100}
+        "port 9300 (rpc_server_base_port) is in use by users:", {"rpc_server_base_port": 9300}
+    ),
+    "a port of the exporter's": Case(
+        "9091 is app_metrics_port's or node_exporter_port's", {"rpc_server_base_port": 9091}
+    ),
+    "a port of the node exporter's": Case(
+        "9200 is app_metrics_port's or node_exporter_port's",
+        {"rpc_server_base_port": 9200, "node_exporter_port": 9200},
     ),
     "another build": Case("would have llama.cpp v2 and its leader", version="v2"),
 }
@@ -91,7 +98,7 @@ PROGRAMS = {
     """,
     "nvidia-smi": 'cat "$CARDS"; [ -s "$CARDS" ]',
 }
-LISTENS = 'LISTEN 0 9 *:9100 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
+LISTENS = 'LISTEN 0 9 *:9300 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
 
 
 class Outcome(NamedTuple):
