@@ -102,10 +102,44 @@ def plan_over_rigs(
     plan = plan_rig(rig, models, hand, [fixed], [own_models], groups=[devices(rig)])
     if not plan.servers:
         return plan
+    plan = _for_the_helpers(plan, hand, fixed)
     (server,) = plan.servers
     notes = [*_crossing(rig, server.plan), *_alone(rig, server.plan, fixed.over(hand))]
-    short = [problem for helper in rig.helpers for problem in _short(helper, server.plan.model)]
+    short = [problem for helper in rig.helpers for problem in _short(helper, server.plan)]
     return replace(plan, notes=(*plan.notes, *notes), problems=(*plan.problems, *short))
+
+
+def _for_the_helpers(plan: RigPlan, hand: HandSet, fixed: HandSet) -> RigPlan:
+    """The plan with fewer slots where the RAM of a helper wants it; what is set by hand stays."""
+    rig, (server,) = plan.rig, plan.servers
+    model, wanted = server.plan.model, server.plan.settings.slots
+    enough = next(
+        (n for n in range(wanted, 1, -1) if all(_lends(one, model, n) for one in rig.helpers)), 1
+    )
+    if fixed.over(hand).slots or enough == wanted:
+        return plan
+    own = replace(fixed, slots=enough)
+    fewer = plan_rig(rig, [model], hand, [own], groups=[devices(rig)])
+    (other,) = fewer.servers
+    why = other.plan.why | {
+        "quantisation": server.plan.why["quantisation"],
+        "slots": "a helper's RAM is not enough for more",
+    }
+    return replace(fewer, servers=(replace(other, plan=replace(other.plan, why=why)),))
+
+
+def _lends(helper: Helper, model: Model, slots: int) -> bool:
+    """Whether a helper has the RAM to lend all of its cards."""
+    return _lendable(helper, model, slots) == len(helper.cards)
+
+
+def _lendable(helper: Helper, model: Model, slots: int) -> int:
+    """How many of its cards a helper has the RAM to lend; where its CPU computes, all."""
+    count = len(helper.cards)
+    if not count or helper.cards[0].generation is CPU:
+        return count  # its RAM is what is planned with
+    kind = helper.cards[0].generation
+    return sum(lending_ram(model, kind, n, slots) <= helper.ram for n in range(1, count + 1))
 
 
 def _crossing(rig: Rig, plan: BackendPlan) -> list[str]:
@@ -144,19 +178,19 @@ def _alone(rig: Rig, plan: BackendPlan, hand: HandSet) -> list[str]:
     return [f"{note}. They are for models that it does not hold"]
 
 
-def _short(helper: Helper, model: Model) -> list[str]:
+def _short(helper: Helper, plan: BackendPlan) -> list[str]:
     """A sentence where a helper's RAM is not enough for what its cards take of it."""
-    if not helper.cards or helper.cards[0].generation is CPU:
-        return []  # its RAM is what is planned with
-    count = len(helper.cards)
-    needs = [lending_ram(model, helper.cards[0].generation, n) for n in range(1, count + 1)]
-    if needs[-1] <= helper.ram:
+    count, slots = len(helper.cards), plan.settings.slots
+    fewer = _lendable(helper, plan.model, slots)
+    if fewer == count:
         return []
-    fewer = sum(need <= helper.ram for need in needs)
-    cards = f"{fewer} of its cards, or " if fewer else ""
-    gigabytes = next(size for size in itertools.count(2, 2) if nominal_ram(size) >= needs[-1])
+    need = lending_ram(plan.model, helper.cards[0].generation, count, slots)
+    ways = [f"{fewer} of its cards"] if fewer else []
+    if less := next((n for n in range(slots - 1, 0, -1) if _lends(helper, plan.model, n)), 0):
+        ways.append(f"slots {less}")
+    gigabytes = next(size for size in itertools.count(2, 2) if nominal_ram(size) >= need)
     text = (
-        f"to lend {count} cards {helper.name} needs {mib(needs[-1])} MiB of RAM and has"
-        f" {mib(helper.ram)}; would fit: {cards}{gigabytes} GB of RAM"
+        f"to lend {count} cards {helper.name} needs {mib(need)} MiB of RAM and has"
+        f" {mib(helper.ram)}; would fit: {', '.join([*ways, f'{gigabytes} GB of RAM'])}"
     )
     return [text]

@@ -259,9 +259,9 @@ def test_a_card_that_llama_cpp_has_no_kernels_for_is_told_with_its_host() -> Non
             "llama_server_gpus has 2 entries, and a rig with llama_server_helpers serves one model",
         ),
         (
-            [helper(ram_mib=1100)],
+            [helper(ram_mib=1400)],
             {},
-            "to lend 2 cards rig2 needs 1377 MiB of RAM and has 1100; would fit: 1 of its cards",
+            "to lend 2 cards rig2 needs 1627 MiB of RAM and has 1400; would fit: 1 of its cards, 2",
         ),
         (
             [helper(uuids=[f"GPU-{n}" for n in range(14)], ram_mib=16_000)],
