@@ -8,7 +8,7 @@ from dataclasses import replace
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner.cards import AND, AT, CPU, Helper, Rig, nominal_ram
-from heartcode_models.planner.choose import BackendPlan, named, plan_backend
+from heartcode_models.planner.choose import BackendPlan, named
 from heartcode_models.planner.grouping import few_cards, mixed
 from heartcode_models.planner.host_ram import lending_ram
 from heartcode_models.planner.layer_split import MOST_CARDS, Cards
@@ -165,9 +165,10 @@ def _alone(rig: Rig, plan: BackendPlan, hand: HandSet) -> list[str]:
     computed = rig.cards[0].generation is CPU
     fixed = replace(hand, n_gpu_layers=0) if computed else hand
     cards = few_cards(rig, [plan.model], fixed).groups[0]
-    alone = plan_backend(cards, [plan.model], fixed)
-    if not isinstance(alone, BackendPlan):
+    own = plan_rig(replace(rig, helpers=()), [plan.model], fixed, groups=[cards])
+    if not own.works:
         return []
+    alone = own.servers[0].plan
     note = (
         f"{rig.name} holds {plan.model.name} {plan.model.quantisation} without help, on"
         f" {named(cards)}: helpers cost speed"

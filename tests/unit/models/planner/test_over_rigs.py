@@ -252,6 +252,9 @@ def test_a_model_that_the_rig_holds_alone_gets_a_note_with_both_speeds() -> None
     group = plan_over_rigs(rig(6, lent("rig2", 6)), [LARGE], NOTHING)
     assert "without help, on 3 P106-100" in notes(group)
     assert "without help" not in notes(plan_over_rigs(rig(6, lent("rig2", 6)), [LARGEST], NOTHING))
+    # Its cards would do, and its RAM would not.
+    poor = rig(6, lent("rig2", 6), gigabytes=1)
+    assert "without help" not in notes(plan_over_rigs(poor, [SMALL], NOTHING))
 
 
 @pytest.mark.parametrize(
