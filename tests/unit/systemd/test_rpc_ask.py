@@ -221,6 +221,20 @@ def test_a_helper_that_does_not_lend_is_named() -> None:
     )
 
 
+def test_names_that_begin_alike_are_told_apart(helper: Helper) -> None:
+    known = f"rig-2=127.0.0.1:1/1 rig-2.lan=127.0.0.1:1/1 rig-2.lan.example={helper.endpoint}/2"
+    cards = "GPU-a@rig-2.lan.example+GPU-b@rig-2.lan.example"
+    assert run("heartcode-card", cards, "0", HEARTCODE_RPC=known) == (0, "")
+
+
+def test_of_several_helpers_the_one_that_is_gone_is_named(helper: Helper) -> None:
+    where = f"127.0.0.1:{closed_port()}"
+    known = f"rig2={helper.endpoint}/2 rig-3.lan={where}/1"
+    cards = "GPU-a@rig2+GPU-b@rig2+GPU-a@rig-3.lan+GPU-c@rig-3.lan+cpu"
+    status, said = run("heartcode-card", cards, "0", HEARTCODE_RPC=known)
+    assert (status, said.partition(": no ")[0]) == (1, "GPU-a@rig-3.lan: rig-3.lan")
+
+
 def test_a_helper_of_which_nobody_knows_where_it_is() -> None:
     said = "GPU-a@rig2: HEARTCODE_RPC does not say where rig2 lends it"
     assert run("heartcode-card", "GPU-a@rig2", "0", HEARTCODE_RPC="rig22=127.0.0.1:1/1") == (
