@@ -50,7 +50,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
         f"rig{number}": {"llama_server_helpers": case.helpers, **case.variables}
         for number, case in enumerate(CASES.values())
     }
-    asked = {"rpc_server": {}}
+    asked: Mapping[str, Any] = {"rpc_server": {}}
     helpers = {"helper1": asked, "helper2.lan-2": asked, "silent": {}}
     groups = {"rigs": {"hosts": rigs}, "helpers": {"hosts": helpers}}
     known = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
