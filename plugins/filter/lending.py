@@ -115,7 +115,7 @@ def addresses(
         said.append(
             f"{helper} lends its cards at an IPv4 address of its own, of which it has"
             f" {', '.join(_own(at_helper)) or 'none'}, and {asked['helper']} {why}. Set its"
-            " heartcode_address to the one that its leader reaches."
+            " heartcode_address, or rpc_server_address, to the one that its leader reaches."
         )
     elif here in comes_from:
         said.append(
@@ -125,7 +125,7 @@ def addresses(
     elif route["rc"] != 0:
         said.append(
             f"The leader of {helper} has no route to {here}. Connect their networks, or set"
-            f" heartcode_address of {helper} to an address that its leader reaches."
+            f" rpc_server_address of {helper} to an address that its leader reaches."
         )
     if not leader:
         said.append(

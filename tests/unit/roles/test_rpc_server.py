@@ -48,6 +48,9 @@ CASES = {
         }
     ),
     "a name": Case(helper={"heartcode_address": "helper.lan"}),
+    "a network of their own": Case(
+        helper={"heartcode_address": "nowhere.lan", "rpc_server_address": HERE}
+    ),
     "a rig as well": Case("is in the groups rigs and helpers", is_rig=True),
     "no leader": Case("no rig has it in its llama_server_helpers", leaders=0),
     "two leaders": Case("and a helper's cards serve one rig", leaders=2),
@@ -228,6 +231,7 @@ def test_its_leader_is_told_what_is_lent_and_where(outcome: Outcome) -> None:
     assert fact["callers"] == [CALLER, LEADER]
     assert outcome.facts["a card is left out"]["gpus"] == [{"uuid": ONE}, {"uuid": THREE}]
     assert outcome.facts["a name"]["address"] == HERE
+    assert outcome.facts["a network of their own"]["address"] == HERE
     cpu = outcome.facts["a CPU"]
     assert (cpu["gpus"], cpu["backend"]) == ([{"uuid": "cpu"}], "cpu")
 
