@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from tests.unit.roles.playing import play_on_all
 
@@ -104,9 +105,14 @@ PROGRAMS = {
 LISTENS = 'LISTEN 0 9 *:9300 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
 
 
+#: Whom the role firewall takes for a helper's leader, after these checks.
+FIREWALL = yaml.safe_load((ROOT / "roles/firewall/vars/main.yml").read_text())["_firewall_leaders"]
+
+
 class Outcome(NamedTuple):
     failed: Mapping[str, str]
     facts: Mapping[str, Any]
+    firewall: Mapping[str, list[str]]
     settings: Mapping[str, list[str]]
     limits: Mapping[str, list[str]]
 
@@ -166,7 +172,9 @@ def play(directory: Path) -> dict[str, Any]:
             ),
             {
                 "name": "Render",
-                "ansible.builtin.debug": {"msg": {"rpc_server": "{{ rpc_server }}", **rendered}},
+                "ansible.builtin.debug": {
+                    "msg": {"rpc_server": "{{ rpc_server }}", "firewall": FIREWALL, **rendered}
+                },
                 "vars": {"role_path": str(ROOT / "roles/rpc_server")},
             },
         ],
@@ -199,6 +207,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return Outcome(
         {what: failed[host] for what, host in names.items() if host in failed},
         {what: said["rpc_server"] for what, said in passed.items()},
+        {what: said["firewall"] for what, said in passed.items()},
         {what: lines(said["rpc.env.j2"]) for what, said in passed.items()},
         {what: lines(said["lent.conf.j2"]) for what, said in passed.items()},
     )
@@ -260,3 +269,4 @@ def test_its_leader_alone_is_let_in(outcome: Outcome) -> None:
         "MemoryMax=85%",
     ]
     assert outcome.limits["values of its own"][-1] == "MemoryMax=3000M"
+    assert set(outcome.firewall["three cards"]) == {CALLER, LEADER}
