@@ -2,8 +2,9 @@
 
 helper | lending_leaders(groups, hostvars)   the rigs that name it in llama_server_helpers
 helper | lending_faults(groups, hostvars)    what keeps it from lending, as sentences
+at_leader | lending_address(at_helper)       under which of its own addresses it lends, "" for none
 helper | lending_addresses(asked, at_leader, at_helper)
-                                             under which address it lends, and to whom
+                                             the same, to whom, and what keeps them apart
 backends | lent_gpus                         each card by itself, of those that role rig has found
 backends | lent_settings                     what the inventory sets beside cards
 paths | lending_served                       numbers of backends from a time when it was a rig
@@ -14,6 +15,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,26 @@ def faults(helper: str, groups: Groups, hostvars: HostVars) -> list[str]:
     return [said] if said else []
 
 
+def address(at_leader: Answers, at_helper: Answers) -> str:
+    """Return the first of a helper's own IPv4 addresses that its leader knows; "" for none.
+
+    Args:
+        at_leader: What the leader says of the helper (`helper`, of getent ahostsv4).
+        at_helper: What the helper says of its own addresses (`own`, of `ip -4 -oneline address`).
+    """
+    own = _own(at_helper)
+    return next((one for one in _looked_up(at_leader["helper"]) if one in own), "")
+
+
+def _own(at_helper: Answers) -> list[str]:
+    return [
+        word.split("/")[0]
+        for line in at_helper["own"]["stdout_lines"]
+        for before, word in pairwise(line.split())
+        if before == "inet" and not _is_loopback(word)
+    ]
+
+
 def addresses(
     helper: str, asked: Mapping[str, str], at_leader: Answers, at_helper: Answers
 ) -> dict[str, Any]:
@@ -71,39 +93,52 @@ def addresses(
     Args:
         helper: Its inventory name.
         asked: The address or name of `helper` and `leader` as the inventory has them.
-        at_leader: What the leader says of the helper (`helper`, of getent ahostsv4).
-        at_helper: What the helper says of the leader (`leader`, likewise), and of its own
-            addresses (`own`, of `ip -4 -oneline address`).
+        at_leader: As of `address`, and the leader's way to there (`route`, of `ip -oneline route
+            get`): one with several addresses may come from another than that by which it is known.
+        at_helper: As of `address`, and what the helper says of the leader (`leader`, of getent
+            ahostsv4).
     """
-    reached = _looked_up(at_leader["helper"])
-    own = [
-        word.split("/")[0]
-        for line in at_helper["own"]["stdout_lines"]
-        for before, word in zip(line.split(), line.split()[1:], strict=False)
-        if before == "inet"
-    ]
-    here = [address for address in reached if address in own and not _is_loopback(address)]
-    leader = [one for one in _looked_up(at_helper["leader"]) if not _is_loopback(one)]
+    here = address(at_leader, at_helper)
+    route = at_leader.get("route", {"rc": 1})
+    comes_from = _sources(route)
+    leader = list(dict.fromkeys([*comes_from, *_looked_up(at_helper["leader"])]))
+    leader = [one for one in leader if not _is_loopback(one)]
     said = []
     if not here:
+        reached = _looked_up(at_leader["helper"])
         if reached == [asked["helper"]]:
             why = "is none of them"
         elif reached:
             why = f"is {', '.join(reached)} to its leader"
         else:
             why = "has no IPv4 address to its leader"
-        there = ", ".join(one for one in own if not _is_loopback(one)) or "none"
         said.append(
-            f"{helper} lends its cards at an IPv4 address of its own, of which it has {there}, and"
-            f" {asked['helper']} {why}. Set its heartcode_address to the one that its leader"
-            " reaches."
+            f"{helper} lends its cards at an IPv4 address of its own, of which it has"
+            f" {', '.join(_own(at_helper)) or 'none'}, and {asked['helper']} {why}. Set its"
+            " heartcode_address, or rpc_server_address, to the one that its leader reaches."
+        )
+    elif here in comes_from:
+        said.append(
+            f"{helper} and its leader are one host, {here}: a host uses its own cards without"
+            " lending them. Take it out of llama_server_helpers and of the group helpers."
+        )
+    elif route["rc"] != 0:
+        said.append(
+            f"The leader of {helper} has no route to {here}. Connect their networks, or set"
+            f" rpc_server_address of {helper} to an address that its leader reaches."
         )
     if not leader:
         said.append(
             f"{helper} knows no IPv4 address of its leader, {asked['leader']}, and llama.cpp's RPC"
             " knows no other. Set the leader's heartcode_address."
         )
-    return {"address": here[0] if here else "", "leader": leader, "faults": said}
+    return {"address": here, "leader": leader, "faults": said}
+
+
+def _sources(route: Mapping[str, Any]) -> list[str]:
+    """The address from which a host comes, of `ip -oneline route get`."""
+    lines = route["stdout_lines"] if route["rc"] == 0 else []
+    return [word for line in lines for before, word in pairwise(line.split()) if before == "src"]
 
 
 def _looked_up(answer: Mapping[str, Any]) -> list[str]:
@@ -139,6 +174,7 @@ class FilterModule:
         return {
             "lending_leaders": leaders,
             "lending_faults": faults,
+            "lending_address": address,
             "lending_addresses": addresses,
             "lent_gpus": gpus,
             "lent_settings": settings,

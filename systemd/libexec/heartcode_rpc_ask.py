@@ -46,9 +46,11 @@ class NotLentError(Exception):
     """Why its cards cannot be used; waiting mends nothing."""
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _exactly(connection: socket.socket, size: int, deadline: float) -> bytes:
+    """Read so many bytes, which may come one by one, until a time of the monotonic clock."""
     got = b""
     while len(got) < size:
+        connection.settimeout(_left(deadline))
         part = connection.recv(size - len(got))
         if not part:
             raise ConnectionError("it ends the connection")
@@ -56,35 +58,47 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return got
 
 
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
 def _ask(
-    connection: socket.socket, command: int, request: bytes, answer: struct.Struct
+    connection: socket.socket,
+    command: int,
+    request: bytes,
+    answer: struct.Struct,
+    deadline: float,
 ) -> tuple[Any, ...]:
     """Send a command, and return the fields of its answer."""
     connection.sendall(COMMAND.pack(command, len(request)) + request)
-    (size,) = SIZE.unpack(_exactly(connection, SIZE.size))
+    (size,) = SIZE.unpack(_exactly(connection, SIZE.size, deadline))
     if size != answer.size:
         raise NotLentError(
             f"it answers {size} bytes instead of {answer.size}, as no RPC server of this"
             " llama.cpp does; deploy both hosts"
         )
-    return answer.unpack(_exactly(connection, size))
+    return answer.unpack(_exactly(connection, size, deadline))
 
 
 def try_once(host: str, port: int, cards: int, limit_s: float) -> None:
-    """Ask once.
+    """Ask once, and wait for the whole answer for so many seconds.
 
     Raises:
         NotLentError: it answers something else.
         OSError: it does not answer.
     """
+    deadline = time.monotonic() + limit_s
     with socket.create_connection((host, port), timeout=limit_s) as connection:
-        major, minor, patch, _ = _ask(connection, HELLO, CAPABILITIES, VERSION)
+        major, minor, patch, _ = _ask(connection, HELLO, CAPABILITIES, VERSION, deadline)
         if major != MAJOR or minor > MINOR:
             raise NotLentError(
                 f"it speaks version {major}.{minor}.{patch} of llama.cpp's RPC, and this host"
                 f" {MAJOR}.{MINOR}; deploy both hosts"
             )
-        (count,) = _ask(connection, DEVICE_COUNT, b"", COUNT)
+        (count,) = _ask(connection, DEVICE_COUNT, b"", COUNT, deadline)
     if count != cards:
         raise NotLentError(f"it lends {count} instead of {cards}; deploy both hosts")
 

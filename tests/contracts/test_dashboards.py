@@ -122,6 +122,13 @@ def test_queries_ask_for_what_is_told_or_recorded(board: dict[str, Any]) -> None
         assert unknown == set(), title
 
 
+def test_helpers_are_up_and_down_as_rigs_are(board: dict[str, Any]) -> None:
+    """Their cards are counted with a rig's."""
+    for title, target in targets(board):
+        for jobs in re.findall(r'up\{job=~?"([^"]+)"', target["expr"]):
+            assert ("helper" in jobs) == ("heartcode" in jobs), title
+
+
 def test_variables_that_are_used_are_there_and_the_other_way_round(board: dict[str, Any]) -> None:
     text = json.dumps([target["expr"] for _, target in targets(board)])
     text += json.dumps([v.get("query") for v in board["templating"]["list"]])

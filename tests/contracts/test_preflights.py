@@ -43,6 +43,7 @@ COMMANDS = (
     "getent ",
     "grep ",
     "ip -4 -oneline address",
+    "ip -4 -oneline route get ",
     "modinfo --field ",
     "mokutil --test-key ",
     "nft list table ",

@@ -49,8 +49,8 @@ FLEET = Dashboard(
     panels=[
         _stat(
             "Rigs down",
-            "Rigs that Prometheus cannot scrape.",
-            'count(up{job="heartcode"} == 0) or vector(0)',
+            "Rigs and helpers that Prometheus cannot scrape.",
+            'count(up{job=~"heartcode|helper"} == 0) or vector(0)',
             thresholds=(1, 2),
         ),
         _stat(
@@ -92,11 +92,11 @@ FLEET = Dashboard(
         ),
         Panel(
             title="Rigs",
-            description="One row for each rig. A click on its name shows its cards.",
+            description="One row for each rig and helper. A click on its name shows its cards.",
             kind="table",
             width=24,
             queries=[
-                Query('max by (rig) (up{job="heartcode"})'),
+                Query('max by (rig) (up{job=~"heartcode|helper"})'),
                 Query("sum by (rig) (gpu_up)"),
                 Query("count by (rig) (gpu_up)"),
                 Query('sum by (rig) (rig:inference_tokens:rate5m{kind="completion"})'),

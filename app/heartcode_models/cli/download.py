@@ -90,10 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def listing(catalogue: Catalogue) -> str:
     """The catalogue for people."""
+    width = max(map(len, catalogue.entries), default=0)
     return "\n".join(
-        f"{entry.name:<12} {entry.title}\n"
-        f"{'':<12} {', '.join(entry.files)}; {entry.context} tokens; {entry.licence}\n"
-        f"{'':<12} {entry.repository}"
+        f"{entry.name:<{width}}  {entry.title}\n"
+        f"{'':<{width}}  {', '.join(entry.files)}; {entry.context} tokens; {entry.licence}\n"
+        f"{'':<{width}}  {entry.repository}"
         for entry in catalogue.entries.values()
     )
 

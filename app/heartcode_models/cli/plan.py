@@ -11,10 +11,10 @@ from heartcode_models.errors import ModelError
 from heartcode_models.gguf.ggml_types import KV_TYPES
 from heartcode_models.gguf.model import Model
 from heartcode_models.planner import report
-from heartcode_models.planner.cards import Rig, known_cards
+from heartcode_models.planner.cards import GIGABIT, Rig, known_cards
 from heartcode_models.planner.description import EXAMPLE, parse_helper, parse_network, parse_rig
 from heartcode_models.planner.facts import plan_fleet
-from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.find_models import find_models, stands_in
 from heartcode_models.planner.grouping import plan_grouped, proposals
 from heartcode_models.planner.known_models import SHAPES
 from heartcode_models.planner.min_vram import requirements
@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _cannot_help(arguments: argparse.Namespace) -> str | None:
     """Why what is asked for does not go together with helpers."""
     if not arguments.helper:
-        return "--network is between a rig and its helpers: give --helper" * bool(arguments.network)
+        said = "--network is between a rig and its helpers: give --helper"
+        return None if arguments.network is None else said
     if arguments.facts:
         return "helpers are planned for rigs in words: leave --facts out"
     if arguments.groups or arguments.groupings:
@@ -172,22 +173,29 @@ def _plans(arguments: argparse.Namespace) -> tuple[Sequence[RigPlan], Sequence[s
         return fleet.plans, fleet.failures
     models = find_models(arguments.model)
     names = [f"rig{number}" for number in range(1, len(arguments.rigs) + 1)]
-    rigs = [parse_rig(text, name) for text, name in zip(arguments.rigs, names, strict=True)]
+    rigs = [
+        _assuming(parse_rig(text, name), stands_in(arguments.model, models))
+        for text, name in zip(arguments.rigs, names, strict=True)
+    ]
     if arguments.groupings:
         return _proposals(rigs, models, hand)
     if arguments.helper:
         (rig,) = rigs
-        helped = _with_helpers(rig, arguments.helper, arguments.network or "1Gbit")
+        helped = _with_helpers(rig, arguments.helper, arguments.network)
         return [plan_over_rigs(helped, models, hand)], ()
     return [plan_grouped(rig, models, hand, arguments.groups) for rig in rigs], ()
 
 
-def _with_helpers(rig: Rig, texts: Sequence[str], network: str) -> Rig:
+def _assuming(rig: Rig, notes: Sequence[str]) -> Rig:
+    return replace(rig, assumed=(*rig.assumed, *notes))
+
+
+def _with_helpers(rig: Rig, texts: Sequence[str], network: str | None) -> Rig:
     read = [parse_helper(text, f"helper{number}") for number, text in enumerate(texts, 1)]
     return replace(
         rig,
         helpers=tuple(helper for helper, _ in read),
-        network=parse_network(network),
+        network=GIGABIT if network is None else parse_network(network),
         assumed=(*rig.assumed, *(note for _, notes in read for note in notes)),
     )
 

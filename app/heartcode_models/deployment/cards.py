@@ -4,16 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from heartcode_models.planner.cards import AT, CPU, UNTOLD, Card, make_card, uuids_of
+from heartcode_models.planner.cards import AT, CPU, UNTOLD, Card, is_too_old, make_card, uuids_of
 from heartcode_models.planner.facts import capability_of, from_nvidia_smi, from_sysfs
 from heartcode_models.planner.grouping import mixed
 from heartcode_models.planner.host_ram import room_of_the_cpu
 from heartcode_models.planner.layer_split import Cards
 from heartcode_models.units import MIB
-
-#: With dp4a, on which llama.cpp's quantised kernels rest.
-_OLDEST_CAPABILITY = 61
-
 
 #: The cards of a backend; None is one whose memory is not known before a driver tells it.
 MaybeCards = tuple[Card | None, ...]
@@ -102,7 +98,7 @@ def too_old(cards: Sequence[MaybeCards]) -> tuple[str, ...]:
         f"{f' of {card.host}' if card.host else ''}"
         for group in cards
         for card in group
-        if card and card.capability and int(card.capability) < _OLDEST_CAPABILITY
+        if card and is_too_old(card)
     )
 
 

@@ -79,7 +79,7 @@ def _lender(helper: Host, former: Sequence[Host]) -> Lender:
     on_cpu = helper["backend"] == "cpu"
     gpus = list(helper["gpus"]) or ([{"uuid": "cpu"}] if on_cpu else [])
     remembered = [_remembered(backend, name) for backend in former]
-    known = cards_of({**helper, "gpus": gpus, "former": [*helper["former"], *remembered]})
+    known = cards_of({**helper, "gpus": gpus, "former": remembered})
     uuids = tuple(f"{uuid}{AT}{name}" for gpu in gpus for uuid in uuids_of(str(gpu["uuid"])))
     cards = [
         card and replace(card, uuid=f"{card.uuid}{AT}{name}", host=name)

@@ -88,7 +88,7 @@ def deploy(host: Mapping[str, Any]) -> Deployment:
             scripts/model.py), ``shapes``, ``catalogue``, ``lock``, ``endpoint`` and ``token`` (see
             `Library`). Where other hosts lend it their cards: ``helpers``, for each its ``name``,
             ``address`` and ``port`` and, as of a rig, ``ram_mib``, ``backend``, ``nvidia_smi``,
-            ``bus``, ``gpus`` and ``former``; and ``network_mib_s`` between it and them.
+            ``bus`` and ``gpus``; and ``network_mib_s`` between it and them.
     """
     try:
         if lenders := lenders_of(host):

@@ -258,6 +258,25 @@ _LIKE_A_CARD = re.compile(r"CARD|GPU|GTX|RTX|GTS?\d|TITAN|TESLA|QUADRO|CMP|[PMKT
 _FOREIGN = re.compile(r"(?:AMD)?(?:RX|RADEON|VEGA|INSTINCT|MI\d)|(?:INTEL)?ARC")
 
 
+#: The same of those that are too old. Of a Titan X that is a GTX, NVIDIA's next one is none.
+_OLD = re.compile(
+    r"GTX?[4-9]\d\d(?!\d)|GTXTITAN|TITAN(?:BLACK|Z)$|(?:TESLA)?(?:[CKM]\d\d[CMX]?|P100)(?!\d)"
+    r"|(?:QUADRO)?(?:[KM]\d{3,4}[DM]?(?!\d)|GP100)"
+)
+#: With dp4a, on which llama.cpp's quantised kernels rest.
+_OLDEST_CAPABILITY = 61
+
+
+def is_old(name: str) -> bool:
+    """Whether a card is too old for llama.cpp's kernels by its name."""
+    return _OLD.match(_key(name)) is not None
+
+
+def is_too_old(card: Card) -> bool:
+    """The same by its compute capability, where that is known."""
+    return bool(card.capability) and int(card.capability) < _OLDEST_CAPABILITY
+
+
 def is_named_like_a_card(name: str) -> bool:
     """Whether a name that is not listed may be that of one of NVIDIA's cards."""
     return _LIKE_A_CARD.match(_key(name)) is not None

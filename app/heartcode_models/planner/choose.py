@@ -156,8 +156,7 @@ def _check(model: Model, hand: HandSet) -> None:
         )
     if hand.n_cpu_moe and not model.experts:
         raise ModelError(
-            f"n_cpu_moe {hand.n_cpu_moe} is for mixtures of experts, and {model.name} is none."
-            " Leave it out"
+            f"n_cpu_moe is for mixtures of experts, and {model.name} is none. Leave it out"
         )
 
 
@@ -238,7 +237,7 @@ def _planned(
 
 def _why_quantisation(cards: Cards, models: Sequence[Model], model: Model, hand: HandSet) -> str:
     if len(models) == 1:
-        return "the file that was given"
+        return "there is no other to choose"
     better = models[: list(models).index(model)]
     if not better:
         return "the best one there is to choose"

@@ -13,6 +13,7 @@ from heartcode_models.planner.cards import (
     Rig,
     is_foreign,
     is_named_like_a_card,
+    is_old,
     known_cards,
     make_card,
     nominal_ram,
@@ -50,8 +51,10 @@ _COUNTED = (
     re.compile(r"(?P<name>.+?)\s+(?P<count>\d+)\s*[x×*]", re.IGNORECASE),
     re.compile(r"(?P<count>\d{1,2})\s+(?P<name>[^\W\d].*)", re.IGNORECASE),
 )
+#: Without a capital B: of bytes a network has an eighth, and people mean either.
 _NETWORK = re.compile(
-    rf"(?P<amount>{_NUMBER})\s*(?:(?P<measured>mib(?:/s)?)|(?P<unit>[gm])(?:bit|b)?(?:/s|ps)?)",
+    rf"(?P<amount>{_NUMBER})\s*"
+    r"(?:(?P<measured>mib(?:/s)?)|(?P<unit>[gm])(?:bit|(?-i:b))?(?:/s|ps)?)",
     re.IGNORECASE,
 )
 #: Bytes/s that no network between rigs has: 400 Gbit/s.
@@ -241,7 +244,7 @@ def _read(text: str) -> tuple[_Host, list[Card]]:
     if not cards:
         raise ModelError("it names no cards")
     if len(cards) > _MOST_CARDS:
-        raise ModelError(f"it has {len(cards)} cards")
+        raise ModelError(f"it has {len(cards)} cards; give {_MOST_CARDS} at most")
     return host, cards
 
 
@@ -285,7 +288,7 @@ def _cards(text: str) -> list[Card]:
         raise ModelError(f"'{text}' does not say of what: '{text} RAM', or '{text} disk'")
     name, count = _counted(_NOUN.sub("", text))
     if not 1 <= count <= _MOST_CARDS:
-        raise ModelError(f"'{count}' cards of a kind")
+        raise ModelError(f"{count} cards of a kind; give 1 to {_MOST_CARDS}")
     return [_card(name)] * count
 
 
@@ -301,6 +304,8 @@ def _card(text: str) -> Card:
     name = sized[1] if sized else text
     if is_foreign(name):
         raise ModelError(f"'{name}' is no card of NVIDIA, and llama.cpp is built for those alone")
+    if is_old(name):
+        raise ModelError(f"'{name}' is too old: llama.cpp's kernels need compute capability 6.1")
     card = make_card(name, gigabytes=float(sized[2]) if sized else None)
     if card and card.vram > 0 and (card.bandwidth or is_named_like_a_card(name)):
         return card

@@ -1,6 +1,7 @@
 """Plans for the hosts of an inventory, from what playbooks/plan.yml has asked them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,12 @@ from heartcode_models.planner.cards import (
     Card,
     Helper,
     Rig,
+    is_too_old,
     make_card,
     uuids_of,
 )
 from heartcode_models.planner.description import parse_rig
-from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.find_models import find_models, stands_in
 from heartcode_models.planner.grouping import mixed, plan_grouped
 from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.network import network_of
@@ -111,8 +113,15 @@ def plan_fleet(facts: Any, hand: HandSet) -> FleetPlan:
 
 
 def _helpers_of(host: Mapping[str, Any]) -> list[str]:
-    """The names of the hosts that shall lend a rig their cards."""
-    return [str(name) for name in (host.get("variables") or {}).get("llama_server_helpers") or ()]
+    """The names of the hosts that shall lend a rig their cards.
+
+    Raises:
+        ModelError: they are no list.
+    """
+    said = (host.get("variables") or {}).get("llama_server_helpers") or []
+    if not isinstance(said, list):
+        raise ModelError(f"llama_server_helpers must be a list, as in [rig2], not {said!r}")
+    return [str(name) for name in said]
 
 
 def _check_helper(helper: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +130,11 @@ def _check_helper(helper: Mapping[str, Any], facts: Sequence[Mapping[str, Any]])
     Raises:
         ModelError: it is not one rig's.
     """
-    rigs = [str(host.get("name", "?")) for host in facts if helper["name"] in _helpers_of(host)]
+    rigs = []
+    for host in facts:
+        with suppress(ModelError):  # said of the rig itself
+            if helper["name"] in _helpers_of(host):
+                rigs.append(str(host.get("name", "?")))
     if len(rigs) != 1:
         whose = f"{' and '.join(rigs)} name it" if rigs else "no rig names it"
         raise ModelError(
@@ -172,7 +185,9 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet, lent: Mapping[str, Any]) 
     listed = variables.get("llama_server_gpus") or []
     names = [uuids_of(str(gpu.get("uuid"))) for gpu in listed]
     rig = rig_of(host, [uuid for group in names for uuid in group])
-    models = find_models(str(host.get("model") or "8B"))
+    wanted = str(host.get("model") or "8B")
+    models = find_models(wanted)
+    rig = _standing_in(rig, {wanted: models})
     if _helpers_of(host):
         return _plan_over(_with_helpers(rig, host, lent), models, own, listed, host)
     if host.get("found") or not listed:
@@ -186,6 +201,7 @@ def _plan_host(host: Mapping[str, Any], hand: HandSet, lent: Mapping[str, Any]) 
     ]
     files = [str(gpu.get("model_file") or "") for gpu in by_backend]
     own_models = [find_models(file) if file else () for file in files]
+    rig = _standing_in(rig, dict(zip(files, own_models, strict=True)))
     groups = [cards for _, cards in backends]
     for group, cards in backends:
         if fault := mixed(cards):
@@ -205,13 +221,20 @@ def _plan_over(
         raise ModelError(ONE_ENTRY.format(entries=len(listed)))
     (entry, *_) = [*listed, {}]
     file = str(entry.get("model_file") or "")
+    own_models = find_models(file) if file else ()
     return plan_over_rigs(
-        rig,
+        _standing_in(rig, {file: own_models}),
         models,
         own,
         HandSet.from_mapping(entry, f"card {entry.get('uuid')}"),
-        find_models(file) if file else (),
+        own_models,
     )
+
+
+def _standing_in(rig: Rig, found: Mapping[str, Sequence[Model]]) -> Rig:
+    """The rig with what is to be said of models of which the name alone is known."""
+    notes = [note for what, models in found.items() if models for note in stands_in(what, models)]
+    return replace(rig, assumed=(*rig.assumed, *notes))
 
 
 def _backends_of(rig: Rig, names: Sequence[tuple[str, ...]]) -> list[tuple[tuple[str, ...], Cards]]:
@@ -235,6 +258,11 @@ def rig_of(host: Mapping[str, Any], uuids: list[str]) -> Rig:
     if not host.get("ram_mib"):
         raise ModelError("it did not answer; see above")
     cards, notes = _cards(host, uuids)
+    if old := [card.uuid or card.name for card in cards if is_too_old(card)]:
+        raise ModelError(
+            f"llama.cpp's kernels need compute capability 6.1, and {', '.join(old)} has less: leave"
+            " it out with llama_server_gpus_except"
+        )
     disk = host.get("disk_bytes")
     return Rig(
         name=str(host.get("name", "?")),

@@ -1,6 +1,7 @@
 """Finds the `Model` that a person means by a path, a URL, a nickname or a size."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from heartcode_models.catalogue.entries import Catalogue
@@ -9,6 +10,8 @@ from heartcode_models.gguf.header import read_header
 from heartcode_models.gguf.model import Model
 from heartcode_models.gguf.read_model import model_of
 from heartcode_models.planner.known_models import QUANTISATIONS, SHAPES, known_model, quantisations
+
+_QUANTISATION = re.compile(r"(?<![a-z0-9])(i?q\d_[a-z0-9_]+|f16|bf16)(?![a-z0-9])")
 
 
 def find_models(what: str) -> tuple[Model, ...]:
@@ -21,7 +24,7 @@ def find_models(what: str) -> tuple[Model, ...]:
     Raises:
         ModelError: it is none of these, or cannot be read.
     """
-    if what.startswith(("http://", "https://")) or Path(what).is_file():
+    if _is_read(what):
         return (model_of(read_header(what)),)
     size, quantisation = _read_name(what)
     if size is None or "/" in what:
@@ -32,6 +35,27 @@ def find_models(what: str) -> tuple[Model, ...]:
         )
     wanted = (quantisation,) if quantisation else _offered(what)
     return tuple(known_model(size, name) for name in wanted)
+
+
+def stands_in(what: str, models: Sequence[Model]) -> tuple[str, ...]:
+    """A note where a name has told no more than a size, and another model of it is planned.
+
+    `what` is what `find_models` was given, `models` what it gave.
+    """
+    words = what.lower()
+    size = _QUANTISATION.sub("", words).strip()
+    known = any(name in words for name in (*_nicknames(), models[0].name.lower()))
+    if known or size.upper() in SHAPES or _is_read(what):
+        return ()
+    note = (
+        f"of '{what}' nothing but the size in its name is known: {models[0].name} is planned; its"
+        " path or URL tells more"
+    )
+    return (note,)
+
+
+def _is_read(what: str) -> bool:
+    return what.startswith(("http://", "https://")) or Path(what).is_file()
 
 
 def _offered(what: str) -> tuple[str, ...]:
@@ -52,7 +76,7 @@ def _read_name(text: str) -> tuple[str | None, str | None]:
     for known in SHAPES:
         if re.search(rf"(?<![0-9.]){known.lower()}(?![a-z])", words):
             size = known
-    found = re.search(r"(?<![a-z0-9])(i?q\d_[a-z0-9_]+|f16|bf16)(?![a-z0-9])", words)
+    found = _QUANTISATION.search(words)
     if not found:
         return size, None
     quantisation = found[1].upper()

@@ -159,14 +159,15 @@ def _largest_sent(model: Model, *, has_output: bool) -> int:
     return max(model.largest_matrix_bytes, model.output_bytes if has_output else 0)
 
 
-def lending_ram(model: Model, generation: Generation, cards: int) -> int:
+def lending_ram(model: Model, generation: Generation, cards: int, slots: int) -> int:
     """Bytes of RAM that a host has to have which lends so many cards for `model`.
 
-    CUDA takes there what it would take if the host served itself, with one slot's kernels, as its
-    RPC server computes whatever comes. A message has to be there as a whole before it is taken
-    (``rpc_serve_client``, ggml-rpc.cpp): the largest is a matrix.
+    CUDA takes there what it would take if the host served itself, as the same kernels run there. A
+    message has to be there as a whole before it is taken (``rpc_serve_client``, ggml-rpc.cpp): the
+    largest is a matrix.
     """
-    return SYSTEM + LIBRARIES + PROCESS + model.largest_matrix_bytes + generation.host.of(1) * cards
+    cuda = generation.host.of(slots) * cards
+    return SYSTEM + HEARTCODE + LIBRARIES + PROCESS + model.largest_matrix_bytes + cuda
 
 
 def ram_need(servers: Sequence[LlamaServer], load_mode: str) -> RamNeed:

@@ -1,13 +1,14 @@
 """Plans a model that outgrows a rig over all of its cards and those that other hosts lend it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.model import Model
-from heartcode_models.planner.cards import AND, AT, CPU, Helper, Rig
-from heartcode_models.planner.choose import BackendPlan, named, plan_backend
+from heartcode_models.planner.cards import AND, AT, CPU, Helper, Rig, nominal_ram
+from heartcode_models.planner.choose import BackendPlan, named
 from heartcode_models.planner.grouping import few_cards, mixed
 from heartcode_models.planner.host_ram import lending_ram
 from heartcode_models.planner.layer_split import MOST_CARDS, Cards
@@ -101,10 +102,44 @@ def plan_over_rigs(
     plan = plan_rig(rig, models, hand, [fixed], [own_models], groups=[devices(rig)])
     if not plan.servers:
         return plan
+    plan = _for_the_helpers(plan, hand, fixed)
     (server,) = plan.servers
     notes = [*_crossing(rig, server.plan), *_alone(rig, server.plan, fixed.over(hand))]
-    short = [problem for helper in rig.helpers for problem in _short(helper, server.plan.model)]
+    short = [problem for helper in rig.helpers for problem in _short(helper, server.plan)]
     return replace(plan, notes=(*plan.notes, *notes), problems=(*plan.problems, *short))
+
+
+def _for_the_helpers(plan: RigPlan, hand: HandSet, fixed: HandSet) -> RigPlan:
+    """The plan with fewer slots where the RAM of a helper wants it; what is set by hand stays."""
+    rig, (server,) = plan.rig, plan.servers
+    model, wanted = server.plan.model, server.plan.settings.slots
+    enough = next(
+        (n for n in range(wanted, 1, -1) if all(_lends(one, model, n) for one in rig.helpers)), 1
+    )
+    if fixed.over(hand).slots or enough == wanted:
+        return plan
+    own = replace(fixed, slots=enough)
+    fewer = plan_rig(rig, [model], hand, [own], groups=[devices(rig)])
+    (other,) = fewer.servers
+    why = other.plan.why | {
+        "quantisation": server.plan.why["quantisation"],
+        "slots": "a helper's RAM is not enough for more",
+    }
+    return replace(fewer, servers=(replace(other, plan=replace(other.plan, why=why)),))
+
+
+def _lends(helper: Helper, model: Model, slots: int) -> bool:
+    """Whether a helper has the RAM to lend all of its cards."""
+    return _lendable(helper, model, slots) == len(helper.cards)
+
+
+def _lendable(helper: Helper, model: Model, slots: int) -> int:
+    """How many of its cards a helper has the RAM to lend; where its CPU computes, all."""
+    count = len(helper.cards)
+    if not count or helper.cards[0].generation is CPU:
+        return count  # its RAM is what is planned with
+    kind = helper.cards[0].generation
+    return sum(lending_ram(model, kind, n, slots) <= helper.ram for n in range(1, count + 1))
 
 
 def _crossing(rig: Rig, plan: BackendPlan) -> list[str]:
@@ -130,9 +165,10 @@ def _alone(rig: Rig, plan: BackendPlan, hand: HandSet) -> list[str]:
     computed = rig.cards[0].generation is CPU
     fixed = replace(hand, n_gpu_layers=0) if computed else hand
     cards = few_cards(rig, [plan.model], fixed).groups[0]
-    alone = plan_backend(cards, [plan.model], fixed)
-    if not isinstance(alone, BackendPlan):
+    own = plan_rig(replace(rig, helpers=()), [plan.model], fixed, groups=[cards])
+    if not own.works:
         return []
+    alone = own.servers[0].plan
     note = (
         f"{rig.name} holds {plan.model.name} {plan.model.quantisation} without help, on"
         f" {named(cards)}: helpers cost speed"
@@ -143,18 +179,19 @@ def _alone(rig: Rig, plan: BackendPlan, hand: HandSet) -> list[str]:
     return [f"{note}. They are for models that it does not hold"]
 
 
-def _short(helper: Helper, model: Model) -> list[str]:
+def _short(helper: Helper, plan: BackendPlan) -> list[str]:
     """A sentence where a helper's RAM is not enough for what its cards take of it."""
-    if not helper.cards or helper.cards[0].generation is CPU:
-        return []  # its RAM is what is planned with
-    count = len(helper.cards)
-    needs = [lending_ram(model, helper.cards[0].generation, n) for n in range(1, count + 1)]
-    if needs[-1] <= helper.ram:
+    count, slots = len(helper.cards), plan.settings.slots
+    fewer = _lendable(helper, plan.model, slots)
+    if fewer == count:
         return []
-    fewer = sum(need <= helper.ram for need in needs)
-    would = f"; would fit: {fewer} of its cards" if fewer else ""
+    need = lending_ram(plan.model, helper.cards[0].generation, count, slots)
+    ways = [f"{fewer} of its cards"] if fewer else []
+    if less := next((n for n in range(slots - 1, 0, -1) if _lends(helper, plan.model, n)), 0):
+        ways.append(f"slots {less}")
+    gigabytes = next(size for size in itertools.count(2, 2) if nominal_ram(size) >= need)
     text = (
-        f"to lend {count} cards {helper.name} needs {mib(needs[-1])} MiB of RAM and has"
-        f" {mib(helper.ram)}{would}"
+        f"to lend {count} cards {helper.name} needs {mib(need)} MiB of RAM and has"
+        f" {mib(helper.ram)}; would fit: {', '.join([*ways, f'{gigabytes} GB of RAM'])}"
     )
     return [text]

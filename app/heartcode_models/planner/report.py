@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from heartcode_models.errors import ModelError
+from heartcode_models.planner.cards import GIGABIT
 from heartcode_models.planner.choose import Refusal, named
 from heartcode_models.planner.layer_split import Cards
 from heartcode_models.planner.rig_plan import RigPlan, Server
@@ -173,18 +174,22 @@ def _share_rows(server: Server, rig: str) -> Iterator[tuple[str, ...]]:
     for share in plan.shares:
         need, layers = share.need, share.layers
         has_output = plan.model.n_layers in layers
-        last = layers.stop - 1 - has_output
-        held = f"{layers.start}-{last}" if last >= layers.start else ""
+        held = layers[:-1] if has_output else layers
         yield (
             *(share.card.host or rig,) * is_lent,
             share.card.name,
-            " + ".join(filter(None, (held, "output" * has_output))),
+            " + ".join(filter(None, (_first_and_last(held), "output" * has_output))),
             *(
                 str(mib(size))
                 for size in (need.weights, need.kv, need.compute, need.pool, need.runtime)
             ),
             f"{mib(need.total)}/{usable(share.card.vram) // MIB}",
         )
+
+
+def _first_and_last(layers: range) -> str:
+    """``0-13``, and of one layer its number."""
+    return "-".join(map(str, dict.fromkeys((layers[0], layers[-1])))) if layers else ""
 
 
 def _reasons(servers: Sequence[Server]) -> Iterator[str]:
@@ -298,6 +303,8 @@ def inventory(plan: RigPlan) -> str:
     if plan.rig.helpers:
         names = ", ".join(helper.name for helper in plan.rig.helpers)
         lines.insert(1, f"  llama_server_helpers: [{names}]")
+        if plan.rig.network != GIGABIT:
+            lines.insert(2, f"  llama_server_network_mib_s: {plan.rig.network // MIB}")
     numbers = itertools.count()
     for server in plan.servers:
         cards = tuple(card for card in server.plan.cards if not card.host)

@@ -207,8 +207,9 @@ def _server(rig: Rig, plan: BackendPlan, hand: HandSet, cache: int, backends: in
     computes = plan.card.generation is CPU and not plan.card.host
     computes = computes or plan.settings.n_cpu_moe > 0
     threads = threads_for(rig.cores, backends, on_cards=not computes)
-    what = "cards" if backends == len(rig.cards) else "backends"
-    why = {"n_threads": f"{rig.cores} cores for {backends} {what}; more would spin (ADR 6)"}
+    what = "card" if backends == len(rig.cards) else "backend"
+    for_each = f"{backends} {what}{'s' * (backends > 1)}"
+    why = {"n_threads": f"{rig.cores} cores for {for_each}; more would spin (ADR 6)"}
     if hand.n_threads is not None:
         threads = hand.n_threads
         why["n_threads"] = "set by hand"
@@ -243,10 +244,12 @@ def _problems(rig: Rig, good: Good, ram: RamNeed, hand: HandSet, load_mode: str)
             " each other in a loop slow all of them down (ADR 6). Would fit:"
             f" {max(1, rig.cores // len(good))} for each {_kind_of(good)}"
         )
-    needed = sum({p.model.quantisation: p.model.file_bytes for p, _ in good}.values())
+    files = {(p.model.name, p.model.quantisation): p.model.file_bytes for p, _ in good}
+    needed = sum(files.values())
     if rig.disk is not None and needed > rig.disk:
         found.append(
-            f"the model's files take {mib(needed)} MiB, and {mib(rig.disk)} MiB of disk are free"
+            f"the models' files take {mib(needed)} MiB, and {mib(rig.disk)} MiB of disk are free:"
+            f" free {mib(needed - rig.disk)} MiB more, or take a smaller quantisation or model"
         )
     return found
 
@@ -305,15 +308,20 @@ def _at_most(settings: Settings, slots: int) -> Settings:
 def _notes(rig: Rig, servers: Sequence[Server], *, tight: bool) -> list[str]:
     notes = list(rig.assumed)
     measured = (HOPPER, CPU)
-    on_trust = {s.plan.card.name: s for s in servers if s.plan.card.generation not in measured}
+    every = [(card, server.plan.settings) for server in servers for card in server.plan.cards]
+    # Of lent cards it is their own host's RAM.
+    on_trust = {
+        card.name: card.generation.host.of(settings.slots)
+        for card, settings in every
+        if card.generation not in measured and not card.host
+    }
     if tight:
         notes += [
-            f"{mib(one.plan.card.generation.host.of(one.plan.settings.slots))} MiB of host RAM are"
-            f" planned for CUDA with each {name}: an H100's, as nobody has measured them there;"
-            " tools/measure_plan.py does"
-            for name, one in sorted(on_trust.items())
+            f"{mib(taken)} MiB of host RAM are planned for CUDA with each {name}: an H100's, as"
+            " nobody has measured them there; tools/measure_plan.py does"
+            for name, taken in sorted(on_trust.items())
         ]
-    unmeasured = {s.plan.card.name for s in servers if s.plan.card.generation is UNKNOWN}
+    unmeasured = {card.name for card, _ in every if card.generation is UNKNOWN}
     notes += [
         f"what CUDA takes for itself on {name} is not known: {mib(UNKNOWN.own)} MiB are planned, as"
         " on a Pascal card; watch `nvidia-smi`"

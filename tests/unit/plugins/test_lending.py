@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter.lending import addresses, faults, gpus, leaders, served, settings
+from plugins.filter.lending import address, addresses, faults, gpus, leaders, served, settings
 
 
 def hostvars(**helpers: Any) -> dict[str, dict[str, Any]]:
@@ -62,10 +62,13 @@ OWN = answer(
 )
 LEADER = answer("192.168.1.21    STREAM 192.168.1.21", "192.168.1.21    DGRAM  ")
 HELPER = answer("192.168.1.22    STREAM rig2.lan", "192.168.1.22    DGRAM  ")
+ROUTE = answer("192.168.1.22 dev eth0 src 192.168.1.21 uid 0 \\    cache ")
+AT_LEADER = {"helper": HELPER, "route": ROUTE}
 
 
 def test_it_lends_where_its_leader_reaches_it() -> None:
-    assert addresses("rig2", ASKED, {"helper": HELPER}, {"leader": LEADER, "own": OWN}) == {
+    assert address({"helper": HELPER}, {"own": OWN}) == "192.168.1.22"
+    assert addresses("rig2", ASKED, AT_LEADER, {"leader": LEADER, "own": OWN}) == {
         "address": "192.168.1.22",
         "leader": ["192.168.1.21"],
         "faults": [],
@@ -74,8 +77,33 @@ def test_it_lends_where_its_leader_reaches_it() -> None:
 
 def test_of_several_addresses_its_own_counts() -> None:
     several = answer("203.0.113.9 STREAM rig2", "10.0.0.2 STREAM", "192.168.1.22 STREAM")
-    found = addresses("rig2", ASKED, {"helper": several}, {"leader": LEADER, "own": OWN})
+    at_leader = {"helper": several, "route": ROUTE}
+    found = addresses("rig2", ASKED, at_leader, {"leader": LEADER, "own": OWN})
     assert (found["address"], found["faults"]) == ("10.0.0.2", [])
+
+
+@pytest.mark.parametrize("known", [LEADER, answer()])
+def test_a_leader_with_several_networks_comes_from_the_one_on_its_way(
+    known: dict[str, Any],
+) -> None:
+    over = answer("192.168.1.22 via 10.0.0.1 dev eth1 src 10.0.0.21 uid 0 \\    cache ")
+    at_leader = {"helper": HELPER, "route": over}
+    found = addresses("rig2", ASKED, at_leader, {"leader": known, "own": OWN})
+    assert found["leader"] == ["10.0.0.21", *(["192.168.1.21"] if known is LEADER else [])]
+    assert found["faults"] == []
+
+
+def test_one_host_under_two_names_helps_nobody() -> None:
+    own = answer("local 192.168.1.22 dev lo src 192.168.1.22 uid 0 \\    cache <local> ")
+    at_leader = {"helper": HELPER, "route": own}
+    (said,) = addresses("rig2", ASKED, at_leader, {"leader": HELPER, "own": OWN})["faults"]
+    assert said.startswith("rig2 and its leader are one host, 192.168.1.22: ")
+
+
+def test_a_helper_without_a_way_to_it_is_told() -> None:
+    at_leader = {"helper": HELPER, "route": answer()}
+    (said,) = addresses("rig2", ASKED, at_leader, {"leader": LEADER, "own": OWN})["faults"]
+    assert "The leader of rig2 has no route to 192.168.1.22" in said
 
 
 @pytest.mark.parametrize(
@@ -95,8 +123,8 @@ def test_an_address_that_is_not_its_own_is_told(helper: dict[str, Any], says: st
 
 
 def test_a_leader_without_an_address_is_told() -> None:
-    found = addresses("rig2", ASKED, {"helper": HELPER}, {"leader": answer(), "own": OWN})
-    (said,) = found["faults"]
+    at_leader = {"helper": answer(), "route": answer()}
+    said = addresses("rig2", ASKED, at_leader, {"leader": answer(), "own": OWN})["faults"][1]
     assert "knows no IPv4 address of its leader, 192.168.1.21" in said
 
 

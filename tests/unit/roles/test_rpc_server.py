@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from tests.unit.roles.playing import play_on_all
 
 ROOT = Path(__file__).parents[3]
 ONE, TWO, THREE = (f"GPU-10600000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3))
 HERE, LEADER = "192.168.1.22", "192.168.1.21"
+#: From where the leader comes.
+CALLER = "10.0.0.21"
 #: In the order of the fields that the role rig asks for.
 CARDS = "".join(
     f"{uuid}, NVIDIA P106-100, 6144, 145, 1, 1, 00000000:0{bus}:00.0, 6.1\n"
@@ -46,6 +49,9 @@ CASES = {
         }
     ),
     "a name": Case(helper={"heartcode_address": "helper.lan"}),
+    "a network of their own": Case(
+        helper={"heartcode_address": "nowhere.lan", "rpc_server_address": HERE}
+    ),
     "a rig as well": Case("is in the groups rigs and helpers", is_rig=True),
     "no leader": Case("no rig has it in its llama_server_helpers", leaders=0),
     "two leaders": Case("and a helper's cards serve one rig", leaders=2),
@@ -67,7 +73,14 @@ CASES = {
     ),
     "a port that is none": Case("must be 1 to 65535", {"rpc_server_base_port": 70000}),
     "a port of another's": Case(
-        "port 9100 (rpc_server_base_port) is in use by users:", {"rpc_server_base_port": 9100}
+        "port 9300 (rpc_server_base_port) is in use by users:", {"rpc_server_base_port": 9300}
+    ),
+    "a port of the exporter's": Case(
+        "9091 is app_metrics_port's or node_exporter_port's", {"rpc_server_base_port": 9091}
+    ),
+    "a port of the node exporter's": Case(
+        "9200 is app_metrics_port's or node_exporter_port's",
+        {"rpc_server_base_port": 9200, "node_exporter_port": 9200},
     ),
     "another build": Case("would have llama.cpp v2 and its leader", version="v2"),
 }
@@ -80,15 +93,26 @@ PROGRAMS = {
         *) exit 2 ;;
         esac
     """,
-    "ip": r"echo '2: eth0    inet 192.168.1.22/24 brd 192.168.1.255 scope global eth0\ '",
+    # The leader has another network too, by which it is known.
+    "ip": r"""
+        case "$*" in
+        *"route get"*) echo "${!#} dev eth1 src 10.0.0.21 uid 0 \ cache" ;;
+        *) echo '2: eth0    inet 192.168.1.22/24 brd 192.168.1.255 scope global eth0\ ' ;;
+        esac
+    """,
     "nvidia-smi": 'cat "$CARDS"; [ -s "$CARDS" ]',
 }
-LISTENS = 'LISTEN 0 9 *:9100 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
+LISTENS = 'LISTEN 0 9 *:9300 *:* users:(("x",pid=7,fd=3)) cgroup:/system.slice/x.service'
+
+
+#: Whom the role firewall takes for a helper's leader, after these checks.
+FIREWALL = yaml.safe_load((ROOT / "roles/firewall/vars/main.yml").read_text())["_firewall_leaders"]
 
 
 class Outcome(NamedTuple):
     failed: Mapping[str, str]
     facts: Mapping[str, Any]
+    firewall: Mapping[str, list[str]]
     settings: Mapping[str, list[str]]
     limits: Mapping[str, list[str]]
 
@@ -148,7 +172,9 @@ def play(directory: Path) -> dict[str, Any]:
             ),
             {
                 "name": "Render",
-                "ansible.builtin.debug": {"msg": {"rpc_server": "{{ rpc_server }}", **rendered}},
+                "ansible.builtin.debug": {
+                    "msg": {"rpc_server": "{{ rpc_server }}", "firewall": FIREWALL, **rendered}
+                },
                 "vars": {"role_path": str(ROOT / "roles/rpc_server")},
             },
         ],
@@ -165,7 +191,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     programs = directory / "programs"
     programs.mkdir()
     for name, text in PROGRAMS.items():
-        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
     hosts, names = inventory(directory)
     path = f"{programs}:{os.environ['PATH']}"
@@ -181,6 +207,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return Outcome(
         {what: failed[host] for what, host in names.items() if host in failed},
         {what: said["rpc_server"] for what, said in passed.items()},
+        {what: said["firewall"] for what, said in passed.items()},
         {what: lines(said["rpc.env.j2"]) for what, said in passed.items()},
         {what: lines(said["lent.conf.j2"]) for what, said in passed.items()},
     )
@@ -209,9 +236,11 @@ def test_its_leader_is_told_what_is_lent_and_where(outcome: Outcome) -> None:
         "cores": 8,
         "ram_mib": 3900,
     }
-    assert (fact["bus"], fact["former"]) == ([], [])
+    assert fact["bus"] == []
+    assert fact["callers"] == [CALLER, LEADER]
     assert outcome.facts["a card is left out"]["gpus"] == [{"uuid": ONE}, {"uuid": THREE}]
     assert outcome.facts["a name"]["address"] == HERE
+    assert outcome.facts["a network of their own"]["address"] == HERE
     cpu = outcome.facts["a CPU"]
     assert (cpu["gpus"], cpu["backend"]) == ([{"uuid": "cpu"}], "cpu")
 
@@ -235,7 +264,9 @@ def test_its_unit_has_all_of_its_cards_by_name(outcome: Outcome) -> None:
 def test_its_leader_alone_is_let_in(outcome: Outcome) -> None:
     assert outcome.limits["three cards"] == [
         "[Service]",
+        f"IPAddressAllow={CALLER}",
         f"IPAddressAllow={LEADER}",
         "MemoryMax=85%",
     ]
     assert outcome.limits["values of its own"][-1] == "MemoryMax=3000M"
+    assert set(outcome.firewall["three cards"]) == {CALLER, LEADER}

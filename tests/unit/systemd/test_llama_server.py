@@ -40,6 +40,25 @@ def test_other_layers_are_named_and_end_with_78(tmp_path: Path, layers: str) -> 
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"PORT": "70000"}, "PORT must be 1 to 65535, but is 70000"),
+        ({"PORT": ""}, ""),
+        ({"N_THREADS": "1025"}, "N_THREADS must be 1 to 1024, but is 1025"),
+        ({"N_CTX": "255"}, "N_CTX must be 256 to 999999999, but is 255"),
+        ({"N_CTX": "9" * 20}, f"N_CTX must be 256 to 999999999, but is {'9' * 20}"),
+        ({"HEARTCODE_SLOTS": "two"}, "HEARTCODE_SLOTS must be a whole number, but is 'two'"),
+    ],
+)
+def test_numbers_that_cannot_work_are_named_in_a_line(
+    tmp_path: Path, variables: dict[str, str], says: str
+) -> None:
+    done = start(tmp_path, **variables)
+    assert done.stderr == (f"heartcode-llama-server: {says}\n" if says else "")
+    assert done.returncode == (78 if says else 0)
+
+
 def test_a_card_is_named_as_the_device(tmp_path: Path) -> None:
     done = start(tmp_path, CUDA_VISIBLE_DEVICES="GPU-1", HEARTCODE_TENSOR_SPLIT="")
     assert " --device CUDA0 -ngl " in done.stdout

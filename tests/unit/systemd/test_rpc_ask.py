@@ -140,6 +140,48 @@ def test_one_that_serves_another_client_does_not_answer() -> None:
         )
 
 
+def test_one_that_answers_byte_by_byte_is_not_waited_for_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    answer = struct.pack("<Q", 28) + version()
+
+    class Slow(socket.socket):
+        """Takes 5 s for each byte."""
+
+        def sendall(self, *_: object) -> None: ...
+
+        def recv(self, *_: object) -> bytes:
+            limit = self.gettimeout()
+            assert limit is not None
+            if limit < 5:
+                now[0] += limit
+                raise TimeoutError
+            now[0] += 5
+            return answer[int(now[0]) // 5 - 1 :][:1]
+
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: Slow())
+    assert rpc.ask("127.0.0.1", 1, 2) == "it has not answered for 30 s"
+    assert now[0] == 30
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x01", struct.pack("<Q", 28), b"HTTP/1.1 400 \r\n\r\n"])
+def test_one_that_answers_something_else_or_ends_is_told(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(100)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        said = rpc.ask("127.0.0.1", server.getsockname()[1], 2, limit_s=0)
+    assert said.startswith("it answers " if len(answer) > 8 else "it ends the connection")
+
+
 def test_a_connection_is_held_until_one_of_them_ends_it(helper: Helper) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -177,6 +219,20 @@ def test_a_helper_that_does_not_lend_is_named() -> None:
         1,
         f"GPU-a@rig2: rig2: no cards are lent at {where}: Connection refused",
     )
+
+
+def test_names_that_begin_alike_are_told_apart(helper: Helper) -> None:
+    known = f"rig-2=127.0.0.1:1/1 rig-2.lan=127.0.0.1:1/1 rig-2.lan.example={helper.endpoint}/2"
+    cards = "GPU-a@rig-2.lan.example+GPU-b@rig-2.lan.example"
+    assert run("heartcode-card", cards, "0", HEARTCODE_RPC=known) == (0, "")
+
+
+def test_of_several_helpers_the_one_that_is_gone_is_named(helper: Helper) -> None:
+    where = f"127.0.0.1:{closed_port()}"
+    known = f"rig2={helper.endpoint}/2 rig-3.lan={where}/1"
+    cards = "GPU-a@rig2+GPU-b@rig2+GPU-a@rig-3.lan+GPU-c@rig-3.lan+cpu"
+    status, said = run("heartcode-card", cards, "0", HEARTCODE_RPC=known)
+    assert (status, said.partition(": no ")[0]) == (1, "GPU-a@rig-3.lan: rig-3.lan")
 
 
 def test_a_helper_of_which_nobody_knows_where_it_is() -> None:

@@ -25,6 +25,7 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """Start it; `card` is what the program that asks after cards does."""
     server = program(tmp_path / "ggml-rpc-server", 'echo "$@"')
+    shutil.copy(LIBEXEC / "heartcode-settings", tmp_path)
     starter = shutil.copy(LIBEXEC / "heartcode-rpc-server", tmp_path)
     program(tmp_path / "heartcode-card", card)
     environment = {"PATH": os.environ["PATH"], "HEARTCODE_RPC_SERVER": str(server)}
@@ -64,7 +65,7 @@ def test_without_cuda_the_cpu_takes_the_place_of_each_card(
         ({"N_THREADS": "many"}, "N_THREADS must be a whole number, but is 'many'"),
         ({"N_THREADS": "0"}, "N_THREADS must be 1 to 1024, but is 0"),
         ({"HEARTCODE_RPC_PORT": "65536"}, "HEARTCODE_RPC_PORT must be 1 to 65535, but is 65536"),
-        ({"HEARTCODE_RPC_PORT": "9" * 30}, "HEARTCODE_RPC_PORT must be a whole number"),
+        ({"HEARTCODE_RPC_PORT": "9" * 30}, "HEARTCODE_RPC_PORT must be 1 to 65535, but is 999"),
         ({"HEARTCODE_RPC_HOST": "rig2"}, "must be an IPv4 address, but is 'rig2'"),
         ({"HEARTCODE_RPC_HOST": "fd00::22"}, "must be an IPv4 address, but is 'fd00::22'"),
         ({"HEARTCODE_RPC_HOST": "192.168.1.256"}, "must be an IPv4 address"),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from heartcode_models.catalogue.entries import CATALOGUE, Catalogue
+from heartcode_models.cli.download import listing
 from heartcode_models.files.part import part_path
 
 from tests.model_hub import COMMIT, ModelHub
@@ -228,6 +230,16 @@ def test_the_list_shows_what_there_is(command: Command) -> None:
     assert re.search(
         r"counting +The model that counts\n +Q4_K_M, Q6_K; 4096 tokens; mit", done.stdout
     )
+
+
+def test_a_long_name_leaves_the_list_in_columns() -> None:
+    catalogue = Catalogue.read(CATALOGUE)
+    lines = listing(catalogue).splitlines()
+    assert len(lines) == 3 * len(catalogue.entries)
+    starts = {len(line) - len(line.lstrip()) for number, line in enumerate(lines) if number % 3}
+    assert starts == {max(map(len, catalogue.entries)) + 2}
+    (start,) = starts
+    assert all(line[start - 1] == " " != line[start] for line in lines)
 
 
 def test_it_runs_from_anywhere_and_through_a_link(command: Command, tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_scripts_get_hosts_too_and_the_inventory_its_helpers() -> None:
     assert variables["llama_server_helpers"] == ["helper1", "box"]
     (backend,) = variables["llama_server_gpus"]
     assert len(backend["gpus"]) == 6, "those of others are not named here"
+    assert "llama_server_network_mib_s" not in variables
+    done = run(SIX, *helpers, "--model", "llama-70b", "--network", "2.5Gbit", "--inventory")
+    assert yaml.safe_load(done.stdout)["rig1"]["llama_server_network_mib_s"] == 275
+
+
+def test_a_card_that_has_one_layer_is_said_to_have_that_one() -> None:
+    rig = "P106-100 x 6, 4 GB RAM"
+    done = run(rig, "--model", "24B", "--helper", rig)
+    layers = [line.split()[2] for line in done.stdout.splitlines() if " 325 " in line]
+    assert layers == [*(f"{n}-{n + 3}" for n in range(0, 36, 4)), "36-38", "39", "output"]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +221,7 @@ def test_what_does_not_go_with_helpers_is_usage(arguments: tuple[str, ...], said
     [
         (("--helper", "P106-100 x"), "'P106-100 x' is not understood"),
         (("--helper", SIX, "--network", "fast"), "network 'fast' is not understood: give its"),
+        (("--helper", SIX, "--network", ""), "network '' is not understood: give its"),
         (("--helper", "RTX 3060 12 GB, 8 GB RAM"), "Leave these cards of helper1 out, or the"),
         (("--helper", f"rig1: {SIX}"), "rig1 cannot be its own helper"),
     ],

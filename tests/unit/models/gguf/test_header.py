@@ -13,7 +13,7 @@ from heartcode_models.demo.counting import write_model
 from heartcode_models.errors import ModelError
 from heartcode_models.gguf.header import SkippedArray, read_header
 from heartcode_models.gguf.read_model import model_of
-from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.find_models import find_models, stands_in
 from heartcode_models.planner.known_models import known_model
 from heartcode_models.units import MIB
 from hypothesis import given, settings
@@ -300,6 +300,31 @@ def test_models_by_name(what: str, found: list[str]) -> None:
     models = find_models(what)
     assert [model.quantisation for model in models] == found
     assert {model.name for model in models} == {"Llama-3.1-8B"}
+
+
+@pytest.mark.parametrize(
+    ("what", "stood_in"),
+    [
+        ("8B", False),
+        ("8b q4_k_m", False),
+        ("Stheno", False),
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", False),
+        ("Mistral-Small-24B-Instruct-2501-Q4_K_M.gguf", False),
+        ("Qwen3-8B", True),
+        ("gemma-3-12b-it-Q4_K_M.gguf", True),
+        ("8B chat", True),
+    ],
+)
+def test_a_name_that_tells_a_size_alone_is_said_to_be_stood_in_for(
+    what: str, *, stood_in: bool
+) -> None:
+    said = stands_in(what, find_models(what))
+    assert bool(said) == stood_in
+    assert all(what in note and " is planned; its path or URL tells more" in note for note in said)
+
+
+def test_a_file_that_can_be_read_stands_for_itself(model_file: Path) -> None:
+    assert stands_in(str(model_file), find_models(str(model_file))) == ()
 
 
 @pytest.mark.parametrize("what", ["", "13B", "0.8B", "18B", "models/8B.gguf", "8B IQ3_XS"])

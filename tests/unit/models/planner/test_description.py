@@ -93,6 +93,12 @@ def test_facts_need_no_commas() -> None:
         ("SSD 120 GB x 2", "'x 2' is no card"),
         ("Mainboard 8 GB x 2", "'Mainboard' is no card"),
         ("RX 580 8 GB x 6", "no card of NVIDIA"),
+        ("K80 24 GB", "'K80' is too old: llama.cpp's kernels need compute capability 6.1"),
+        ("GTX 980 Ti 6 GB x 2", "'GTX 980 Ti' is too old"),
+        ("Tesla P100 16 GB", "'Tesla P100' is too old"),
+        ("Quadro M4000 8 GB", "'Quadro M4000' is too old"),
+        ("P106-100 x 65", "65 cards of a kind; give 1 to 64"),
+        ("P106-100 x 40 + P104-100 x 40", "it has 80 cards; give 64 at most"),
         ("P106-100 x 6, 8 GB", "'8 GB' does not say of what"),
         ("P104-100 4 GB RAM 8 GB", "a size too many"),
         ("P106-100, 4 GB RAM, RAM 8 GB", "RAM is given twice"),
@@ -106,6 +112,13 @@ def test_facts_need_no_commas() -> None:
 def test_what_is_no_card_is_not_taken_for_one(text: str, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         parse_rig(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["Tesla P40", "P4", "Quadro P1000", "GT 1030", "Titan Xp", "GTX 1650", "A100", "T4"]
+)
+def test_cards_that_are_new_enough_are_planned_for(name: str) -> None:
+    assert parse_rig(f"{name} 8 GB, 4 GB RAM").cards[0].vram == int(8 * 1024 * 0.975) * MIB
 
 
 def test_a_name_that_is_nearly_known_is_asked_back_about() -> None:
@@ -206,7 +219,10 @@ def test_a_network_is_as_fast_as_is_sold_or_measured(text: str, mib_s: float) ->
     assert parse_network(text) / MIB == pytest.approx(mib_s, rel=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "fast", "1", "1 MB/s", "0Gbit", "1 Tbit", "1000 Gbit", "-1G"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "fast", "1", "100 MB/s", "1GB/s", "10GB", "0Gbit", "1 Tbit", "1000 Gbit", "-1G"],
+)
 def test_a_speed_that_may_mean_two_things_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match=r"as in '1Gbit' or '2.5 Gbit/s', or what"):
         parse_network(text)

@@ -298,6 +298,23 @@ def test_cards_that_are_found_are_grouped_as_site_yml_does() -> None:
     assert len(plan(**asked, found=False).refusals) == 6
 
 
+def test_a_card_that_is_too_old_is_told_as_site_yml_does() -> None:
+    old = "GPU-dd, Tesla P100-PCIE-16GB, 16384, 0, 3, 16, 00000000:06:00.0, 6.0"
+    text = failure(nvidia_smi=[P106, old])
+    assert "compute capability 6.1, and GPU-dd has less: leave it out with llama_serv" in text
+
+
+def test_a_file_of_which_only_the_name_is_known_is_said_to_be_stood_in_for() -> None:
+    said = "of 'gemma-3-12b-it-Q4_K_M.gguf' nothing but the size in its name is known: Mistral-Nemo"
+    gpus = [{"uuid": "GPU-aa", "model_file": "gemma-3-12b-it-Q4_K_M.gguf"}]
+    own = host(nvidia_smi=[P106], variables={"llama_server_gpus": gpus})
+    for facts in (host(model="gemma-3-12b-it-Q4_K_M.gguf"), own):
+        (made,) = plan_fleet([facts], HandSet()).plans
+        assert any(note.startswith(said) for note in made.notes)
+    (made,) = plan_fleet([host(model="stheno Q4_K_M")], HandSet()).plans
+    assert not any("size in its name" in note for note in made.notes)
+
+
 def test_a_group_of_several_generations_is_told() -> None:
     smi = [P106, "GPU-cc, NVIDIA RTX 3060, 12288, 200, 4, 16, 00000000:05:00.0, 8.6"]
     gpus = [{"uuid": "GPU-aa+GPU-cc"}]
@@ -351,6 +368,10 @@ def test_what_the_inventory_sets_for_the_only_entry_counts() -> None:
         (
             [host(variables=HELPED), host(name="rig3", variables=HELPED), helping()],
             "rig2: it is in the group `helpers`, and rig1 and rig3 name it in llama_server_helpers",
+        ),
+        (
+            [host(variables={"llama_server_helpers": "rig2"}), helping()],
+            "rig1: llama_server_helpers must be a list, as in [rig2], not 'rig2'",
         ),
         (
             [host(variables=HELPED), {"name": "rig2"}],

@@ -199,20 +199,41 @@ def test_cuda_s_share_of_lent_cards_is_their_host_s() -> None:
     cuda = cards(1)[0].generation.host.of(wanted.slots)
     assert one_rig - leader == 6 * cuda - 2 * LARGEST.largest_matrix_bytes
     # And what a helper has to have grows by it.
-    more = [lending_ram(LARGEST, cards(1)[0].generation, count) for count in (1, 6)]
-    assert more[1] - more[0] == 5 * cards(1)[0].generation.host.of(1)
+    slots = wanted.slots
+    more = [lending_ram(LARGEST, cards(1)[0].generation, count, slots) for count in (1, 6)]
+    assert more[1] - more[0] == 5 * cuda
 
 
 def test_a_helper_with_too_little_ram_is_a_problem_and_says_for_how_many_cards_it_has_it() -> None:
     # Two cards more take 2 x 357 MiB.
-    need = lending_ram(LARGEST, cards(1)[0].generation, 6)
+    need = lending_ram(LARGEST, cards(1)[0].generation, 6, slots=1)
     helper = replace(lent("rig2", 6), ram=need - 400 * MIB)
     made = plan_over_rigs(rig(6, helper), [LARGEST], NOTHING)
     (problem,) = made.problems
     assert problem.startswith("to lend 6 cards rig2 needs ")
-    assert problem.endswith("; would fit: 4 of its cards")
+    assert problem.endswith("; would fit: 4 of its cards, 4 GB of RAM")
+    tiny = replace(helper, ram=500 * MIB)
+    (problem,) = plan_over_rigs(rig(6, tiny), [LARGEST], NOTHING).problems
+    assert problem.endswith("; would fit: 4 GB of RAM")
     enough = replace(helper, ram=need)
     assert plan_over_rigs(rig(6, enough), [LARGEST], NOTHING).works
+
+
+def test_a_helper_s_ram_decides_slots_as_the_rig_s_does() -> None:
+    """Each slot has kernels of its own, which lie in the RAM of the host that computes."""
+    kind = cards(1)[0].generation
+    assert planned(rig(6, lent("rig2", 6))).settings.slots == 4
+    for slots in (3, 2, 1):
+        helper = replace(lent("rig2", 6), ram=lending_ram(LARGEST, kind, 6, slots))
+        plan = planned(rig(6, lent("rig3", 1), helper))
+        assert plan.settings.slots == slots
+        assert plan.why["slots"] == "a helper's RAM is not enough for more"
+        assert plan.why["quantisation"] == "there is no other to choose"
+        # What is set by hand is held to the same.
+        made = plan_over_rigs(rig(6, helper), [LARGEST], HandSet(slots=slots + 1))
+        assert made.servers[0].plan.settings.slots == slots + 1
+        (problem,) = made.problems
+        assert f", slots {slots}, " in problem
 
 
 # --- what cannot be ----------------------------------------------------------------------------
@@ -231,6 +252,9 @@ def test_a_model_that_the_rig_holds_alone_gets_a_note_with_both_speeds() -> None
     group = plan_over_rigs(rig(6, lent("rig2", 6)), [LARGE], NOTHING)
     assert "without help, on 3 P106-100" in notes(group)
     assert "without help" not in notes(plan_over_rigs(rig(6, lent("rig2", 6)), [LARGEST], NOTHING))
+    # Its cards would do, and its RAM would not.
+    poor = rig(6, lent("rig2", 6), gigabytes=1)
+    assert "without help" not in notes(plan_over_rigs(poor, [SMALL], NOTHING))
 
 
 @pytest.mark.parametrize(

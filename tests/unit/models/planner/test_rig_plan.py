@@ -11,6 +11,7 @@ from heartcode_models.gguf.model import Model
 from heartcode_models.planner import report
 from heartcode_models.planner.description import parse_rig
 from heartcode_models.planner.find_models import find_models
+from heartcode_models.planner.grouping import plan_grouped
 from heartcode_models.planner.host_ram import SMALLEST_CACHE
 from heartcode_models.planner.rig_plan import RigPlan, plan_rig
 from heartcode_models.planner.settings import HandSet
@@ -109,7 +110,21 @@ def test_too_many_threads_by_hand_are_a_problem() -> None:
 
 def test_a_full_disk_is_a_problem() -> None:
     assert plan("P106-100, 4 GB RAM, 6 GB disk").works
-    assert not plan("P106-100, 4 GB RAM, 4 GB disk").works
+    made = plan("P106-100, 4 GB RAM, 4 GB disk")
+    (problem,) = made.problems
+    file = made.servers[0].plan.model.file_bytes
+    lacking = -(-(file - 4_000_000_000) // MIB)
+    assert f"free {lacking} MiB more, or take a smaller quantisation or model" in problem
+
+
+def test_files_of_the_same_quantisation_are_not_one_on_the_disk() -> None:
+    small, large = find_models("8B Q4_K_M"), find_models("12B Q4_K_M")
+    rig = parse_rig("P104-100 x 2, 16 GB RAM, 11 GB disk")
+    made = plan_rig(rig, small, HandSet(slots=1, n_ctx=4096), own_models=[small, large])
+    assert len(made.servers) == 2
+    (problem,) = made.problems
+    both = sum(model.file_bytes for model in (*small, *large))
+    assert f"the models' files take {-(-both // MIB)} MiB" in problem
 
 
 def test_much_host_ram_maps_the_file() -> None:
@@ -124,6 +139,12 @@ def test_a_riser_is_mentioned() -> None:
 def test_what_nobody_has_measured_is_said() -> None:
     assert any("CUDA takes for itself on RTX 3060 12GB" in n for n in plan("RTX 3060 12 GB").notes)
     assert not any("CUDA" in note for note in plan("P106-100 + GTX 1070").notes)
+    # Of each card of a group.
+    made = plan_grouped(parse_rig("RTX 3060 12 GB + RTX 2060 6 GB"), find_models("24B"), HandSet())
+    (server,) = made.servers
+    assert len(server.plan.cards) == 2
+    for name in ("RTX 3060 12GB", "RTX 2060 6GB"):
+        assert any(f"CUDA takes for itself on {name}" in note for note in made.notes)
 
 
 def test_a_mixture_of_experts_reads_those_it_was_given() -> None:
