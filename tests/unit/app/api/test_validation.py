@@ -7,6 +7,9 @@ import pytest
 from heartcode.api import validation
 from heartcode.api.routes import ENDPOINTS, Endpoint
 from heartcode.errors import ApiError
+from heartcode.fields import Fields
+from hypothesis import given
+from hypothesis import strategies as st
 
 BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
@@ -140,21 +143,86 @@ def test_depth() -> None:
 )
 def test_what_other_endpoints_read_is_ignored(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     validation.check(fields, endpoint, max_tokens=1000)
-    own = endpoint.own({**fields, "temperature": 1})
+    own = endpoint.own(Fields.of(json.dumps({**fields, "temperature": 1}).encode()))
     assert own == {**{name: fields[name] for name in own if name in fields}, "temperature": 1}
     assert own.keys() <= {"prompt", "messages", "temperature"} & {endpoint.prompt, "temperature"}
 
 
-@pytest.mark.parametrize("number", ["1" * 400, "-" + "1" * 400, "1e309", "1E+0400", "0.1e999"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1" * 400,
+        "-" + "1" * 5000,
+        "1e309",
+        "1E+0400",
+        "0.1e999",
+        "1" * 250 + "e99",
+        "1" * 400 + ".5",
+    ],
+)
 def test_a_number_beyond_all_doubles_is_refused(number: str) -> None:
     with pytest.raises(ApiError, match="not valid JSON"):
         validation.parse(f'{{"n": {number}}}'.encode(), max_depth=10)
 
 
-@pytest.mark.parametrize("number", ["1" * 60, "1e308", "1e-400", "0." + "0" * 400 + "1"])
+@pytest.mark.parametrize(
+    "number",
+    ["1" * 60, "9" * 308, "1e308", "1e-400", "0." + "0" * 400 + "1", "1e-" + "0" * 310 + "1"],
+)
 def test_one_that_a_double_holds_passes_also_beside_a_text_that_looks_like_one(number: str) -> None:
     text = f'{{"n": {number}, "prompt": "1e400 {"1" * 400}"}}'
     assert float(validation.parse(text.encode(), max_depth=10)["n"]) == float(number)
+
+
+@given(
+    st.recursive(st.integers() | st.text('[]{}"\\a'), st.lists, max_leaves=40),
+    st.integers(1, 12),
+)
+def test_levels_are_counted_as_they_are(value: Any, limit: int) -> None:
+    def levels(value: Any) -> int:
+        return 1 + max(map(levels, value), default=0) if isinstance(value, list) else 0
+
+    body = json.dumps({"a": value}).encode()
+    if levels(value) + 1 > limit:
+        with pytest.raises(ApiError, match=f"more deeply than {limit} levels"):
+            validation.parse(body, max_depth=limit)
+    else:
+        assert validation.parse(body, max_depth=limit) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("inner", "depth"), [("[]", 1), ("{}", 1), ("[[]],[]", 2), ("[" * 9 + "]" * 9, 9)]
+)
+def test_levels_are_counted_wherever_they_are_reached(inner: str, depth: int) -> None:
+    body = ('{"a":' + "[" * 90 + ",".join([inner] * 200) + "]" * 90 + "}").encode()
+    validation.parse(body, max_depth=91 + depth)
+    with pytest.raises(ApiError, match="levels"):
+        validation.parse(body, max_depth=90 + depth)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user"}] * 10_001}),
+        (MESSAGES, {"messages": [{"role": "user", "content": [{}] * 100}] * 100}),
+        (CHAT, {"messages": [{"role": "user", "content": [{}] * 10_000}]}),
+        (RESPONSES, {"input": [{"role": "user"}] * 10_001}),
+        (RESPONSES, {"input": [{"role": "user", "content": [{}] * 100}] * 100}),
+    ],
+)
+def test_so_many_messages_and_parts_are_refused(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    assert "more than 10000 entries and parts" in refusal(endpoint, fields).message
+    (name,) = fields
+    validation.check(
+        {name: fields[name][:99]} if len(fields[name]) > 1 else HELLO, endpoint, max_tokens=1
+    )
+
+
+@pytest.mark.parametrize("content", [None, "x", [{}] * 99], ids=["none", "text", "parts"])
+def test_thousands_of_messages_pass(content: object) -> None:
+    many = [{"role": "user", "content": content}] * (100 if isinstance(content, list) else 10_000)
+    validation.check({"messages": many}, CHAT, max_tokens=1000)
+    validation.check({"input": many}, RESPONSES, max_tokens=1000)
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2]])
