@@ -19,6 +19,7 @@ import msgspec
 _LONGEST_NOTHING = 16
 
 _AS_IT_CAME = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
 _decoded = msgspec.json.Decoder().decode
 
 
@@ -71,6 +72,12 @@ class Fields(Mapping[str, Any]):
         if raw is None:
             return False
         return memoryview(raw).nbytes > _LONGEST_NOTHING or bool(self[name])
+
+    def has_more_than(self, most: int, name: str) -> bool:
+        """Return whether a field is a list of more entries than `most`, and decode none of them."""
+        raw = bytes(self._raw.get(name, b""))
+        # So many entries have commas between them. A text may have as many.
+        return raw[:1] == b"[" and raw.count(b",") >= most and len(_ENTRIES.decode(raw)) > most
 
     def without(self, names: Container[str]) -> Fields:
         """Return the fields but for those of `names`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -68,7 +67,7 @@ def parse(body: bytes, *, max_depth: int) -> Fields:
     return fields
 
 
-def check(fields: Mapping[str, Any], endpoint: Endpoint, *, max_tokens: int) -> None:
+def check(fields: Fields, endpoint: Endpoint, *, max_tokens: int) -> None:
     """Check the fields that every client of `endpoint` has to get right.
 
     Raises:
@@ -84,8 +83,10 @@ def check(fields: Mapping[str, Any], endpoint: Endpoint, *, max_tokens: int) -> 
         _check_tokens(name, fields.get(name), max_tokens)
 
 
-def _check_prompt(fields: Mapping[str, Any], endpoint: Endpoint) -> None:
+def _check_prompt(fields: Fields, endpoint: Endpoint) -> None:
     name = endpoint.prompt
+    if name != "prompt" and fields.has_more_than(_MOST_PIECES, name):
+        raise _too_many(name)
     value = fields.get(name)
     if value is None:
         raise _wrong(name, "is required", code="missing_required_parameter")
@@ -99,9 +100,9 @@ def _check_prompt(fields: Mapping[str, Any], endpoint: Endpoint) -> None:
             raise _wrong(name, "must be a list")
         _check_messages(value)
     if name == "input" and isinstance(value, list):
-        _check_number(name, len(value))
         contents = (each.get("content") for each in value if type(each) is dict)
-        _check_number(name, len(value) + sum(len(c) for c in contents if type(c) is list))
+        if len(value) + sum(len(parts) for parts in contents if type(parts) is list) > _MOST_PIECES:
+            raise _too_many(name)
 
 
 def _are_too_many_prompts(value: object) -> bool:
@@ -114,20 +115,19 @@ def _are_too_many_prompts(value: object) -> bool:
 def _check_messages(messages: list[Any]) -> None:
     """Refuse what llama-server answers with a 500 (common/chat.cpp at the pinned commit)."""
     pieces = len(messages)
-    _check_number("messages", pieces)
     for number, message in enumerate(messages):
         if type(message) is not dict or type(message.get("role")) is not str:
             raise _wrong_message(message, f"messages[{number}]")
         content = message.get("content")
         if type(content) is list:
             pieces += len(content)
-            _check_number("messages", pieces)
+            if pieces > _MOST_PIECES:
+                raise _too_many("messages")
             _check_parts(content, number)
 
 
-def _check_number(name: str, pieces: int) -> None:
-    if pieces > _MOST_PIECES:
-        raise _wrong(name, f"must not have more than {_MOST_PIECES} entries and parts of them")
+def _too_many(name: str) -> ApiError:
+    return _wrong(name, f"must not have more than {_MOST_PIECES} entries and parts of them")
 
 
 def _wrong_message(message: object, name: str) -> ApiError:

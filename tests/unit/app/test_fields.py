@@ -48,6 +48,28 @@ def test_only_what_is_asked_for_is_decoded_and_once(monkeypatch: pytest.MonkeyPa
     assert decoded == [b'"m"']
 
 
+@pytest.mark.parametrize(
+    ("value", "entries"),
+    [
+        ("[]", 0),
+        ("[1]", 1),
+        ('[[1, 2], {"a": 1, "b": 2}, "a, b, c"]', 3),
+        ('"[1, 2, 3]"', 0),
+        ('{"a": 1, "b": 2}', 0),
+        ("[1, 2, 3, 4]", 4),
+    ],
+)
+def test_entries_are_counted_without_them(
+    value: str, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(module, "_decoded")
+    fields = Fields.of(f'{{"a": {value}}}'.encode())
+    assert [fields.has_more_than(most, "a") for most in range(1, 6)] == [
+        entries > most for most in range(1, 6)
+    ]
+    assert not fields.has_more_than(0, "b")
+
+
 def test_what_was_taken_out_is_not_there() -> None:
     fields = Fields.of(b'{"a": 1, "b": 2}')
     assert fields["a"] == 1
