@@ -27,7 +27,7 @@ _ASKED_FOR = {501, 505}
 # them, beyond so many times what a plain one costs, which answers with a few tokens. The promise is
 # 1; the proxy does not keep it yet for bodies of very many values (docs/reliability.md), and may
 # not get worse.
-_MS_PER_100_KB = {"nginx": 1.0, "the proxy": 60.0}
+_MS_PER_100_KB = {"nginx": 1.0, "the proxy": 12.0}
 _PLAIN = 3.0
 # What seems too dear is asked so often, in turn with a plain one, and the least of each counts: a
 # core that others share is slow for seconds at a time, and then for both.

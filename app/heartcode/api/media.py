@@ -53,29 +53,35 @@ def _may_take(backend: Backend, needed: Iterable[str]) -> bool:
 
 
 def _needs(fields: Mapping[str, Any]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield the field, and the modalities one of which it needs, for each thing but text."""
+    """Yield the field, and the modalities one of which it needs, for each kind that is no text."""
     for name in ("messages", "input"):
-        for entry in _list(fields.get(name)):
-            if isinstance(entry, dict):
-                for part in _parts(entry):
-                    kind = _MODALITIES.get(str(part.get("type")))
-                    if kind is not None:
-                        yield name, frozenset({kind})
+        for kind in sorted(_kinds(fields.get(name)) & _MODALITIES.keys()):
+            yield name, frozenset({_MODALITIES[kind]})
     for name in ("prompt", "content", "input"):
         value = fields.get(name)
-        for prompt in value if isinstance(value, list) else [value]:
-            if isinstance(prompt, dict) and _DATA in prompt:
-                yield name, _ANY
+        prompts = value if isinstance(value, list) else [value]
+        # Most are long lists of tokens, and nothing else is seen as fast.
+        if dict in map(type, prompts) and any(type(p) is dict and _DATA in p for p in prompts):
+            yield name, _ANY
 
 
-def _parts(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield an entry's parts and those in them: a tool's result may have some of its own."""
-    for name in ("content", "output"):
-        for part in _list(entry.get(name)):
-            if isinstance(part, dict):
-                yield part
-                yield from _parts(part)
+def _kinds(entries: object) -> set[str]:
+    """Return the types of what is in a list of entries, and in that: a tool's result has parts."""
+    kinds: set[str] = set()
+    parts = _parts(entries) if isinstance(entries, list) else []
+    while parts:
+        kinds.update(kind for part in parts if type(kind := part.get("type")) is str)
+        parts = _parts(parts)
+    return kinds
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _parts(entries: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return all parts of all entries."""
+    parts: list[Any] = []
+    for entry in entries:
+        if type(entry) is dict:
+            if type(content := entry.get("content")) is list:
+                parts += content
+            if type(output := entry.get("output")) is list:
+                parts += output
+    return [part for part in parts if type(part) is dict]

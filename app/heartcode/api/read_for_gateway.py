@@ -31,9 +31,10 @@ def told(fields: Mapping[str, Any]) -> ApiError:
     """Return what the gateway is answered about a body with these fields."""
     headers = {}
     if "model" in fields:
-        model = quote(json.dumps(fields["model"], ensure_ascii=False))
+        named = json.dumps(fields["model"], ensure_ascii=False)
+        model = quote(named[: _LONGEST_MODEL + 1])  # of a longer one no more is needed
         if len(model) > _LONGEST_MODEL:
-            message = f"The model {str(fields['model'])[:200]!r} does not exist."
+            message = f"The model {named[:200]} does not exist."
             return ApiError(404, message, code="model_not_found", param="model")
         headers[MODEL_HEADER] = model
     key = fields.get("prompt_cache_key")

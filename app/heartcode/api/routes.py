@@ -5,10 +5,10 @@ What llama-server has beyond this is left out on purpose: `LEFT_OUT` says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+
+from heartcode.fields import Fields
 
 # What endpoints call the longest answer, in the order in which llama-server looks for it.
 _LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
@@ -41,13 +41,12 @@ class Endpoint:
     limits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
-    def own(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def own(self, fields: Fields) -> Fields:
         """Return `fields` without the texts and limits of other endpoints.
 
         Client libraries send every field that they know; llama-server ignores these here.
         """
-        foreign = _TEXTS_AND_LIMITS - {*self.texts, *self.limits}
-        return {name: value for name, value in fields.items() if name not in foreign}
+        return fields.without(_TEXTS_AND_LIMITS - {*self.texts, *self.limits})
 
     @property
     def paths(self) -> tuple[str, ...]:

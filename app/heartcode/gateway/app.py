@@ -20,6 +20,7 @@ from heartcode.api.dialect import Dialect
 from heartcode.api.routes import ENDPOINTS
 from heartcode.client import CLIENT_GONE_STATUS, Client, ClientGoneError
 from heartcode.errors import ApiError
+from heartcode.fields import Fields
 from heartcode.gateway import metrics
 from heartcode.gateway.kept import SIGNS, KeptRequest, TellingAnswer, Timeouts, ToldError
 from heartcode.gateway.rigs import Rigs
@@ -28,7 +29,7 @@ from heartcode.relay.client_stream import ClientStream, Opened
 from heartcode.relay.client_watch import Deadline, SocketWatch
 from heartcode.relay.fast_path import ClientWriter
 from heartcode.relay.future import Future
-from heartcode.relay.transcript import transcript_of
+from heartcode.relay.transcript import Transcript, transcript_of
 from heartcode.routing.backend import Backend
 from heartcode.settings import Settings
 from heartcode.telemetry import log
@@ -115,10 +116,7 @@ class _Passage:
         model = str(environ.get("HTTP_X_HEARTCODE_MODEL", ""))
         self._budget = app.rigs.budget(rig, model=model)
         body: bytes = environ["wsgi.input"].read()
-        fields = _streamed(body)
-        self._is_streamed = fields is not None
-        path = _PATHS.get(self._path, "")
-        self._transcript = None if fields is None else transcript_of(path, fields)
+        self._is_streamed, self._transcript = _read(_PATHS.get(self._path, ""), body)
         headers = {to: environ[name] for name, to in _PASSED_ON.items() if name in environ}
         headers[request_id.HEADER] = self._id
         self._kept = KeptRequest(
@@ -258,18 +256,19 @@ class _Passage:
         return "refused" if self._status >= HTTPStatus.BAD_REQUEST else "completed"
 
 
-def _streamed(body: bytes) -> dict[str, Any] | None:
-    """Return the fields of a request for a stream; None for any other, and for what is no request.
+def _read(path: str, body: bytes) -> tuple[bool, Transcript | None]:
+    """Return whether a request is one for a stream, and what that can be continued with.
 
-    Whether a rig takes it is the rig's to say.
+    What is no request is for no stream here: whether a rig takes it is the rig's to say.
     """
     if b'"stream"' not in body:
-        return None
+        return False, None
     try:
-        fields = json.loads(body)
+        fields = Fields.of(body)
+        is_streamed = fields.get("stream") is True
+        return is_streamed, transcript_of(path, fields) if is_streamed else None
     except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) and fields.get("stream") is True else None
+        return False, None
 
 
 def _phrase(status: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heartcode.errors import ApiError
+from heartcode.fields import Fields
 from heartcode.relay import sse
 from heartcode.relay.continuation import CHAT
 from heartcode.relay.token_times import TokenTimes
@@ -71,7 +72,7 @@ class WholeAnswer:
         """Do nothing: nothing is held."""
 
 
-def as_stream(path: str, fields: Mapping[str, Any]) -> bytes:
+def as_stream(path: str, fields: Fields) -> bytes:
     """Return the body of the request to `path` that asks for the same answer as a stream."""
     options: dict[str, Any] = {
         "stream": True,
@@ -82,7 +83,7 @@ def as_stream(path: str, fields: Mapping[str, Any]) -> bytes:
         # What the client has begun belongs to the whole answer. Versions from autumn 2026 on repeat
         # it in a stream only so; those before do not know the field.
         options["echo"] = True
-    return json.dumps({**fields, **options}).encode()
+    return fields.encoded(**options)
 
 
 def answer(text: str, last_events: bytes) -> bytes | None:

@@ -11,13 +11,13 @@ failed on one backend moves to the next. What happens later is the subject of `c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 from heartcode.client import Client, ClientGoneError
 from heartcode.errors import ApiError
+from heartcode.fields import Fields
 from heartcode.relay import buffered, sse
 from heartcode.relay.backend_stream import BackendStream
 from heartcode.relay.between_rigs import Beginning, Begun
@@ -167,7 +167,7 @@ class Relay:
             opening.close()
             raise
 
-    def collect(self, asked: Request, transcript: Transcript, fields: Mapping[str, Any]) -> Answer:
+    def collect(self, asked: Request, transcript: Transcript, fields: Fields) -> Answer:
         """Return a whole answer, like `ask()`, of what is asked for as a stream.
 
         So a lost backend's work is continued, not repeated, and a client that leaves frees its slot

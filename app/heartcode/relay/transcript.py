@@ -20,8 +20,10 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from heartcode.fields import Fields
 from heartcode.relay import sse
 from heartcode.relay.continuation import CHAT, COMPLETIONS, LIMITS, NATIVE, Continuation
 
@@ -43,6 +45,9 @@ _USUAL = dict.fromkeys(("n", "n_cmpl", "best_of"), 1) | dict.fromkeys(
 # Not `created`: llama-server gives every event its own time.
 _SAME_FOR_THE_WHOLE = ("id", "model", "system_fingerprint")
 
+# What a message's content may be; a list is one of parts.
+_OF_TEXT = {str, list, type(None)}
+
 # Tokens of a transcript that are read together.
 _PAGE = 64
 
@@ -58,30 +63,31 @@ class _Shape:
 
     text_begin: bytes
     text_end: bytes
-    fits: Callable[[Mapping[str, Any]], bool]
+    fits: Callable[[Fields], bool]
 
 
-def _chat_fits(fields: Mapping[str, Any]) -> bool:
-    messages = fields.get("messages")
+def _chat_fits(fields: Fields) -> bool:
+    # What is cheap to see comes first.
     return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(isinstance(message, dict) and _is_text(message) for message in messages)
-        and not _are_given(_RULED_OUT_IN_CHATS, fields)
+        not _are_given(_RULED_OUT_IN_CHATS, fields)
         and _is_text_format(fields.get("response_format"))
         and fields.get("tool_choice") in (None, "none", "auto")
         and fields.get("add_generation_prompt") in (None, True)
+        and _are_texts(fields.get("messages"))
     )
 
 
-def _is_text(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    if isinstance(content, list):
-        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
-    return content is None or isinstance(content, str)
+def _are_texts(messages: object) -> bool:
+    if not isinstance(messages, list) or set(map(type, messages)) != {dict}:
+        return False
+    contents = [message.get("content") for message in messages]
+    parts = chain.from_iterable(each for each in contents if type(each) is list)
+    return set(map(type, contents)) <= _OF_TEXT and all(
+        type(part) is dict and part.get("type") == "text" for part in parts
+    )
 
 
-def _completion_fits(fields: Mapping[str, Any]) -> bool:
+def _completion_fits(fields: Fields) -> bool:
     prompt = fields.get("prompt")
     return isinstance(prompt, str) or _goes_on_itself(prompt)
 
@@ -113,7 +119,7 @@ _SHAPES = {
 }
 
 
-def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
+def transcript_of(path: str, fields: Fields) -> Transcript | None:
     """Return an empty transcript, or None for a request that could never be continued."""
     shape = _SHAPES.get(path)
     if shape is None:
@@ -129,8 +135,8 @@ def transcript_of(path: str, fields: Mapping[str, Any]) -> Transcript | None:
     return Transcript(path, shape) if shape.fits(fields) else None
 
 
-def _are_given(names: set[str], fields: Mapping[str, Any]) -> bool:
-    return any(fields[name] not in (None, False, 0, "", [], {}) for name in names & fields.keys())
+def _are_given(names: set[str], fields: Fields) -> bool:
+    return any(fields.says(name) for name in names)
 
 
 def _is_whole_or_none(value: object) -> bool:

@@ -9,19 +9,23 @@ secrets have nothing in common.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
+
 # About 16 tokens: a prefix is known to within a twentieth of a second of a P106's work.
 BLOCK_CHARS = 64
-# A quarter of a million characters, about 65,000 tokens; the slots of these cards hold fewer. Of
-# what follows texts are counted and nothing is told apart: a body of very many small parts would
-# keep the event loop, see docs/reliability.md.
+# A quarter of a million characters, about 65,000 tokens; the slots of these cards hold fewer. What
+# follows is counted, and nothing of it is told apart.
 MAX_BLOCKS = 4096
+# So many messages and parts of them are taken one by one, so that only what they say counts: marks
+# such as `cache_control` move from turn to turn. What follows is taken as it was sent: a body of
+# very many small parts would keep the event loop, see docs/reliability.md.
+_ONE_BY_ONE = 256
 # A chat template writes about four tokens around each message.
 _MARKUP_CHARS = 16
 
@@ -29,6 +33,8 @@ _HASH_BYTES = 8
 #: How long a secret is.
 SECRET_BYTES = 16
 
+# What a message has at least.
+_SAID = {"role", "content"}
 # The fields in which the endpoints of design and llama-server carry text, in a template's order.
 _TEXT_FIELDS = ("tools", "system", "instructions", "prompt", "input", "messages")
 
@@ -57,23 +63,20 @@ class Prompt:
         Hashes are of this process alone where no `secret` of `SECRET_BYTES` is given.
         """
         texts: list[str] = []
-        ends, chars = array("q"), 0
-        for value, markup in _parts(fields):
-            if len(texts) == MAX_BLOCKS:
-                chars += _said_length(value) + markup
-                continue
-            text = _as_text(value)
+        ends, chars, open_ended = array("q"), 0, False
+        for text, markup, is_open in _parts(fields):
             starts = range(0, len(text), BLOCK_CHARS)[: MAX_BLOCKS - len(texts)]
             texts += [text[start : start + BLOCK_CHARS] for start in starts]
             ends.extend(range(chars, chars + len(text), BLOCK_CHARS)[1 : len(starts)])
             if starts:
                 ends.append(chars + min(starts[-1] + BLOCK_CHARS, len(text)))
             chars += len(text) + markup
+            open_ended = is_open
         return cls(
             blocks=_of_this_process(texts) if secret is None else _for_good(texts, secret),
             ends=ends,
             chars=chars,
-            open_ended=_ends_in_a_block(fields.get("prompt")),
+            open_ended=open_ended,
         )
 
 
@@ -99,45 +102,53 @@ def _for_good(texts: Iterable[str], secret: bytes) -> array[int]:
     return array("q", bytes(hashes))
 
 
-def _ends_in_a_block(prompt: Any) -> bool:
-    return isinstance(prompt, str) and len(prompt) % BLOCK_CHARS > 0
+def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, int, bool]]:
+    """Yield the texts that a prompt consists of, in order.
 
-
-def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
-    """Yield what a prompt consists of in order, each with the length of the markup that follows."""
+    Each comes with the length of the markup that follows, and with whether what comes next in the
+    conversation goes on in its last block.
+    """
+    left = _ONE_BY_ONE
     for name in _TEXT_FIELDS:
         value = fields.get(name)
         if not value:
             continue
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for item in value:
-                yield item, _MARKUP_CHARS
-        else:
-            yield _text(value), 0
+        if not isinstance(value, list) or not isinstance(value[0], dict):
+            is_text = name == "prompt" and isinstance(value, str)
+            yield _text(value), 0, is_text and len(value) % BLOCK_CHARS > 0
+            continue
+        for number, item in enumerate(value):
+            left -= _size(item)
+            if left < 0:
+                yield _text(value[number:])[:-1], 0, True
+                break
+            yield _as_text(item), _MARKUP_CHARS, False
 
 
-def _said_length(item: Any) -> int:
-    """Return the length of what is surely said in an item, at no cost."""
-    said = item.get("content") if isinstance(item, Mapping) else item
-    return len(said) if isinstance(said, str) else 0
+def _size(item: Any) -> int:
+    """Return how many things there are in an item to be taken one by one."""
+    content = item.get("content") if isinstance(item, dict) else None
+    return 1 + len(content) if isinstance(content, list) else 1
 
 
 def _as_text(item: Any) -> str:
     """Return an item as one text: a message's role, its content and whatever else it carries."""
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):
         return _text(item)
-    rest = {name: value for name, value in item.items() if name not in ("role", "content")}
     text = f"{_text(item.get('role', ''))}\n{_content(item.get('content', ''))}"
-    return f"{text}\n{_text(rest)}" if rest else text
+    if item.keys() <= _SAID:
+        return text
+    rest = {name: value for name, value in item.items() if name not in _SAID}
+    return f"{text}\n{_text(rest)}"
 
 
 def _content(value: Any) -> str:
     if isinstance(value, list):  # parts: {"type": "text", "text": "..."}, images, ...
         return "".join(
             part["text"]
-            if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
             else _text(part)
-            for part in value[:MAX_BLOCKS]
+            for part in value
         )
     return _text(value)
 
@@ -146,6 +157,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return msgspec.json.encode(value).decode()
     except (RecursionError, TypeError, ValueError):
         return ""  # no prompt that llama-server would take

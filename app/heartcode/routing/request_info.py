@@ -20,6 +20,8 @@ _MAX_CLIENT_CHARS = 128
 
 # Texts of fewer characters are not counted towards what surely does not fit.
 _SHORT_CHARS = 4096
+# What str.split() takes for white space in ASCII.
+_WHITE_SPACE = bytes(code for code in range(128) if chr(code).isspace())
 # What a text to be filled in has.
 _FILLED_IN = {"input_prefix", "input_suffix"}
 # What the endpoints call the longest answer.
@@ -92,7 +94,10 @@ class RequestInfo:
             max_tokens=min(given, default=None),
             overflow=overflow,
             tokens=_given_tokens(fields),
-            dense_bytes=sum(map(_dense_bytes, _sure_texts(fields))),
+            # Shorter ones fit everywhere, and counting costs.
+            dense_bytes=sum(
+                _dense_bytes(text) for text in _sure_texts(fields) if len(text) > _SHORT_CHARS
+            ),
             reads_anew=fields.get("cache_prompt") is False,
         )
 
@@ -100,7 +105,7 @@ class RequestInfo:
 def _given_tokens(fields: Mapping[str, Any]) -> int:
     """Return the length of a prompt that is given in tokens."""
     prompt = fields.get("prompt")
-    if isinstance(prompt, list) and len(prompt) > 1 and all(type(each) is int for each in prompt):
+    if isinstance(prompt, list) and len(prompt) > 1 and set(map(type, prompt)) == {int}:
         return len(prompt)
     return 0
 
@@ -114,16 +119,22 @@ def _sure_texts(fields: Mapping[str, Any]) -> Iterator[str]:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if isinstance(messages, list):
         for message in messages:
-            if isinstance(message, Mapping) and message.get("role") == "user":
+            if type(message) is dict and message.get("role") == "user":
                 content = message.get("content")
-                for part in content if isinstance(content, list) else (content,):
-                    text = part.get("text") if isinstance(part, Mapping) else part
-                    if isinstance(text, str):
-                        yield text
+                if type(content) is list:
+                    yield from _said_in(content)
+                elif type(content) is str:
+                    yield content
     elif isinstance(prompt, str) and not _FILLED_IN & fields.keys():
         yield prompt
 
 
+def _said_in(parts: list[Any]) -> Iterator[str]:
+    texts = (part.get("text") if type(part) is dict else part for part in parts)
+    return (text for text in texts if type(text) is str)
+
+
 def _dense_bytes(text: str) -> int:
-    # Shorter ones fit everywhere, and counting costs.
-    return len("".join(text.split()).encode()) if len(text) > _SHORT_CHARS else 0
+    if text.isascii():
+        return len(text.encode().translate(None, _WHITE_SPACE))
+    return len("".join(text.split()).encode())

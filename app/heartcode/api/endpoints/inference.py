@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -69,8 +68,8 @@ def relay(endpoint: Endpoint) -> Response:
     if progress.FIELD in fields and not progress.is_asked_for(fields):
         left_out.add(progress.FIELD)
     if left_out:
-        fields = {name: value for name, value in fields.items() if name not in left_out}
-        body = json.dumps(fields).encode()
+        fields = fields.without(left_out)
+        body = fields.encoded()
     model = runtime.registry.chosen_by(fields.get("model"), default=environ.get(_DEFAULT))
     record.model = model.id
     serving = media.taking(model.backends, fields, model=model.id)

@@ -7,6 +7,9 @@ import pytest
 from heartcode.api import validation
 from heartcode.api.routes import ENDPOINTS, Endpoint
 from heartcode.errors import ApiError
+from heartcode.fields import Fields
+from hypothesis import given
+from hypothesis import strategies as st
 
 BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 CHAT, TEXT = BY_PATH["/v1/chat/completions"], BY_PATH["/v1/completions"]
@@ -15,9 +18,13 @@ COUNT = BY_PATH["/v1/messages/count_tokens"]
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
 
+def check(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    validation.check(Fields.of(json.dumps(fields).encode()), endpoint, max_tokens=1000)
+
+
 def refusal(endpoint: Endpoint, fields: dict[str, Any]) -> ApiError:
     with pytest.raises(ApiError) as raised:
-        validation.check(fields, endpoint, max_tokens=1000)
+        check(endpoint, fields)
     assert raised.value.status == 400
     return raised.value
 
@@ -98,7 +105,7 @@ def test_a_wrong_field_is_named(endpoint: Endpoint, fields: dict[str, Any], para
     ids=repr,
 )
 def test_what_llama_server_takes_passes(endpoint: Endpoint, fields: dict[str, Any]) -> None:
-    validation.check(fields, endpoint, max_tokens=1000)
+    check(endpoint, fields)
 
 
 @pytest.mark.parametrize(
@@ -139,30 +146,91 @@ def test_depth() -> None:
     ],
 )
 def test_what_other_endpoints_read_is_ignored(endpoint: Endpoint, fields: dict[str, Any]) -> None:
-    validation.check(fields, endpoint, max_tokens=1000)
-    own = endpoint.own({**fields, "temperature": 1})
+    check(endpoint, fields)
+    own = endpoint.own(Fields.of(json.dumps({**fields, "temperature": 1}).encode()))
     assert own == {**{name: fields[name] for name in own if name in fields}, "temperature": 1}
     assert own.keys() <= {"prompt", "messages", "temperature"} & {endpoint.prompt, "temperature"}
 
 
-@pytest.mark.parametrize("number", ["1" * 400, "-" + "1" * 400, "1e309", "1E+0400", "0.1e999"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1" * 400,
+        "-" + "1" * 5000,
+        "1e309",
+        "1E+0400",
+        "0.1e999",
+        "1" * 250 + "e99",
+        "1" * 400 + ".5",
+    ],
+)
 def test_a_number_beyond_all_doubles_is_refused(number: str) -> None:
     with pytest.raises(ApiError, match="not valid JSON"):
         validation.parse(f'{{"n": {number}}}'.encode(), max_depth=10)
 
 
-@pytest.mark.parametrize("number", ["1" * 60, "1e308", "1e-400", "0." + "0" * 400 + "1"])
+@pytest.mark.parametrize(
+    "number",
+    ["1" * 60, "9" * 308, "1e308", "1e-400", "0." + "0" * 400 + "1", "1e-" + "0" * 310 + "1"],
+)
 def test_one_that_a_double_holds_passes_also_beside_a_text_that_looks_like_one(number: str) -> None:
     text = f'{{"n": {number}, "prompt": "1e400 {"1" * 400}"}}'
     assert float(validation.parse(text.encode(), max_depth=10)["n"]) == float(number)
+
+
+@given(
+    st.recursive(st.integers() | st.text('[]{}"\\a'), st.lists, max_leaves=40),
+    st.integers(1, 12),
+)
+def test_levels_are_counted_as_they_are(value: Any, limit: int) -> None:
+    def levels(value: Any) -> int:
+        return 1 + max(map(levels, value), default=0) if isinstance(value, list) else 0
+
+    body = json.dumps({"a": value}).encode()
+    if levels(value) + 1 > limit:
+        with pytest.raises(ApiError, match=f"more deeply than {limit} levels"):
+            validation.parse(body, max_depth=limit)
+    else:
+        assert validation.parse(body, max_depth=limit) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("inner", "depth"), [("[]", 1), ("{}", 1), ("[[]],[]", 2), ("[" * 9 + "]" * 9, 9)]
+)
+def test_levels_are_counted_wherever_they_are_reached(inner: str, depth: int) -> None:
+    body = ('{"a":' + "[" * 90 + ",".join([inner] * 200) + "]" * 90 + "}").encode()
+    validation.parse(body, max_depth=91 + depth)
+    with pytest.raises(ApiError, match="levels"):
+        validation.parse(body, max_depth=90 + depth)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user"}] * 10_001}),
+        (MESSAGES, {"messages": [{"role": "user", "content": [{}] * 100}] * 100}),
+        (CHAT, {"messages": [{"role": "user", "content": [{}] * 10_000}]}),
+        (RESPONSES, {"input": [{"role": "user"}] * 10_001}),
+        (RESPONSES, {"input": [{"role": "user", "content": [{}] * 100}] * 100}),
+    ],
+)
+def test_so_many_messages_and_parts_are_refused(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    assert "more than 10000 entries and parts" in refusal(endpoint, fields).message
+
+
+@pytest.mark.parametrize("content", [None, "x", [{}] * 99], ids=["none", "text", "parts"])
+def test_thousands_of_messages_pass(content: object) -> None:
+    many = [{"role": "user", "content": content}] * (100 if isinstance(content, list) else 10_000)
+    check(CHAT, {"messages": many})
+    check(RESPONSES, {"input": many})
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2]])
 def test_a_list_of_very_many_prompts_is_refused(prompt: Any) -> None:
     refused = refusal(TEXT, {"prompt": [prompt] * 257})
     assert refused.param == "prompt"
-    validation.check({"prompt": [prompt] * 256}, TEXT, max_tokens=1000)
+    check(TEXT, {"prompt": [prompt] * 256})
 
 
 def test_one_of_very_many_tokens_is_one_prompt() -> None:
-    validation.check({"prompt": ["a", *[1] * 5000]}, TEXT, max_tokens=1000)
+    check(TEXT, {"prompt": ["a", *[1] * 5000]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from heartcode.fields import Fields
 from heartcode.relay.continuation import CHAT, COMPLETIONS
 from heartcode.relay.transcript import Transcript, transcript_of
 
@@ -48,15 +49,19 @@ def end(path: str, reason: str = "stop", **kw: Any) -> bytes:
     return event(payload, **kw) + b"data: [DONE]\n\n"
 
 
+def empty(path: str, fields: dict[str, Any]) -> Transcript | None:
+    return transcript_of(path, Fields.of(body(fields)))
+
+
 def noted(path: str, *texts: str, fields: dict[str, Any] | None = None) -> Transcript:
-    transcript = transcript_of(path, fields or ASKED[path])
+    transcript = empty(path, fields or ASKED[path])
     assert transcript is not None
     transcript.note(begin(path) + b"".join(token(path, text) for text in texts))
     return transcript
 
 
 def text_in(path: str, events: bytes) -> str:
-    transcript = transcript_of(path, ASKED[path])
+    transcript = empty(path, ASKED[path])
     assert transcript is not None
     transcript.note(events)
     return transcript.text

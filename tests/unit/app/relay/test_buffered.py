@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from heartcode.fields import Fields
 from heartcode.relay import buffered
 from heartcode.relay.continuation import CHAT, COMPLETIONS
 
@@ -34,10 +36,12 @@ def test_without_its_end_there_is_no_answer() -> None:
     assert buffered.answer("x", b"") is None
 
 
+def as_stream(path: str, fields: dict[str, Any]) -> bytes:
+    return buffered.as_stream(path, Fields.of(json.dumps(fields).encode()))
+
+
 def test_the_stream_asks_for_the_same() -> None:
-    asked = json.loads(
-        buffered.as_stream(COMPLETIONS, {"stream": False, "prompt": "é", "odd": [None]})
-    )
+    asked = json.loads(as_stream(COMPLETIONS, {"stream": False, "prompt": "é", "odd": [None]}))
     assert asked.pop("stream") is True
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked.pop("return_progress") is True
@@ -46,13 +50,13 @@ def test_the_stream_asks_for_the_same() -> None:
 
 def test_the_client_s_own_beginning_is_asked_for_as_well() -> None:
     own = {"messages": [{"role": "assistant", "content": "It"}]}
-    asked = json.loads(buffered.as_stream(CHAT, own))
+    asked = json.loads(as_stream(CHAT, own))
     assert asked["echo"] is True
     others = {"messages": [{"role": "user", "content": "It"}]}
-    assert "echo" not in json.loads(buffered.as_stream(CHAT, others))
+    assert "echo" not in json.loads(as_stream(CHAT, others))
 
 
 def test_what_a_completion_does_not_read_decides_nothing() -> None:
     for messages in ("Hi", [None], [{"role": "assistant", "content": "It"}], {"role": "user"}, 5):
         fields = {"prompt": "1", "messages": messages}
-        assert "echo" not in json.loads(buffered.as_stream(COMPLETIONS, fields))
+        assert "echo" not in json.loads(as_stream(COMPLETIONS, fields))

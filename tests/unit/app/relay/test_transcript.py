@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 from heartcode.relay.continuation import CHAT, COMPLETIONS
-from heartcode.relay.transcript import transcript_of
 
-from tests.unit.app.relay.llama_events import ASKED, body, end, event, noted
+from tests.unit.app.relay.llama_events import ASKED, body, empty, end, event, noted
 
 PATHS = pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 
@@ -98,7 +97,7 @@ def test_what_is_more_than_text_is_not_continued(delta: object) -> None:
     ],
 )
 def test_requests_that_are_ruled_out(path: str, fields: dict[str, Any]) -> None:
-    assert transcript_of(path, {**ASKED.get(path, ASKED[CHAT]), **fields}) is None
+    assert empty(path, {**ASKED.get(path, ASKED[CHAT]), **fields}) is None
 
 
 @pytest.mark.parametrize(
@@ -111,4 +110,4 @@ def test_requests_that_are_ruled_out(path: str, fields: dict[str, Any]) -> None:
     ],
 )
 def test_requests_that_can_be_continued(fields: dict[str, Any]) -> None:
-    assert transcript_of(CHAT, {**ASKED[CHAT], **fields}) is not None
+    assert empty(CHAT, {**ASKED[CHAT], **fields}) is not None

@@ -3,6 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from heartcode.routing import prompt_hash
+from heartcode.routing.known_sequence import KnownSequence
 from heartcode.routing.prompt_hash import MAX_BLOCKS, Prompt
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,21 +78,41 @@ def test_however_long_it_is_it_takes_little_memory(fields: dict[str, Any]) -> No
     assert prompt.chars >= 100_000
 
 
-def test_texts_beyond_what_is_told_apart_count_and_nothing_else_does() -> None:
-    many = [{"role": "user", "content": "x"}] * MAX_BLOCKS
-    full = Prompt.of({"messages": many})
-    assert len(full.blocks) == MAX_BLOCKS
+@pytest.mark.parametrize("so_many", [1, 2, 255, 256, 257, 2000])
+def test_conversations_of_any_length_go_on_where_they_were(so_many: int) -> None:
+    turns = [
+        {"role": ("user", "assistant")[number % 2], "content": f"{number}. " + "and on " * 9}
+        for number in range(so_many + 2)
+    ]
+    first, second = (Prompt.of({"messages": turns[:length]}) for length in (so_many, so_many + 2))
+    known = KnownSequence(first.blocks, first.chars, first.open_ended)
+    assert known.shared_with(second) == first.chars
+    turns[so_many // 2]["content"] = "Something else"
+    other = Prompt.of({"messages": turns})
+    assert known.shared_with(other) <= first.chars / 2 + 80
 
-    def longer_by(content: Any) -> int:
-        more = {"role": "user", "content": content}
-        return Prompt.of({"messages": [*many, more]}).chars - full.chars
 
-    nothing = longer_by([{}] * 100_000)
-    assert longer_by("y" * 500) == 500 + nothing
-    assert longer_by([{"type": "text", "text": "y" * 500}]) == nothing
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "x"}] * 100_000,
+        [{"role": "user", "content": [{"type": "text", "text": "a"}] * 100_000}],
+        [{"role": "user", "content": [{}] * 500}] * 200,
+    ],
+    ids=["messages", "parts", "parts of messages"],
+)
+def test_of_very_many_things_few_are_looked_at_one_by_one(
+    messages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Any] = []
+    text_of = prompt_hash._text
 
+    def counted(value: Any) -> str:
+        encoded.append(value)
+        return text_of(value)
 
-def test_of_very_many_parts_the_first_ones_are_read() -> None:
-    parts = [{"type": "text", "text": "a"}] * (2 * MAX_BLOCKS)
-    prompt = Prompt.of({"messages": [{"role": "user", "content": parts}]})
-    assert MAX_BLOCKS <= prompt.chars < 2 * MAX_BLOCKS
+    monkeypatch.setattr(prompt_hash, "_text", counted)
+    prompt = Prompt.of({"messages": messages})
+    assert len(encoded) < 1000
+    assert prompt.chars > 100_000
+    assert prompt.open_ended
