@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,11 @@ def test_the_exporter_serves_before_the_proxy_ever_ran(
     proxy = start_proxy("http://127.0.0.1:1")
     proxy.stop()
     proxy.env["HEARTCODE_METRICS_DIR"] = str(tmp_path / "missing")
+    began = time.time()
     exporter = start_exporter(proxy)
     assert exporter.value("heartcode_build_info") == 1
+    # To a hundredth of a second, as the kernel counts.
+    assert began - 1 < exporter.value("process_start_time_seconds") < time.time() + 1
     (tmp_path / "missing").mkdir()
     (tmp_path / "missing" / "counter_0.db").touch()  # a worker that is just beginning
     assert exporter.value("heartcode_build_info") == 1

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 from prometheus_client.registry import Collector
 
 from heartcode import __version__
@@ -60,6 +60,8 @@ def registry(settings: Settings) -> CollectorRegistry:
         _Facts(settings),
     ):
         collected.register(collector)
+    # Its start tells a rule what was counted anew; it registers itself.
+    ProcessCollector(registry=collected)
     gpus.start()
     llamas.start()
     return collected
