@@ -65,7 +65,7 @@ test: FLEET_STEPS = create converge idempotence
 test: bootstrap ## Run the checks and the tests of a quick loop
 	@tools/test_llama_server.sh >/dev/null
 	@echo "The deployment to a virtual fleet runs beside the other checks; it is shown at its end."
-	@$(MAKE) -j2 --output-sync=line fleet-test test-code JOBS=1 TESTS='$(TESTS)' FLEET_STEPS='$(FLEET_STEPS)'
+	@$(MAKE) -j2 --output-sync=line fleet-test test-code TESTS='$(TESTS)' FLEET_STEPS='$(FLEET_STEPS)'
 
 .PHONY: test-code
 test-code: lint unit integration gateway-test fleet-tool-test
